@@ -1,0 +1,43 @@
+"""divtrain: train ensembles whose members do not fail together, and measure it honestly.
+
+Kariyappa and Qureshi, "Improving Adversarial Robustness of Ensembles with Diversity Training",
+arXiv 1901.09981 (2019).
+"""
+
+__version__ = "0.1.0"
+
+from divtrain import analysis, attacks, data, evaluation, models, training
+from divtrain.ensemble import Ensemble
+from divtrain.errors import DivtrainError
+from divtrain.gal import (
+    DiversityLoss,
+    coherence,
+    cross_entropy,
+    diversity_loss,
+    gradient_alignment_loss,
+    input_gradients,
+    pairwise_cosine,
+)
+from divtrain.training import load_ensemble, load_weights, save_ensemble
+
+__all__ = [
+    "DiversityLoss",
+    "DivtrainError",
+    "Ensemble",
+    "__version__",
+    "analysis",
+    "attacks",
+    "coherence",
+    "cross_entropy",
+    "data",
+    "diversity_loss",
+    "evaluation",
+    "gradient_alignment_loss",
+    "input_gradients",
+    "load_ensemble",
+    "load_weights",
+    "models",
+    "pairwise_cosine",
+    "save_ensemble",
+    "training",
+]

@@ -1,0 +1,5 @@
+"""`python -m divtrain` is the `divtrain` command."""
+
+from divtrain.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,46 @@
+"""One-step attacks: FGSM (Goodfellow et al., 2015) and R-FGSM (Tramer et al., 2018)."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from divtrain.attacks.iterative import IterativeAttack, uniform_in_ball
+from divtrain.errors import DivtrainError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(IterativeAttack):
+    """Fast gradient sign method: x + eps sign(grad_x J) (Eq. 2)."""
+
+    steps: int = field(default=1, init=False)
+    step_size: float | None = field(default=None, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RFGSM(FGSM):
+    """FGSM after one random step, projected into the ball.
+
+    Attributes:
+        alpha: None for the paper's form, x + U(-eps, eps) and a step of eps; a length below eps
+            for Tramer et al.'s, x + alpha sign(N(0, 1)) and a step of eps - alpha.
+    """
+
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        if self.alpha is not None and not 0 <= self.alpha <= self.eps:
+            raise DivtrainError(f"expected alpha in [0, eps = {self.eps}], got {self.alpha!r}")
+
+    def default_step_size(self) -> float:
+        """Step that follows the random one."""
+        return self.eps - (self.alpha or 0.0)
+
+    def start(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Take the random step."""
+        if self.alpha is None:
+            return uniform_in_ball(x, self.eps, generator)
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return x + self.alpha * noise.sign()

@@ -1,0 +1,78 @@
+"""What an attack maximises: functions (x, y) -> (batch,), made from a model by name.
+
+On an `Ensemble` the paper's objective is the mean over the members of each member's own
+cross-entropy, which is not the cross-entropy of the ensemble's answer: the four differ.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from divtrain.ensemble import Ensemble, aggregate_logits
+from divtrain.errors import unknown_name
+from divtrain.gal import cross_entropy
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Maps images (batch, channel, height, width) and labels (batch,) to values (batch,)."""
+
+ObjectiveName = Literal["mean_member_ce", "ce_of_mean_prob", "ce_of_mean_logit", "margin"]
+
+
+def make_objective(name: ObjectiveName, model: nn.Module, confidence: float = 0.0) -> Objective:
+    """Return the named objective of `model`.
+
+    * ``mean_member_ce``: mean over members of each member's cross-entropy (the paper's);
+    * ``ce_of_mean_prob``: cross-entropy of the mean softmax;
+    * ``ce_of_mean_logit``: cross-entropy of the mean logit;
+    * ``margin``: mean over members of the hinge `margin`, with `confidence`.
+
+    A model that is no `Ensemble` counts as an ensemble of itself alone, so that the first three
+    agree; it may return logits or log-probabilities.
+
+    Raises:
+        DivtrainError: for an unknown name.
+    """
+    if name not in get_args(ObjectiveName):
+        raise unknown_name("objective", str(name), get_args(ObjectiveName))
+    logits = model.member_logits if isinstance(model, Ensemble) else _Single(model)
+    if name == "mean_member_ce":
+        return lambda x, y: cross_entropy(logits(x), y).mean(0)
+    if name == "margin":
+        return lambda x, y: margin(logits(x), y, confidence).mean(0)
+    aggregate = "prob" if name == "ce_of_mean_prob" else "logit"
+    return lambda x, y: cross_entropy(aggregate_logits(logits(x), aggregate), y)
+
+
+def margin(
+    logits: Float[Tensor, "*lead batch classes"],
+    y: Int[Tensor, "batch"],
+    confidence: float = 0.0,
+) -> Float[Tensor, "*lead batch"]:
+    """Carlini and Wagner's hinge: -max(z_y - max_{j != y} z_j + confidence, 0), at most 0.
+
+    The label is masked with -inf, never with 0: with log-probabilities, all negative, a masked
+    zero would win every maximum and the gradient would vanish on confident examples.
+
+    >>> margin(torch.tensor([[-0.1, -3.0]]), torch.tensor([0]), confidence=1.0)
+    tensor([-3.9000])
+    """
+    label = F.one_hot(y, logits.shape[-1]).bool()
+    best_other = logits.masked_fill(label, -math.inf).amax(-1)
+    own = logits.masked_fill(~label, 0).sum(-1)
+    return -torch.clamp(own - best_other + confidence, min=0)
+
+
+@dataclass(frozen=True)
+class _Single:
+    """A model as an ensemble of itself alone."""
+
+    model: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.model(x).unsqueeze(0)

@@ -1,0 +1,72 @@
+"""Checks of images, labels and eps: each raises an error that teaches, before any work is done."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from divtrain.errors import DivtrainError
+
+
+def check_images(x: Tensor) -> None:
+    """Check that `x` is (batch, channel, height, width), floating point, finite, in [0, 1].
+
+    Raises:
+        DivtrainError: naming what came and how to convert it.
+    """
+    if x.ndim != 4:
+        raise DivtrainError(
+            f"expected images of shape (batch, channel, height, width), got {tuple(x.shape)};"
+            " add the missing dimension, e.g. x.unsqueeze(1) for grey images"
+        )
+    if not x.is_floating_point():
+        raise DivtrainError(
+            f"expected floating-point images in [0, 1], got {x.dtype}; convert 8-bit images with"
+            " x.float() / 255"
+        )
+    if x.numel() == 0:
+        raise DivtrainError(f"expected at least one image, got shape {tuple(x.shape)}")
+    low, high = (value.item() for value in torch.aminmax(x.detach()))
+    if math.isnan(low) or math.isnan(high):
+        raise DivtrainError("expected finite images, got NaN; look at how the images were loaded")
+    if low < 0 or high > 1:
+        raise DivtrainError(
+            f"expected images in [0, 1], got values from {low:.4g} to {high:.4g}; divide 8-bit"
+            " images by 255 and normalise inside the model, not before it"
+        )
+
+
+def check_labels(y: Tensor, batch: int, classes: int) -> None:
+    """Check that `y` is (batch,) of int64 labels in [0, classes).
+
+    Raises:
+        DivtrainError: naming the offending shape, dtype or values.
+    """
+    if y.shape != (batch,):
+        raise DivtrainError(
+            f"expected one label an image, shape ({batch},), got {tuple(y.shape)}; turn one-hot"
+            " labels into classes with y.argmax(1)"
+        )
+    if y.dtype != torch.int64:
+        raise DivtrainError(f"expected int64 labels, got {y.dtype}; convert with y.long()")
+    low, high = (int(value) for value in torch.aminmax(y))
+    if low < 0 or high >= classes:
+        raise DivtrainError(
+            f"expected labels from 0 to {classes - 1} (the model has {classes} classes),"
+            f" got labels from {low} to {high}"
+        )
+
+
+def check_eps(eps: float) -> None:
+    """Check that `eps`, an L-infinity radius in [0, 1] pixel units, is a number in that range.
+
+    Raises:
+        DivtrainError: with the likely mistake (8 for 8/255).
+    """
+    if not isinstance(eps, (int, float)) or math.isnan(eps) or not 0 <= eps <= 1:
+        hint = f"; did you mean {eps:g}/255 = {eps / 255:.4g}?" if _is_eight_bit(eps) else ""
+        raise DivtrainError(f"expected eps in [0, 1] (pixels are in [0, 1]), got {eps!r}{hint}")
+
+
+def _is_eight_bit(eps: object) -> bool:
+    return isinstance(eps, (int, float)) and 1 < eps <= 255

@@ -1,0 +1,266 @@
+"""The command line: parses, prints, exits. Every command is a call into `divtrain.experiments`."""
+
+import contextlib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from divtrain import __version__
+from divtrain.errors import DivtrainError, unknown_name
+from divtrain.experiments import (
+    PRESETS,
+    AttackConfig,
+    DataConfig,
+    ExperimentConfig,
+    Progress,
+    Quiet,
+    RunDirectory,
+    SavedEnsembles,
+    Summary,
+    TerminalProgress,
+    evaluate_saved,
+    find_preset,
+    rewrite_summary,
+    run_experiment,
+    train_ensembles,
+)
+from divtrain.experiments.config import Accelerator
+from divtrain.experiments.doctor import examine
+from divtrain.report import LEGEND, describe, terminal_table
+
+console = Console()
+errors = Console(stderr=True)
+
+USAGE = f"""\
+divtrain {__version__}: train ensembles whose members do not fail together, and measure it.
+
+  divtrain run PRESET        train, attack, evaluate, report; the same command goes on
+  divtrain presets [NAME]    the presets, or one in full
+  divtrain train PRESET      only train, into the same run directory
+  divtrain evaluate          attack and evaluate saved ensembles
+  divtrain report RUN        write the report of a run again
+  divtrain doctor            look at this machine
+
+`divtrain COMMAND --help` and `divtrain run PRESET --help` tell every option.
+Start with `divtrain run digits`: no download, about two minutes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, 1 for a failure, 2 for a mistake, 130 stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for noisy in ("lightning_fabric", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise unknown_name("command", words[0], COMMANDS)
+        return COMMANDS[words[0]](words[1:])
+    except DivtrainError as error:
+        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("stopped; what is done is kept, the same command goes on from here")
+        return 130
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Train, attack, evaluate and report; the same command on the same directory goes on."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Run directory; runs/PRESET if not given."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Only train; `divtrain run` on the same directory takes the ensembles up."""
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    only: tuple[str, ...] = ()
+    """Which to train: surrogate, or some of --targets; all of them if not given."""
+    out: Path | None = None
+    """Run directory; runs/PRESET if not given."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Attack a saved surrogate and let saved targets classify the result; white-box beside it."""
+
+    surrogate: Path
+    """Checkpoint that the attacks are crafted on."""
+    targets: tuple[str, ...]
+    """NAME=CHECKPOINT of each target, e.g. base=runs/digits/stages/train-base-s0/ensemble.safetensors."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(name="digits"))
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    out: Path = Path("runs/evaluate")
+    """Run directory."""
+    seed: int = 0
+    """Of random starts."""
+    accelerator: Accelerator = "auto"
+    """Device to compute on."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write table and figures of a run again and print the table; computes nothing."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Look at versions, devices, the loss, the data and the output folder."""
+
+    data_root: Path = Path("data")
+    """Where torchvision's files are looked for."""
+    out: Path = Path("runs")
+    """Folder that runs will be written to."""
+
+
+def _run(words: list[str]) -> int:
+    name, rest = _preset(words, "run")
+    options = tyro.cli(
+        RunOptions, default=RunOptions(find_preset(name)()), args=rest, prog=f"divtrain run {name}"
+    )
+    out = options.out or Path("runs") / name
+    with _progress() as progress:
+        summary = run_experiment(options.config, out, progress)
+    _print_summary(summary)
+    return 0
+
+
+def _train(words: list[str]) -> int:
+    name, rest = _preset(words, "train")
+    options = tyro.cli(
+        TrainOptions,
+        default=TrainOptions(find_preset(name)()),
+        args=rest,
+        prog=f"divtrain train {name}",
+    )
+    known = ("surrogate", *options.config.targets)
+    for chosen in options.only:
+        if chosen not in known:
+            raise unknown_name("ensemble in --only", chosen, known)
+    out = options.out or Path("runs") / name
+    with _progress() as progress:
+        folders = train_ensembles(options.config, options.only or known, out, progress)
+    for folder in folders:
+        print(folder / "ensemble.safetensors")
+    return 0
+
+
+def _evaluate(words: list[str]) -> int:
+    options = tyro.cli(EvaluateOptions, args=words, prog="divtrain evaluate")
+    targets: dict[str, Path] = {}
+    for word in options.targets:
+        name, separator, path = word.partition("=")
+        if not separator or not name or not path or name in targets:
+            raise DivtrainError(f"expected each target once, as NAME=CHECKPOINT, got {word!r}")
+        targets[name] = Path(path)
+    saved = SavedEnsembles(
+        options.surrogate, targets, options.data, options.attack, options.seed, options.accelerator
+    )
+    with _progress() as progress:
+        summary = evaluate_saved(saved, options.out, progress)
+    _print_summary(summary)
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    options = tyro.cli(ReportOptions, args=words, prog="divtrain report")
+    _print_summary(rewrite_summary(RunDirectory(options.run)))
+    return 0
+
+
+def _presets(words: list[str]) -> int:
+    if words in (["-h"], ["--help"]):
+        print("usage: divtrain presets [NAME]\n\nThe presets, or one in full.")
+    elif not words:
+        for name, preset in PRESETS.items():
+            console.print(f"[bold]{name:14}[/] {_doc(preset).splitlines()[0]}", soft_wrap=True)
+    elif len(words) > 1:
+        raise DivtrainError(f"expected one preset, got {' '.join(words)}")
+    else:
+        preset = find_preset(words[0])
+        print(f"{words[0]}: {_doc(preset)}\n")
+        tyro.cli(
+            ExperimentConfig, default=preset(), args=["--help"], prog=f"divtrain run {words[0]}"
+        )
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    options = tyro.cli(DoctorOptions, args=words, prog="divtrain doctor")
+    checks = examine(options.data_root, options.out)
+    for check in checks:
+        mark = "[green]ok[/]  " if check.good else "[red]FAIL[/]" if check.needed else "[dim]-[/]   "
+        console.print(f"{mark} {check.name:26} {check.detail}", soft_wrap=True, highlight=False)
+    return 1 if any(check.needed and not check.good for check in checks) else 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "presets": _presets,
+    "train": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+    "doctor": _doctor,
+}
+
+
+def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
+    known = ", ".join(PRESETS)
+    if not words or words[0] in ("-h", "--help"):
+        print(
+            f"usage: divtrain {command} PRESET [OPTIONS]\n\nPresets: {known}.\n"
+            f"`divtrain {command} PRESET --help` tells the options, `divtrain presets NAME` what a"
+            " preset does."
+        )
+        raise SystemExit(0 if words else 2)
+    if words[0].startswith("-"):
+        raise DivtrainError(f"expected a preset first, got {words[0]!r}. Known: {known}.")
+    return words[0], words[1:]
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    if not console.is_terminal:
+        yield Quiet()
+        return
+    with TerminalProgress(console) as progress:
+        yield progress
+
+
+def _print_summary(summary: Summary) -> None:
+    console.print(terminal_table(summary.rows, summary.coherence))
+    console.print(f"{describe(summary.rows)}. {LEGEND.replace('*', '')}", highlight=False)
+    if summary.warnings:
+        console.print("\n[yellow]Warning signs[/]")
+        for warning in summary.warnings:
+            console.print(f"  [yellow]{warning.name}[/] {warning.sentence}", highlight=False)
+    print()
+    for file in summary.files:
+        print(f"wrote {file}")
+    print(f"run directory: {summary.path}")
+
+
+def _doc(preset: Callable[[], ExperimentConfig]) -> str:
+    return inspect.getdoc(preset) or ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

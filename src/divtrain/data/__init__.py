@@ -1,0 +1,23 @@
+"""Images in, training batches out."""
+
+from divtrain.data.augment import random_flip, random_shift
+from divtrain.data.datasets import DATASETS, Dataset, Images, load_dataset
+from divtrain.data.noise import add_noise, truncated_normal
+from divtrain.data.stream import Clean, Noisy, Stream, View
+from divtrain.data.subset import balanced_subset
+
+__all__ = [
+    "DATASETS",
+    "Clean",
+    "Dataset",
+    "Images",
+    "Noisy",
+    "Stream",
+    "View",
+    "add_noise",
+    "balanced_subset",
+    "load_dataset",
+    "random_flip",
+    "random_shift",
+    "truncated_normal",
+]

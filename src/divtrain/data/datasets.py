@@ -1,0 +1,262 @@
+"""Labelled images as float32 tensors in [0, 1]: digits, MNIST, CIFAR-10, .npz files, folders."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from divtrain.errors import DivtrainError, unknown_name
+
+DIGITS_TEST_SIZE = 500
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images.
+
+    Attributes:
+        x: float32 in [0, 1], (image, channel, height, width).
+        y: Labels in [0, classes), (image,).
+    """
+
+    x: Float[Tensor, "image channel height width"]
+    y: Int[Tensor, "image"]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Images":
+        """Return the images on `device`."""
+        return Images(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test set.
+
+    Attributes:
+        name: As it was asked for: ``mnist``, or the name of a file or folder.
+        train: Training images.
+        test: Test images, never trained on.
+        classes: Number of classes.
+    """
+
+    name: str
+    train: Images
+    test: Images
+    classes: int
+
+    @property
+    def channel_mean(self) -> tuple[float, ...]:
+        """Mean of the training images, per channel."""
+        return tuple(self.train.x.mean((0, 2, 3)).tolist())
+
+    @property
+    def channel_std(self) -> tuple[float, ...]:
+        """Standard deviation of the training images, per channel (1 where it is 0)."""
+        std = self.train.x.std((0, 2, 3))
+        return tuple(std.masked_fill(std == 0, 1.0).tolist())
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of every image and label, to tell two data sets apart."""
+        digest = hashlib.sha256()
+        for part in (self.train.x, self.train.y, self.test.x, self.test.y):
+            digest.update(part.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load_dataset(name: str, root: str | Path = "data") -> Dataset:
+    """Load a data set by name, or from a file or folder of the user's.
+
+    Args:
+        name: ``digits`` (scikit-learn's, no download), ``mnist`` or ``cifar10`` (torchvision's
+            files), a path that ends in ``.npz`` (Keras' format: x_train, y_train, x_test, y_test),
+            or a folder with ``train/CLASS/*`` and ``test/CLASS/*`` images of one size.
+        root: Where torchvision's files are, or are downloaded to when they are missing.
+
+    Raises:
+        DivtrainError: for an unknown name, or files that are missing, damaged or of another form.
+    """
+    if name in DATASETS:
+        return DATASETS[name](Path(root))
+    path = Path(name).expanduser()
+    if path.suffix == ".npz":
+        return _load_npz(path)
+    if path.is_dir():
+        return _load_folder(path)
+    if "/" in name:
+        raise DivtrainError(f"no data set at {name}: expected a folder with train/ and test/ in it")
+    raise unknown_name("data set", name, [*DATASETS, "FILE.npz", "FOLDER/"])
+
+
+def _load_digits(root: Path) -> Dataset:
+    del root  # inside scikit-learn
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    split = train_test_split(
+        images.reshape(-1, 8, 8), labels, test_size=DIGITS_TEST_SIZE, stratify=labels, random_state=0
+    )
+    x_train, x_test, y_train, y_test = split
+    return _dataset("digits", x_train / 16, y_train, x_test / 16, y_test)
+
+
+def _load_torchvision(name: str, root: Path) -> Dataset:
+    from torchvision import datasets
+
+    kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
+    train, test = (_open_torchvision(name, kind, root, part) for part in (True, False))
+    return _dataset(
+        name,
+        *(np.asarray(part) for s in (train, test) for part in (s.data, s.targets)),
+    )
+
+
+def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bool) -> Any:
+    advice = (
+        f"torchvision reads them from {root.resolve()}; name another folder with --data.root, or"
+        " try `divtrain run digits`, which needs no files"
+    )
+    try:
+        return kind(root, train=train, download=False)
+    except RuntimeError:
+        pass  # torchvision's word for missing or damaged files
+    except Exception as error:
+        raise DivtrainError(f"the {name} files are damaged ({error}); {advice}") from error
+    try:
+        return kind(root, train=train, download=True)
+    except Exception as error:
+        raise DivtrainError(
+            f"the {name} files are missing or damaged and could not be downloaded ({error});"
+            f" {advice}"
+        ) from error
+
+
+def _load_npz(path: Path) -> Dataset:
+    names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in names if name not in file]
+            if missing:
+                raise DivtrainError(
+                    f"{path} lacks {', '.join(missing)}: expected the arrays {', '.join(names)}"
+                    f" (Keras' format), found {', '.join(file.files) or 'none'}"
+                )
+            arrays = [file[name] for name in names]
+    except FileNotFoundError as error:
+        raise DivtrainError(f"no file at {path}") from error
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if isinstance(error, DivtrainError):
+            raise
+        raise DivtrainError(
+            f"{path} is not a readable .npz file ({error}); it may be truncated, or hold pickled"
+            " objects, which are never loaded"
+        ) from error
+    return _dataset(path.stem, *arrays)
+
+
+def _load_folder(path: Path) -> Dataset:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.functional import pil_to_tensor
+
+    parts: list[np.ndarray] = []
+    classes: list[list[str]] = []
+    for part in ("train", "test"):
+        if not (path / part).is_dir():
+            raise DivtrainError(f"no folder {path / part}: expected {path}/train/CLASS/IMAGE files")
+        try:
+            folder = ImageFolder(str(path / part))
+        except (FileNotFoundError, OSError) as error:
+            raise DivtrainError(f"{path / part} holds no class folders of images: {error}") from error
+        images: list[Tensor] = []
+        for file, _ in folder.samples:
+            try:
+                images.append(pil_to_tensor(folder.loader(file)))
+            except Exception as error:
+                raise DivtrainError(f"{file} is not a readable image ({error})") from error
+        sizes = {tuple(image.shape[1:]) for image in images}
+        if len(sizes) > 1:
+            raise DivtrainError(
+                f"the images in {path / part} have different sizes, e.g."
+                f" {', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:3])}; resize them to one"
+            )
+        parts += [torch.stack(images).numpy(), np.asarray(folder.targets)]
+        classes.append(folder.classes)
+    if classes[0] != classes[1]:
+        only = set(classes[0]) ^ set(classes[1])
+        raise DivtrainError(
+            f"train and test hold different classes: {', '.join(sorted(only))} in one only"
+        )
+    return _dataset(path.name, *parts)
+
+
+def _dataset(
+    name: str, x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
+) -> Dataset:
+    train = Images(_as_images(name, x_train), _as_labels(name, y_train, len(x_train)))
+    test = Images(_as_images(name, x_test), _as_labels(name, y_test, len(x_test)))
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise DivtrainError(
+            f"{name}: training images are {tuple(train.x.shape[1:])}, test images"
+            f" {tuple(test.x.shape[1:])}; they must agree"
+        )
+    if train.x.shape[2] != train.x.shape[3]:
+        raise DivtrainError(f"{name}: expected square images, got {tuple(train.x.shape[2:])}")
+    classes = 1 + int(max(train.y.max(), test.y.max()))
+    if classes < 2:
+        raise DivtrainError(f"{name}: expected at least two classes, got {classes}")
+    return Dataset(name, train, test, classes)
+
+
+def _as_images(name: str, array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "uif":
+        raise DivtrainError(f"{name}: expected images of numbers, got dtype {array.dtype}")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or len(array) == 0:
+        raise DivtrainError(
+            f"{name}: expected images (image, height, width), (image, height, width, channel) or"
+            f" (image, channel, height, width), got shape {array.shape}"
+        )
+    scale = 255 if array.dtype == np.uint8 else 1
+    x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) / scale
+    if not torch.isfinite(x).all():
+        raise DivtrainError(f"{name}: some pixels are NaN or infinite")
+    if x.min() < 0 or x.max() > 1:
+        raise DivtrainError(
+            f"{name}: expected 8-bit images or numbers in [0, 1], got {array.dtype} from"
+            f" {x.min():.4g} to {x.max():.4g}; divide by the largest value"
+        )
+    return x
+
+
+def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
+    if array.ndim == 2 and array.shape[1] == 1:  # Keras' CIFAR-10
+        array = array[:, 0]
+    if array.shape != (images,) or array.dtype.kind not in "ui":
+        raise DivtrainError(
+            f"{name}: expected {images} integer labels, one an image, got {array.dtype} of shape"
+            f" {array.shape}"
+        )
+    if array.min() < 0:
+        raise DivtrainError(f"{name}: expected labels from 0 up, got {array.min()}")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+DATASETS: dict[str, Callable[[Path], Dataset]] = {
+    "digits": _load_digits,
+    "mnist": lambda root: _load_torchvision("mnist", root),
+    "cifar10": lambda root: _load_torchvision("cifar10", root),
+}

@@ -1,0 +1,117 @@
+"""An ensemble of classifiers of any architecture, and the three ways to aggregate its members."""
+
+import math
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from divtrain.errors import DivtrainError, unknown_name
+
+Aggregate = Literal["prob", "logit", "vote"]
+
+
+class Ensemble(nn.Module):
+    """Classifiers that see the same images and answer together.
+
+    Args:
+        members: Modules from images in [0, 1], (batch, channel, height, width), to logits
+            (batch, class). Architectures may differ; the classes may not. Each normalises its
+            input inside.
+        aggregate: What `forward` returns, (batch, class):
+
+            * ``prob``: the log of the members' mean softmax (the default);
+            * ``logit``: the mean of the members' logits;
+            * ``vote``: the log of the share of members that vote for each class, where the mean
+              softmax acts as one further, fractional vote that breaks ties.
+
+    Raises:
+        DivtrainError: for no members, a member that is no module, the same module twice, or an
+            unknown aggregate; `member_logits` raises it when members' outputs do not match.
+
+    >>> ens = Ensemble([nn.Flatten(), nn.Flatten()])
+    >>> ens(torch.tensor([[[[0.0, 0.0]]]])).exp()
+    tensor([[0.5000, 0.5000]])
+    """
+
+    def __init__(self, members: Iterable[nn.Module], aggregate: Aggregate = "prob"):
+        super().__init__()
+        members = list(members)
+        if not members:
+            raise DivtrainError("expected at least one member, got none")
+        for index, member in enumerate(members):
+            if not isinstance(member, nn.Module):
+                raise DivtrainError(
+                    f"expected every member to be a torch.nn.Module, got {type(member).__name__}"
+                    f" for member {index}"
+                )
+            twin = next(i for i, other in enumerate(members) if other is member)
+            if twin != index:
+                raise DivtrainError(
+                    f"members {twin} and {index} are the same object and would share their"
+                    " weights; build each member anew, or use copy.deepcopy"
+                )
+        if aggregate not in get_args(Aggregate):
+            raise unknown_name("aggregate", str(aggregate), get_args(Aggregate))
+        self.members = nn.ModuleList(members)
+        self.aggregate: Aggregate = aggregate
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self.members)
+
+    def member_logits(
+        self, x: Float[Tensor, "*member batch channel height width"]
+    ) -> Float[Tensor, "member batch classes"]:
+        """Logits of every member, from one forward pass each.
+
+        Args:
+            x: Images in [0, 1] that every member sees, (batch, channel, height, width); or one
+                copy for each, (member, batch, channel, height, width), which keeps the members'
+                input gradients apart.
+
+        Raises:
+            DivtrainError: when an output is not (batch, class), or the members' classes differ.
+        """
+        inputs = x.unbind() if x.ndim == 5 else (x,) * len(self)
+        batch = x.shape[-4]
+        outputs = [member(own) for member, own in zip(self.members, inputs, strict=True)]
+        shapes = [tuple(output.shape) for output in outputs]
+        if any(len(shape) != 2 or shape[0] != batch for shape in shapes):
+            raise DivtrainError(
+                f"expected every member to return logits of shape ({batch}, classes) for"
+                f" {batch} images, got {_by_member(shapes)}"
+            )
+        if len(set(shapes)) > 1:
+            raise DivtrainError(
+                "expected members with the same classes, got outputs of shape"
+                f" {_by_member(shapes)}; give every member the same last layer"
+            )
+        return torch.stack(outputs)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Aggregate the members' answers; argmax over the last dimension is the prediction."""
+        return aggregate_logits(self.member_logits(x), self.aggregate)
+
+
+def aggregate_logits(
+    logits: Float[Tensor, "member batch classes"], aggregate: Aggregate = "prob"
+) -> Float[Tensor, "batch classes"]:
+    """Aggregate member logits as `Ensemble` does; see there for what each choice means."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if aggregate == "logit":
+        return logits.mean(0)
+    log_mean = torch.logsumexp(F.log_softmax(logits, -1), dim=0) - math.log(len(logits))
+    if aggregate == "prob":
+        return log_mean
+    votes = F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0)
+    return ((votes + log_mean.exp()) / (len(logits) + 1)).log()
+
+
+def _by_member(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(f"{shape} from member {index}" for index, shape in enumerate(shapes))

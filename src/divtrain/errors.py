@@ -1,0 +1,23 @@
+"""The one exception a user's mistake raises, and the sentence that offers the nearest names."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DivtrainError(ValueError):
+    """A mistake the user can mend: the message says what was expected, what came, and what to do.
+
+    The library raises it for bad input; the command line prints its message without a traceback.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
+    """Return the error for a name that is not in a registry, offering the nearest ones.
+
+    >>> print(unknown_name("attack", "mifgm", ["fgsm", "mifgsm", "pgdcw"]))
+    unknown attack 'mifgm': did you mean 'mifgsm'? Known: fgsm, mifgsm, pgdcw.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
+    hint = f" did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    return DivtrainError(f"unknown {kind} {name!r}:{hint} Known: {', '.join(known)}.")

@@ -1,0 +1,91 @@
+"""What an evaluation yields: one record a number, with everything needed to read it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from divtrain.errors import DivtrainError
+
+CLEAN = "clean"
+WORST = "worst"
+"""Name of the pseudo-attack that takes, image by image, the best of all attacks at one eps."""
+
+Threat = Literal["clean", "transfer", "white-box"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Accuracy of one target under one attack.
+
+    Attributes:
+        threat: ``clean``; ``transfer``: crafted on a surrogate, weights of the target unknown;
+            ``white-box``: crafted on the target itself.
+        surrogate: What the examples were crafted on; empty for clean ones.
+        target: What was asked to classify them.
+        attack: Attack name, ``clean``, or ``worst``.
+        eps: L-infinity radius in [0, 1] pixel units.
+        accuracy: Share of all images classified right, in [0, 1].
+        correct: Images classified right.
+        images: The denominator: all images, not only those classified right when clean.
+        seed: Seed of the experiment.
+    """
+
+    threat: Threat
+    surrogate: str
+    target: str
+    attack: str
+    eps: float
+    accuracy: float
+    correct: int
+    images: int
+    seed: int
+
+
+def worst_case(masks: Mapping[str, Bool[Tensor, "image"]]) -> Bool[Tensor, "image"]:
+    """Images that no attack fools: right under every mask."""
+    return torch.stack(list(masks.values())).all(0)
+
+
+def make_records(
+    target: str,
+    surrogate: str,
+    clean: Bool[Tensor, "image"],
+    fooled_not: Mapping[tuple[str, float], Bool[Tensor, "image"]],
+    seed: int,
+) -> list[Record]:
+    """Turn per-image success masks into records, the per-image worst case at each eps included.
+
+    Args:
+        target: Name of the target.
+        surrogate: Name of what was attacked; the target's own name means white-box.
+        clean: Which clean images the target classifies right.
+        fooled_not: For each (attack, eps), which adversarial examples it classifies right.
+        seed: Seed of the experiment.
+
+    Returns:
+        A clean record, then for each eps one an attack and the worst case. The adversary may
+        leave an image alone, so the worst case also requires the clean image to be right.
+    """
+
+    def record(threat: Threat, source: str, attack: str, eps: float, mask: Tensor) -> Record:
+        if mask.shape != clean.shape:
+            raise DivtrainError(
+                f"expected a mask of {len(clean)} images for {attack} at eps {eps}, got"
+                f" {tuple(mask.shape)}"
+            )
+        correct = int(mask.sum())
+        accuracy = correct / len(mask)
+        return Record(threat, source, target, attack, eps, accuracy, correct, len(mask), seed)
+
+    threat: Threat = "white-box" if surrogate == target else "transfer"
+    records = [record("clean", "", CLEAN, 0.0, clean)]
+    for eps in sorted({eps for _, eps in fooled_not}):
+        masks = {name: mask for (name, at), mask in fooled_not.items() if at == eps}
+        records += [record(threat, surrogate, name, eps, mask) for name, mask in masks.items()]
+        worst = worst_case({CLEAN: clean, **masks})
+        records.append(record(threat, surrogate, WORST, eps, worst))
+    return records

@@ -1,0 +1,89 @@
+"""Transfer evaluation: craft on the surrogate, ask the targets."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from divtrain.attacks import build_attack
+from divtrain.checks import check_images, check_labels
+from divtrain.data import Images
+from divtrain.errors import DivtrainError
+from divtrain.evaluation.crafting import craft
+from divtrain.evaluation.records import Record, make_records
+from divtrain.modes import device_of, eval_mode
+
+
+def correct_mask(
+    model: nn.Module,
+    x: Float[Tensor, "image channel height width"],
+    y: Int[Tensor, "image"],
+    batch_size: int = 256,
+) -> Bool[Tensor, "image"]:
+    """Which images the model classifies right, in eval mode, on the CPU.
+
+    Raises:
+        DivtrainError: for bad images or labels, or outputs that are not (batch, class).
+    """
+    check_images(x)
+    device = device_of(model)
+    parts: list[Tensor] = []
+    with eval_mode(model), torch.no_grad():
+        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            logits = model(images.to(device))
+            if logits.ndim != 2 or len(logits) != len(images):
+                raise DivtrainError(
+                    f"expected logits of shape ({len(images)}, classes), got {tuple(logits.shape)}"
+                )
+            check_labels(labels, len(images), logits.shape[1])
+            parts.append(logits.argmax(1).cpu() == labels.cpu())
+    return torch.cat(parts)
+
+
+def evaluate_transfer(
+    surrogate: nn.Module,
+    targets: Mapping[str, nn.Module],
+    images: Images,
+    attacks: Sequence[str] = ("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw"),
+    eps: Sequence[float] = (0.1, 0.3),
+    surrogate_name: str = "surrogate",
+    batch_size: int = 128,
+    seed: int = 0,
+) -> list[Record]:
+    """Attack the surrogate once for each attack and eps, and let every target classify the result.
+
+    Transfer robustness is not white-box robustness: call it with the target as its own surrogate
+    (and its name as `surrogate_name`) for the other half of the picture.
+
+    Args:
+        surrogate: The model attacked.
+        targets: The models that classify, by name.
+        images: Clean images and true labels.
+        attacks: Names of attacks, with the paper's parameters.
+        eps: L-infinity radii in [0, 1] pixel units.
+        surrogate_name: What records call the surrogate.
+        batch_size: Images at a time.
+        seed: Of random starts.
+
+    Returns:
+        For each target a clean record, one for each attack and eps, and the worst case at each.
+    """
+    if not attacks or not eps or not targets:
+        raise DivtrainError("expected at least one attack, one eps and one target")
+    if surrogate_name in targets and targets[surrogate_name] is not surrogate:
+        raise DivtrainError(
+            f"{surrogate_name!r} names both the surrogate and a different target; rename one"
+        )
+    built = {(name, radius): build_attack(name, radius) for name in attacks for radius in eps}
+    masks: dict[str, dict[tuple[str, float], Tensor]] = {name: {} for name in targets}
+    clean = {name: correct_mask(target, images.x, images.y) for name, target in targets.items()}
+    for key, attack in built.items():
+        x_adv, _ = craft(attack, surrogate, images, batch_size, seed)
+        for target_name, target in targets.items():
+            masks[target_name][key] = correct_mask(target, x_adv, images.y)
+    return [
+        record
+        for name in targets
+        for record in make_records(name, surrogate_name, clean[name], masks[name], seed)
+    ]

@@ -1,0 +1,191 @@
+"""What an experiment is made of: frozen dataclasses, each field a flag of the command line."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import tyro
+
+from divtrain.attacks import ATTACKS, build_attack
+from divtrain.ensemble import Aggregate
+from divtrain.errors import DivtrainError, unknown_name
+from divtrain.models import ARCHITECTURES
+from divtrain.models.activation import ActivationName
+from divtrain.training import Schedule
+
+Precision = Literal["fp32", "bf16"]
+Accelerator = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images."""
+
+    name: str = "mnist"
+    """digits, mnist, cifar10, a FILE.npz in Keras' format, or a FOLDER with train/ and test/."""
+    root: str = "data"
+    """Where torchvision's files are; they are downloaded there when missing."""
+    train_size: int | None = None
+    """Train on this many images, balanced over the classes; all if None."""
+    test_size: int | None = None
+    """Attack and evaluate this many test images, balanced over the classes; all if None."""
+    subset_seed: int = 0
+    """Which images the subsets hold."""
+    shift: int = 2
+    """Augmentation: largest random shift, in pixels."""
+    flip: bool = False
+    """Augmentation: mirror at random."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which ensemble; surrogate and targets share it, trained separately."""
+
+    members: tuple[str, ...] = ("conv3",) * 5
+    """Architecture of each member: conv3, conv4, resnet20, resnet26."""
+    activation: ActivationName = "leaky_relu"
+    """Follows every convolution."""
+    slope: float = 0.1
+    """Slope of leaky_relu below zero."""
+    aggregate: Aggregate = "prob"
+    """How the ensemble answers: prob (mean softmax), logit (mean logit) or vote."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How every ensemble is trained, and what Diversity Training adds."""
+
+    epochs: int = 10
+    """Passes over the training set (over each view of it: clean, noisy)."""
+    batch_size: int = 128
+    """Images a step."""
+    learning_rate: float = 1e-3
+    """Adam's; the peak under one_cycle."""
+    schedule: Schedule = "constant"
+    """constant (the paper's), or one_cycle for short runs."""
+    gal_weight: float = 0.5
+    """lambda of Eq. 9, for div."""
+    temperature: float = 1.0
+    """Of GAL's log-sum-exp; the paper has none (1)."""
+    noise: float = 0.3
+    """eps_max of the truncated normal noise (sigma is half of it), for div and base+noise."""
+    precision: Precision = "fp32"
+    """fp32, or bf16 for mixed precision."""
+    save_every: float = 120.0
+    """Seconds between saved training states."""
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """Which attacks, all with the paper's parameters."""
+
+    names: tuple[str, ...] = tuple(ATTACKS)
+    """Crafted on the surrogate, for every target."""
+    eps: tuple[float, ...] = (0.1, 0.3)
+    """L-infinity radii in [0, 1] pixel units."""
+    white_box: tuple[str, ...] = ("mifgsm",)
+    """Crafted on each target itself, printed beside the transferred ones; may be empty."""
+    batch_size: int = 128
+    """Images attacked at a time."""
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment: train a surrogate and targets, attack, evaluate, report."""
+
+    preset: tyro.conf.Suppress[str]
+    """The preset these values started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
+    targets: tuple[str, ...] = ("base", "base+noise", "div")
+    """Defences to train and evaluate: base, base+noise, div."""
+    seed: int = 0
+    """First seed; everything random follows from it."""
+    seeds: int = 1
+    """Repeat with this many consecutive seeds and report mean and standard deviation."""
+    accelerator: Accelerator = "auto"
+    """Device to compute on."""
+
+
+def check_attack_config(config: AttackConfig) -> None:
+    """Check names, radii and sizes.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    if not config.names or not config.eps:
+        raise DivtrainError("expected at least one attack in --attack.names and one --attack.eps")
+    for name in (*config.names, *config.white_box):
+        for eps in config.eps:
+            build_attack(name, eps)
+    for names in (config.names, config.white_box, config.eps):
+        if len(set(names)) < len(names):
+            raise DivtrainError(f"expected each attack and eps once, got {', '.join(map(str, names))}")
+    if config.batch_size < 1:
+        raise DivtrainError(f"expected --attack.batch-size >= 1, got {config.batch_size}")
+
+
+def check_config(config: ExperimentConfig) -> None:
+    """Check everything that can be checked without the data.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    check_attack_config(config.attack)
+    if len(config.model.members) < 2:
+        raise DivtrainError(
+            f"expected at least two --model.members, got {len(config.model.members)}: diversity is"
+            " a property of pairs"
+        )
+    for name in config.model.members:
+        if name not in ARCHITECTURES:
+            raise unknown_name("model", name, ARCHITECTURES)
+    train = config.train
+    if not 0 <= train.noise <= 1:
+        raise DivtrainError(f"expected --train.noise in [0, 1], got {train.noise!r}")
+    if not 0 <= train.gal_weight < float("inf"):
+        raise DivtrainError(f"expected --train.gal-weight >= 0, got {train.gal_weight!r}")
+    if not train.temperature > 0:
+        raise DivtrainError(f"expected --train.temperature > 0, got {train.temperature!r}")
+    if config.seeds < 1:
+        raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
+    if not config.targets:
+        raise DivtrainError("expected at least one of --targets")
+    if config.data.shift < 0:
+        raise DivtrainError(f"expected --data.shift >= 0, got {config.data.shift}")
+    if train.precision not in get_args(Precision):
+        raise unknown_name("precision", train.precision, get_args(Precision))
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Return the fields by the name of their flag, e.g. ``train.gal_weight``, JSON-able."""
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if isinstance(value, dict):
+            parts = [walk(f"{prefix}.{key}" if prefix else key, v) for key, v in value.items()]
+            return {key: v for part in parts for key, v in part.items()}
+        return {prefix: list(value) if isinstance(value, tuple) else value}
+
+    return walk("", asdict(config))
+
+
+def unflatten(fields: dict[str, Any]) -> ExperimentConfig:
+    """Build the config that `flatten` wrote down.
+
+    Raises:
+        DivtrainError: for fields this version does not know.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for name, value in fields.items():
+        value = tuple(value) if isinstance(value, list) else value
+        group, _, rest = name.rpartition(".")
+        (groups.setdefault(group, {}) if group else top)[rest] = value
+    kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "attack": AttackConfig}
+    try:
+        return ExperimentConfig(**top, **{g: kinds[g](**values) for g, values in groups.items()})
+    except (TypeError, KeyError) as error:
+        raise DivtrainError(
+            f"the saved config does not fit this version of divtrain: {error}"
+        ) from error

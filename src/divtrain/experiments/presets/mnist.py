@@ -1,0 +1,64 @@
+"""The paper's Conv3 group on MNIST, and a short form of it for two CPU cores."""
+
+from dataclasses import replace
+
+from divtrain.experiments.config import (
+    AttackConfig,
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    TrainConfig,
+)
+
+
+def mnist_conv3() -> ExperimentConfig:
+    """Conv3 on MNIST with the paper's settings (Table 2, first group; targets base and div).
+
+    Standing of each value, as in the specification: P printed in the paper, C confirmed by public
+    code, I inferred, D our default where it is silent.
+
+    * Ensembles of 5 Conv3 (P), LeakyReLU (P) of slope 0.1 (C); surrogate and targets alike,
+      trained separately (P); prediction by mean softmax (D).
+    * D': random shift and crop (P) of 2 pixels (D); D_noise: truncated normal, sigma 0.15, cut at
+      0.3, clipped to [0, 1] (I). div trains on both, base on D' alone (P, I); base+noise is ours.
+    * Adam (P), 1e-3 (C), constant (D), batch 128 (D), 10 epochs (P), lambda 0.5 (C).
+    * Attacks at eps 0.1 and 0.3 (I) on the mean of the members' cross-entropies (P); I-FGSM and
+      MI-FGSM 10 steps, decay 1 (I); PGD-CW kappa 50 and 30 steps (I) of eps/10 (D).
+
+    Hours on two CPU cores; use a GPU, or mnist-quick.
+    """
+    return ExperimentConfig(
+        preset="mnist-conv3",
+        data=DataConfig(name="mnist", shift=2),
+        model=ModelConfig(members=("conv3",) * 5, activation="leaky_relu", slope=0.1),
+        train=TrainConfig(
+            epochs=10,
+            batch_size=128,
+            learning_rate=1e-3,
+            schedule="constant",
+            gal_weight=0.5,
+            noise=0.3,
+            precision="fp32",
+        ),
+        attack=AttackConfig(eps=(0.1, 0.3), white_box=("mifgsm", "pgdcw")),
+    )
+
+
+def mnist_quick() -> ExperimentConfig:
+    """mnist-conv3 reduced: 20,000 images, 2 short epochs, 1,000 test images, base and div.
+
+    One-cycle Adam to 3e-3 makes up for part of the missing training, bf16 and MI-FGSM as the
+    only white-box attack save time. Too short for the paper's numbers, and not to be compared
+    with them: expect clean accuracy above 98 % and a much lower coherence for div.
+    """
+    full = mnist_conv3()
+    return replace(
+        full,
+        preset="mnist-quick",
+        data=replace(full.data, train_size=20_000, test_size=1_000),
+        train=replace(
+            full.train, epochs=2, learning_rate=3e-3, schedule="one_cycle", precision="bf16"
+        ),
+        attack=replace(full.attack, white_box=("mifgsm",)),
+        targets=("base", "div"),
+    )

@@ -1,0 +1,177 @@
+"""A run directory: the resolved config, a log, a folder for each stage, and the report.
+
+Nothing else in divtrain reads or writes one. Files are whole or absent, and a stage counts as
+done only if its manifest carries the stage's key and the hash of every file it names.
+"""
+
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import divtrain
+from divtrain.errors import DivtrainError
+from divtrain.experiments.stages import Stage
+from divtrain.files import make_folder, read_json, storage_error, write_json
+
+MANIFEST = "manifest.json"
+PLAN = "stages.json"
+FREE_TO_CHANGE = ("data.root", "seeds", "targets", "attack.white_box", "train.save_every")
+"""Fields that may differ from one command to the next on the same directory: where files lie, and
+how much is run; what was computed before stays right."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run on disk.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    def open(self, config: dict[str, Any]) -> None:
+        """Make the folder, or check that it was made with the same config.
+
+        Args:
+            config: Fields by flag name, from `flatten`.
+
+        Raises:
+            DivtrainError: when the folder holds something else or another config, naming the
+                fields that differ, or cannot be written.
+        """
+        file = self.path / "config.json"
+        if file.exists():
+            before = self.read_config()
+            different = [
+                f"--{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
+                for name in dict.fromkeys([*config, *before])
+                if name not in FREE_TO_CHANGE and before.get(name) != config.get(name)
+            ]
+            if different:
+                raise DivtrainError(
+                    f"{self.path} was made with another config: {'; '.join(different)}. Choose"
+                    " another folder with --out, or give the same values to go on with this run"
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise DivtrainError(
+                f"{self.path} is not empty and holds no run (no config.json); choose another"
+                " folder with --out"
+            )
+        make_folder(self.path / "stages")
+        write_json(file, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the config that the run was made with.
+
+        Raises:
+            DivtrainError: when there is no run here, or the file is damaged.
+        """
+        file = self.path / "config.json"
+        if not file.exists():
+            raise DivtrainError(f"no run at {self.path}: it has no config.json")
+        config = read_json(file)
+        if not isinstance(config, dict):
+            raise DivtrainError(f"{file} is damaged: expected an object, got {type(config).__name__}")
+        return config
+
+    def plan(self, stages: Sequence[Stage]) -> None:
+        """Write down the order of the stages, for a report made later."""
+        write_json(self.path / PLAN, [stage.name for stage in stages])
+
+    def finished(self) -> list[Path]:
+        """Folders of the stages that are done, in the order of the graph.
+
+        Raises:
+            DivtrainError: when there is no run here.
+        """
+        self.read_config()
+        names = read_json(self.path / PLAN)
+        folders = [self.path / "stages" / str(name) for name in names]
+        return [folder for folder in folders if (folder / MANIFEST).exists()]
+
+    def folder(self, stage: Stage) -> Path:
+        """Folder of a stage."""
+        return self.path / "stages" / stage.name
+
+    def begin(self, stage: Stage) -> Path:
+        """Make the stage's folder; files of a stage with another key are removed first."""
+        folder = make_folder(self.folder(stage))
+        marker = folder / "key"
+        try:
+            if not marker.exists() or marker.read_text() != stage.key:
+                for file in folder.iterdir():
+                    file.unlink()
+                marker.write_text(stage.key)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+        return folder
+
+    def finish(self, stage: Stage, seconds: float) -> None:
+        """Write the manifest that marks the stage as done."""
+        folder = self.folder(stage)
+        files = {
+            file.name: _sha256(file)
+            for file in sorted(folder.iterdir())
+            if file.name not in ("key", MANIFEST) and not file.name.startswith(".")
+        }
+        manifest = {
+            "key": stage.key,
+            "stage": stage.name,
+            "config": stage.config,
+            "inputs": [each.name for each in stage.inputs],
+            "files": files,
+            "seconds": round(seconds, 2),
+            "versions": versions(),
+        }
+        write_json(folder / MANIFEST, manifest)
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether the stage ran with this key and its files are still what it wrote."""
+        folder = self.folder(stage)
+        try:
+            manifest = read_json(folder / MANIFEST)
+            same = manifest["key"] == stage.key
+            return same and all(_sha256(folder / n) == h for n, h in manifest["files"].items())
+        except (DivtrainError, OSError, KeyError, TypeError, AttributeError):
+            return False
+
+    def log(self, line: str) -> None:
+        """Append a line with the time to log.txt."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        file = self.path / "log.txt"
+        try:
+            with file.open("a") as log:
+                log.write(f"{stamp} {line}\n")
+        except OSError as error:
+            raise storage_error(file, error) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {
+        "divtrain": divtrain.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _value(config: dict[str, Any], name: str) -> str:
+    value = config.get(name, "absent")
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,154 @@
+"""Runs the stages of a graph in order; what is done is not done again."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from divtrain.data import Dataset, balanced_subset, load_dataset
+from divtrain.errors import DivtrainError
+from divtrain.experiments.config import (
+    Accelerator,
+    AttackConfig,
+    DataConfig,
+    ExperimentConfig,
+    check_attack_config,
+    check_config,
+    flatten,
+)
+from divtrain.experiments.graph import evaluation_graph, experiment_graph, training_graph
+from divtrain.experiments.progress import Progress
+from divtrain.experiments.run_directory import RunDirectory
+from divtrain.experiments.stages import Context, Stage
+from divtrain.experiments.summary import Summary, write_summary
+
+
+def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> Summary:
+    """Run an experiment, or go on with one that was stopped.
+
+    Args:
+        config: The experiment.
+        out: Its run directory.
+        progress: What to show.
+
+    Returns:
+        The table, warning signs and files of the report.
+
+    Raises:
+        DivtrainError: for anything the user can mend; what was computed stays on disk.
+    """
+    check_config(config)
+    dataset = open_dataset(config.data)
+    directory = RunDirectory(out)
+    stages = experiment_graph(config, _common(config, dataset))
+    directory.open(flatten(config))
+    run_stages(stages, directory, dataset, config.accelerator, progress)
+    return write_summary(directory, stages, config.preset)
+
+
+def train_ensembles(
+    config: ExperimentConfig, names: Sequence[str], out: Path, progress: Progress
+) -> list[Path]:
+    """Run only the training of some targets (or ``surrogate``) of an experiment.
+
+    Returns:
+        The stages' folders, each with its checkpoint and history; `run_experiment` on the same
+        directory takes them up.
+    """
+    check_config(config)
+    dataset = open_dataset(config.data)
+    directory = RunDirectory(out)
+    stages = training_graph(config, names, _common(config, dataset))
+    directory.open(flatten(config))
+    run_stages(stages, directory, dataset, config.accelerator, progress)
+    return [directory.folder(stage) for stage in stages]
+
+
+@dataclass(frozen=True)
+class SavedEnsembles:
+    """Saved ensembles to evaluate.
+
+    Attributes:
+        surrogate: Checkpoint that the attacks are crafted on.
+        targets: Checkpoints that classify the result, by name.
+        data: Test images.
+        attack: Attacks and radii.
+        seed: Of random starts.
+        accelerator: Device to compute on.
+    """
+
+    surrogate: Path
+    targets: dict[str, Path]
+    data: DataConfig
+    attack: AttackConfig
+    seed: int = 0
+    accelerator: Accelerator = "auto"
+
+
+def evaluate_saved(saved: SavedEnsembles, out: Path, progress: Progress) -> Summary:
+    """Evaluate saved ensembles by transfer from a saved surrogate, and white-box.
+
+    Raises:
+        DivtrainError: as `run_experiment` does, and for checkpoints that do not load or do not
+            fit the data.
+    """
+    check_attack_config(saved.attack)
+    stages = evaluation_graph(saved.surrogate, saved.targets, saved.attack, saved.seed)
+    dataset = open_dataset(saved.data)
+    directory = RunDirectory(out)
+    fields = flatten(saved.data) | flatten(saved.attack)
+    checkpoints = {f"checkpoint.{s.name}": s.config["checkpoint"] for s in stages if not s.inputs}
+    directory.open({"kind": "evaluate", "seed": saved.seed, **checkpoints, **fields})
+    run_stages(stages, directory, dataset, saved.accelerator, progress)
+    return write_summary(directory, stages, "evaluate")
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Load the data set and draw the subsets the config asks for."""
+    full = load_dataset(config.name, config.root)
+    parts = {"train": full.train, "test": full.test}
+    for part, size in (("train", config.train_size), ("test", config.test_size)):
+        if size is not None:
+            try:
+                parts[part] = balanced_subset(parts[part], size, config.subset_seed)
+            except DivtrainError as error:
+                raise DivtrainError(f"--data.{part}-size: {error}") from error
+    return Dataset(full.name, parts["train"], parts["test"], full.classes)
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    directory: RunDirectory,
+    dataset: Dataset,
+    accelerator: str,
+    progress: Progress,
+) -> None:
+    """Run every stage that is not done, in the order given (inputs come first)."""
+    directory.plan(stages)
+    progress.plan(len(stages))
+    for stage in stages:
+        if directory.is_done(stage):
+            progress.reused(stage.name)
+            continue
+        started = time.monotonic()
+        progress.begin(stage.name)
+        folder = directory.begin(stage)
+        inputs = {each.name: directory.folder(each) for each in stage.inputs}
+        directory.log(f"begin {stage.name}")
+        try:
+            stage.work(Context(dataset, accelerator, folder, inputs, progress.update))
+        except KeyboardInterrupt:
+            directory.log(f"stopped in {stage.name}")
+            raise
+        except DivtrainError as error:
+            directory.log(f"failed in {stage.name}: {error}")
+            raise
+        seconds = time.monotonic() - started
+        directory.finish(stage, seconds)
+        directory.log(f"done  {stage.name} in {seconds:.1f} s")
+        progress.end(stage.name, seconds)
+
+
+def _common(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
+    return {"data": dataset.name, "fingerprint": dataset.fingerprint, "device": config.accelerator}

@@ -1,0 +1,104 @@
+"""Gathers what the stages wrote and writes the report into the run directory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from divtrain.errors import DivtrainError
+from divtrain.evaluation import Record, WarningSign, warning_signs
+from divtrain.experiments.run_directory import RunDirectory
+from divtrain.experiments.stages import COHERENCE, RECORDS, Stage
+from divtrain.files import (
+    make_folder,
+    read_json_lines,
+    read_tensors,
+    write_bytes,
+    write_json_lines,
+    write_text,
+)
+from divtrain.report import (
+    Row,
+    accuracy_figure,
+    coherence_figure,
+    csv_table,
+    make_rows,
+    markdown_table,
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The report of a run.
+
+    Attributes:
+        rows: The table.
+        coherence: Mean coherence on the test images, by target.
+        warnings: Warning signs.
+        path: The run directory.
+        files: What was written there.
+    """
+
+    rows: list[Row]
+    coherence: dict[str, float]
+    warnings: list[WarningSign]
+    path: Path
+    files: list[Path]
+
+
+def write_summary(directory: RunDirectory, stages: Sequence[Stage], title: str) -> Summary:
+    """Write records.jsonl, table.md, table.csv and the figures of a run whose stages are done."""
+    return _write(directory, [directory.folder(stage) for stage in stages], title)
+
+
+def rewrite_summary(directory: RunDirectory) -> Summary:
+    """Write the report again from what a run directory holds, computing nothing.
+
+    Raises:
+        DivtrainError: when there is no run, or no stage of it has been evaluated yet.
+    """
+    title = str(directory.read_config().get("preset", "evaluate"))
+    return _write(directory, directory.finished(), title)
+
+
+def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summary:
+    records: list[Record] = []
+    coherence: dict[str, list[Tensor]] = {}
+    for folder in folders:
+        if (folder / RECORDS).exists():
+            records += _read_records(folder / RECORDS)
+        if (folder / COHERENCE).exists():
+            tensors, about = read_tensors(folder / COHERENCE)
+            coherence.setdefault(_target(about["of"]), []).append(tensors["coherence"])
+    if not records:
+        raise DivtrainError(
+            f"nothing in {directory.path} has been evaluated yet; run the same `divtrain run`"
+            " command again to go on"
+        )
+    rows, warnings = make_rows(records), warning_signs(records)
+    values = {target: torch.cat(parts) for target, parts in coherence.items()}
+    means = {target: value.mean().item() for target, value in values.items()}
+    path, figures = directory.path, make_folder(directory.path / "figures")
+    write_json_lines(path / "records.jsonl", [vars(record) for record in records])
+    write_text(path / "table.md", markdown_table(rows, means, warnings))
+    write_text(path / "table.csv", csv_table(rows))
+    write_bytes(figures / "accuracy.png", accuracy_figure(rows, title))
+    files = [path / "table.md", path / "table.csv", figures / "accuracy.png"]
+    if values:
+        write_bytes(figures / "coherence.png", coherence_figure(values, title))
+        files.append(figures / "coherence.png")
+    return Summary(rows, means, warnings, path, files)
+
+
+def _read_records(file: Path) -> list[Record]:
+    try:
+        return [Record(**row) for row in read_json_lines(file)]
+    except TypeError as error:
+        raise DivtrainError(f"{file} is damaged: {error}; delete it and run again") from error
+
+
+def _target(stage: str) -> str:
+    """Name of the target that a training stage is named after: train-NAME-sSEED."""
+    return stage.split("-", 1)[1].rpartition("-s")[0]

@@ -1,0 +1,136 @@
+"""Models by name, with everything needed to build them again kept in one small record."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.errors import DivtrainError, unknown_name
+from divtrain.models.activation import Activation, ActivationName, activation_factory
+from divtrain.models.conv import CONV3, CONV4, ConvNet
+from divtrain.models.resnet import ResNet
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything that `build` needs; it goes into checkpoints, so that none is ever guessed.
+
+    Attributes:
+        name: A key of `ARCHITECTURES`.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, in pixels.
+        classes: Number of classes.
+        activation: ``leaky_relu`` (the paper's) or ``relu``.
+        slope: LeakyReLU's slope below zero.
+        mean: Per-channel mean of the training images, subtracted inside the model.
+        std: Per-channel standard deviation, divided by inside the model.
+    """
+
+    name: str
+    in_channels: int
+    image_size: int
+    classes: int
+    activation: ActivationName = "leaky_relu"
+    slope: float = 0.1
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+
+ARCHITECTURES: dict[str, Callable[[Architecture, Activation], nn.Module]] = {
+    "conv3": lambda a, act: ConvNet(CONV3, a.in_channels, a.image_size, a.classes, act),
+    "conv4": lambda a, act: ConvNet(CONV4, a.in_channels, a.image_size, a.classes, act),
+    "resnet20": lambda a, act: ResNet(3, a.in_channels, a.classes, act),
+    "resnet26": lambda a, act: ResNet(4, a.in_channels, a.classes, act),
+}
+
+
+class Normalized(nn.Module):
+    """A network that takes images in [0, 1] and normalises them inside, per channel.
+
+    Attributes:
+        architecture: How to build it again.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, architecture: Architecture):
+        super().__init__()
+        self.architecture = architecture
+        shape = (1, -1, 1, 1)
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(shape))
+        self.register_buffer("std", torch.tensor(architecture.std).view(shape))
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images in [0, 1], (batch, channel, height, width), to logits (batch, class)."""
+        expected = (self.architecture.in_channels, *2 * (self.architecture.image_size,))
+        if x.shape[1:] != expected:
+            raise DivtrainError(
+                f"expected images of shape (batch, {', '.join(map(str, expected))}) for this"
+                f" {self.architecture.name}, got {tuple(x.shape)}"
+            )
+        return self.net((x - self.mean) / self.std)
+
+
+def build(
+    name: str,
+    in_channels: int,
+    image_size: int,
+    classes: int,
+    activation: ActivationName = "leaky_relu",
+    slope: float = 0.1,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.5,),
+) -> Normalized:
+    """Build one of the paper's networks (Table 1) with fresh weights.
+
+    Weights come from torch's global generator: seed with `torch.manual_seed`.
+
+    Args:
+        name: ``conv3``, ``conv4``, ``resnet20`` or ``resnet26``.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images, in pixels.
+        classes: Number of classes.
+        activation: ``leaky_relu`` or ``relu``, after every convolution.
+        slope: LeakyReLU's slope below zero.
+        mean: Per-channel mean to subtract inside (one value serves all channels).
+        std: Per-channel standard deviation to divide by inside.
+
+    Raises:
+        DivtrainError: for an unknown name or activation, or sizes that make no network.
+
+    >>> net = build("conv3", in_channels=1, image_size=28, classes=10)
+    >>> sum(p.numel() for p in net.parameters())
+    6526858
+    """
+    architecture = Architecture(
+        name, in_channels, image_size, classes, activation, slope, tuple(mean), tuple(std)
+    )
+    return build_architecture(architecture)
+
+
+def build_architecture(architecture: Architecture) -> Normalized:
+    """Build the network that `architecture` describes, with fresh weights; see `build`."""
+    a = architecture
+    if a.name not in ARCHITECTURES:
+        raise unknown_name("model", a.name, ARCHITECTURES)
+    if a.activation not in get_args(ActivationName):
+        raise unknown_name("activation", str(a.activation), get_args(ActivationName))
+    for field, least in (("in_channels", 1), ("image_size", 1), ("classes", 2)):
+        if getattr(a, field) < least:
+            raise DivtrainError(f"expected {field} >= {least}, got {getattr(a, field)!r}")
+    if not math.isfinite(a.slope):
+        raise DivtrainError(f"expected a finite slope, got {a.slope!r}")
+    for field in ("mean", "std"):
+        if len(getattr(a, field)) not in (1, a.in_channels):
+            raise DivtrainError(
+                f"expected one {field} for all channels or one for each of {a.in_channels}, got"
+                f" {len(getattr(a, field))}"
+            )
+    if not all(value > 0 for value in a.std):
+        raise DivtrainError(f"expected every std above 0, got {a.std}")
+    return Normalized(ARCHITECTURES[a.name](a, activation_factory(a.activation, a.slope)), a)

@@ -1,0 +1,57 @@
+"""The plain convolutional networks of the paper's Table 1: Conv3 and Conv4."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from divtrain.errors import DivtrainError
+from divtrain.models.activation import Activation
+
+CONV3: Sequence[int | str] = (32, 64, "M", 128, "M")
+"""C32-C64-M-C128-M-FC1024-FC10"""
+CONV4: Sequence[int | str] = (32, 64, 128, "M", 128, "M")
+"""C32-C64-C128-M-C128-M-FC1024-FC10"""
+
+
+class ConvNet(nn.Module):
+    """3x3 "same" convolutions, 2x2 max pooling and two linear layers; no batch norm.
+
+    Args:
+        layout: Channels of each convolution, with ``"M"`` for a pooling layer.
+        in_channels: Channels of the images.
+        image_size: Height and width of the (square) images, in pixels.
+        classes: Number of classes.
+        activation: Makes the activation that follows each convolution and the hidden layer.
+    """
+
+    def __init__(
+        self,
+        layout: Sequence[int | str],
+        in_channels: int,
+        image_size: int,
+        classes: int,
+        activation: Activation,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, size = in_channels, image_size
+        for entry in layout:
+            if isinstance(entry, int):
+                layers += [nn.Conv2d(channels, entry, 3, padding="same"), activation()]
+                channels = entry
+            else:
+                layers.append(nn.MaxPool2d(2))
+                size //= 2
+        if size < 1:
+            raise DivtrainError(
+                f"expected images of at least 4x4 pixels (they are halved twice), got"
+                f" {image_size}x{image_size}"
+            )
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(channels * size * size, 1024), activation(), nn.Linear(1024, classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images (batch, channel, height, width) to logits (batch, class)."""
+        return self.classifier(self.features(x).flatten(1))

@@ -1,0 +1,88 @@
+"""From records to the rows of a table: means over seeds, the strongest attack marked."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from divtrain.evaluation import CLEAN, WORST, Record, Threat
+
+THREATS: dict[Threat, str] = {
+    "transfer": "Transfer: crafted on the surrogate, the target's weights unknown",
+    "white-box": "White-box: crafted on the target itself",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One accuracy.
+
+    Attributes:
+        mean: Mean over the seeds, in [0, 1].
+        deviation: Sample standard deviation over the seeds; None for one seed.
+        strongest: Whether this attack leaves the lowest accuracy of its row.
+    """
+
+    mean: float
+    deviation: float | None
+    strongest: bool = False
+
+    def __str__(self) -> str:
+        """Percent, with the deviation where there is one."""
+        spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+        return f"{100 * self.mean:.1f}{spread}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target under one threat at one eps.
+
+    Attributes:
+        threat: Which adversary.
+        target: Which target.
+        eps: L-infinity radius in [0, 1] pixel units.
+        cells: By attack name, ``clean`` first and ``worst`` last.
+        images: Images in each accuracy's denominator.
+        seeds: Seeds averaged over.
+    """
+
+    threat: Threat
+    target: str
+    eps: float
+    cells: dict[str, Cell]
+    images: int
+    seeds: int
+
+
+def make_rows(records: Iterable[Record]) -> list[Row]:
+    """Group records into rows, ordered by threat, eps and first appearance of the target."""
+    records = list(records)
+    clean: dict[str, list[Record]] = {}
+    groups: dict[tuple[Threat, float, str], dict[str, list[Record]]] = {}
+    for record in records:
+        if record.attack == CLEAN:
+            clean.setdefault(record.target, []).append(record)
+        else:
+            group = groups.setdefault((record.threat, record.eps, record.target), {})
+            group.setdefault(record.attack, []).append(record)
+    targets = list(dict.fromkeys(record.target for record in records))
+    order = sorted(groups, key=lambda k: (list(THREATS).index(k[0]), k[1], targets.index(k[2])))
+    rows: list[Row] = []
+    for threat, eps, target in order:
+        group = groups[threat, eps, target]
+        means = {name: statistics.mean(r.accuracy for r in group[name]) for name in group}
+        lowest = min(mean for name, mean in means.items() if name != WORST)
+        cells = {CLEAN: _cell(clean.get(target, []), None)}
+        for name in sorted(group, key=lambda name: name == WORST):
+            cells[name] = _cell(group[name], None if name == WORST else lowest)
+        first = group[WORST][0] if WORST in group else next(iter(group.values()))[0]
+        rows.append(Row(threat, target, eps, cells, first.images, len(group[next(iter(group))])))
+    return rows
+
+
+def _cell(records: list[Record], lowest: float | None) -> Cell:
+    # A target is evaluated once a threat; the clean record is then there once for each.
+    by_seed = {record.seed: record.accuracy for record in records}
+    values = list(by_seed.values())
+    mean = statistics.mean(values) if values else float("nan")
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Cell(mean, deviation, lowest is not None and mean == lowest)

@@ -1,0 +1,126 @@
+"""The table of clean and robust accuracy: for the terminal, as Markdown and as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from divtrain.evaluation import CLEAN, WORST, WarningSign
+from divtrain.report.rows import THREATS, Cell, Row
+
+TITLES = {
+    CLEAN: "clean",
+    "fgsm": "FGSM",
+    "rfgsm": "R-FGSM",
+    "ifgsm": "I-FGSM",
+    "mifgsm": "MI-FGSM",
+    "pgdcw": "PGD-CW",
+    WORST: "worst",
+}
+
+LEGEND = (
+    "Accuracy in percent over all images; eps in [0, 1] pixel units, L-infinity. **Bold**: the"
+    " attack that leaves least. *worst*: share of images right when clean and under every attack"
+    " of the row. Transfer robustness says nothing about white-box robustness."
+)
+
+
+def describe(rows: Sequence[Row]) -> str:
+    """One line on what the numbers of the table are over."""
+    images = sorted({row.images for row in rows})
+    seeds = max(row.seeds for row in rows)
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
+    return f"{' or '.join(map(str, images))} test images, {spread}"
+
+
+def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> RenderableType:
+    """Render the rows for a terminal, a section a threat.
+
+    Args:
+        rows: From `make_rows`.
+        coherence: Mean coherence of each target on the test images; may be empty.
+    """
+    tables: list[RenderableType] = []
+    for threat, title in THREATS.items():
+        mine = [row for row in rows if row.threat == threat]
+        if not mine:
+            continue
+        columns = _columns(mine)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for name in ("eps", "target", *(TITLES.get(c, c) for c in columns), "coherence"):
+            table.add_column(name, justify="left" if name == "target" else "right", no_wrap=True)
+        for index, row in enumerate(mine):
+            cells = [_rich(row.cells.get(name)) for name in columns]
+            table.add_row(
+                f"{row.eps:g}", row.target, *cells, _coherence(coherence, row.target),
+                end_section=index + 1 < len(mine) and mine[index + 1].eps != row.eps,
+            )  # fmt: skip
+        tables.append(table)
+    return Group(*tables)
+
+
+def markdown_table(
+    rows: Sequence[Row], coherence: dict[str, float], warnings: Sequence[WarningSign]
+) -> str:
+    """Render the rows as Markdown, with the legend and the warning signs below."""
+    lines: list[str] = []
+    for threat, title in THREATS.items():
+        mine = [row for row in rows if row.threat == threat]
+        if not mine:
+            continue
+        columns = _columns(mine)
+        names = ["eps", "target", *(TITLES.get(c, c) for c in columns), "coherence"]
+        lines += [f"**{title}** ({describe(mine)})", "", _line(names)]
+        lines.append(_line(["---:" if name != "target" else "---" for name in names]))
+        for row in mine:
+            cells = [_markdown(row.cells.get(name)) for name in columns]
+            lines.append(_line([f"{row.eps:g}", row.target, *cells, _coherence(coherence, row.target)]))
+        lines.append("")
+    lines += [LEGEND, ""]
+    if warnings:
+        lines += ["Warning signs:", "", *(f"- `{w.name}` {w.sentence}" for w in warnings), ""]
+    return "\n".join(lines)
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """Render one line an accuracy, numbers in percent, an empty deviation for one seed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["threat", "target", "eps", "attack", "accuracy_percent", "deviation_percent", "images", "seeds"]
+    )  # fmt: skip
+    for row in rows:
+        for name, cell in row.cells.items():
+            deviation = "" if cell.deviation is None else f"{100 * cell.deviation:.4f}"
+            mean = f"{100 * cell.mean:.4f}"
+            writer.writerow(
+                [row.threat, row.target, f"{row.eps:g}", name, mean, deviation, row.images, row.seeds]
+            )
+    return out.getvalue()
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row.cells))
+    return sorted(names, key=lambda name: name == WORST)
+
+
+def _rich(cell: Cell | None) -> Text:
+    return Text("") if cell is None else Text(str(cell), style="bold" if cell.strongest else "")
+
+
+def _markdown(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return f"**{cell}**" if cell.strongest else str(cell)
+
+
+def _coherence(coherence: dict[str, float], target: str) -> str:
+    return f"{coherence[target]:.2f}" if target in coherence else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,20 @@
+"""One loop; a defence is a list of loss terms and a stream of views."""
+
+from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
+from divtrain.training.loop import Schedule, TrainingSettings, train
+from divtrain.training.state import History
+from divtrain.training.terms import CrossEntropy, GradientAlignment, Term, total_loss
+
+__all__ = [
+    "CrossEntropy",
+    "GradientAlignment",
+    "History",
+    "Schedule",
+    "Term",
+    "TrainingSettings",
+    "load_ensemble",
+    "load_weights",
+    "save_ensemble",
+    "total_loss",
+    "train",
+]

@@ -1,0 +1,129 @@
+"""The one training loop: any ensemble, any terms, any stream; resumable at every step."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+
+from divtrain.data.stream import Stream
+from divtrain.ensemble import Ensemble, aggregate_logits
+from divtrain.errors import DivtrainError
+from divtrain.gal import member_pass
+from divtrain.training.interrupt import StopRequest
+from divtrain.training.state import History, TrainingState, load_state, save_state
+from divtrain.training.terms import Term, total_loss
+
+Schedule = Literal["constant", "one_cycle"]
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called with (steps done, steps in all, the running means of this epoch)."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to optimise. The defaults are the paper's where it speaks.
+
+    Attributes:
+        epochs: Passes over the stream (each view of each image).
+        learning_rate: Adam's; the peak of it under ``one_cycle``.
+        schedule: ``constant`` (the paper's), or ``one_cycle``: from a 25th up to the peak over
+            three tenths of the steps, then down to a 10,000th of the start, both as a cosine.
+        save_every: Seconds between saved training states.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
+    save_every: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.epochs < 1:
+            raise DivtrainError(f"expected epochs >= 1, got {self.epochs}")
+        if not 0 < self.learning_rate < math.inf:
+            raise DivtrainError(f"expected learning_rate > 0, got {self.learning_rate!r}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of `step` of `steps`."""
+        if self.schedule == "constant":
+            return self.learning_rate
+        start, end = self.learning_rate / 25, self.learning_rate / 25e4
+        peak = max(1, round(0.3 * steps))
+        if step < peak:
+            return _cosine(start, self.learning_rate, step / peak)
+        return _cosine(self.learning_rate, end, (step - peak) / max(1, steps - 1 - peak))
+
+
+def train(
+    ens: Ensemble,
+    stream: Stream,
+    terms: Sequence[Term],
+    settings: TrainingSettings,
+    fabric: Fabric | None = None,
+    state_file: Path | None = None,
+    on_step: OnStep | None = None,
+) -> History:
+    """Train an ensemble in place with Adam.
+
+    Args:
+        ens: The ensemble; moved to fabric's device, left there in eval mode.
+        stream: Training batches, on fabric's device.
+        terms: The loss is their sum.
+        settings: Epochs, learning rate, schedule.
+        fabric: Device and precision; the CPU in float32 if None.
+        state_file: Where to keep the training state. If the file is there, training goes on from
+            it, and ends with the same weights as an unbroken run (bit for bit on the CPU).
+        on_step: For showing progress.
+
+    Returns:
+        The history, a row an epoch.
+
+    Raises:
+        DivtrainError: when the loss is no longer finite, or the state file is damaged or belongs
+            to another run.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the running step; the state is saved first.
+    """
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    optimizer = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
+    model, optimizer = fabric.setup(ens, optimizer)
+    model.mark_forward_method("member_logits")
+    steps = settings.epochs * stream.steps_per_epoch
+    progress = TrainingState(steps)
+    if state_file is not None and state_file.exists():
+        progress = load_state(state_file, ens, optimizer, steps)
+    model.train()
+    saved = time.monotonic()
+    with StopRequest() as stop:
+        while progress.step < steps:
+            started = time.monotonic()
+            rate = settings.rate(progress.step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            x, y = stream.batch(progress.step)
+            forward = member_pass(model, x, y)
+            loss, log = total_loss(terms, forward)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+            right = aggregate_logits(forward.logits.detach(), ens.aggregate).argmax(-1) == y
+            progress.add({"loss": loss, **log, "accuracy": right.float().mean()}, started)
+            if on_step is not None:
+                on_step(progress.step, steps, progress.means())
+            if progress.step % stream.steps_per_epoch == 0:
+                progress.end_epoch(rate)
+            due = time.monotonic() - saved >= settings.save_every
+            if state_file is not None and (due or stop.requested):
+                save_state(state_file, ens, optimizer, progress)
+                saved = time.monotonic()
+            if stop.requested:
+                raise KeyboardInterrupt
+    ens.eval()
+    return progress.history
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
