@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +35,8 @@ from divtrain.experiments.doctor import examine
 from divtrain.report import LEGEND, describe, terminal_table
 
 console = Console()
+if not console.is_terminal:
+    console = Console(width=120)
 errors = Console(stderr=True)
 
 USAGE = f"""\
@@ -55,8 +56,6 @@ Start with `divtrain run digits`: no download, about two minutes."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 1 for a failure, 2 for a mistake, 130 stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for noisy in ("lightning_fabric", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -102,7 +101,7 @@ class EvaluateOptions:
     surrogate: Path
     """Checkpoint that the attacks are crafted on."""
     targets: tuple[str, ...]
-    """NAME=CHECKPOINT of each target, e.g. base=runs/digits/stages/train-base-s0/ensemble.safetensors."""
+    """NAME=CHECKPOINT of each target; a run keeps them in stages/train-NAME-sSEED."""
     data: DataConfig = field(default_factory=lambda: DataConfig(name="digits"))
     attack: AttackConfig = field(default_factory=AttackConfig)
     out: Path = Path("runs/evaluate")
@@ -207,7 +206,9 @@ def _doctor(words: list[str]) -> int:
     options = tyro.cli(DoctorOptions, args=words, prog="divtrain doctor")
     checks = examine(options.data_root, options.out)
     for check in checks:
-        mark = "[green]ok[/]  " if check.good else "[red]FAIL[/]" if check.needed else "[dim]-[/]   "
+        mark = (
+            "[green]ok[/]  " if check.good else "[red]FAIL[/]" if check.needed else "[dim]-[/]   "
+        )
         console.print(f"{mark} {check.name:26} {check.detail}", soft_wrap=True, highlight=False)
     return 1 if any(check.needed and not check.good for check in checks) else 0
 

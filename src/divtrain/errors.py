@@ -14,8 +14,8 @@ class DivtrainError(ValueError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
     """Return the error for a name that is not in a registry, offering the nearest ones.
 
-    >>> print(unknown_name("attack", "mifgm", ["fgsm", "mifgsm", "pgdcw"]))
-    unknown attack 'mifgm': did you mean 'mifgsm'? Known: fgsm, mifgsm, pgdcw.
+    >>> print(unknown_name("attack", "pgdwc", ["fgsm", "mifgsm", "pgdcw"]))
+    unknown attack 'pgdwc': did you mean 'pgdcw'? Known: fgsm, mifgsm, pgdcw.
     """
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)

@@ -11,19 +11,21 @@ Half-precision inputs are computed in float32 here, also under autocast; float64
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from divtrain.checks import check_images, check_labels
 from divtrain.errors import DivtrainError
 
 VANISHING = 1e-30
 """An input gradient whose largest entry is below this counts as vanished: every CS with it is 0."""
 
 
+@runtime_checkable
 class HasMembers(Protocol):
     """What yields the logits of several members: `Ensemble`, bare or wrapped by Fabric."""
 
@@ -35,7 +37,7 @@ class HasMembers(Protocol):
 
 
 def cross_entropy(
-    logits: Float[Tensor, "*lead batch classes"], y: Int[Tensor, "batch"]
+    logits: Float[Tensor, "*lead batch classes"], y: Tensor
 ) -> Float[Tensor, "*lead batch"]:
     """Per-example cross-entropy, with gradients that stay exact when the model is confident.
 
@@ -45,15 +47,26 @@ def cross_entropy(
 
     Args:
         logits: Logits or log-probabilities, in any float type; computed in float32 at least.
-        y: Labels in [0, class).
+        y: Labels in [0, class), (batch,).
+
+    Raises:
+        DivtrainError: for labels of another shape or dtype, or out of range.
 
     >>> cross_entropy(torch.tensor([[40.0, 0.0]]), torch.tensor([0])).item()
-    4.248354255291589e-18
+    4.24835413113866e-18
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    label = F.one_hot(y, logits.shape[-1]).bool()
+    label = label_mask(logits, y)
     others = torch.logsumexp(logits.masked_fill(label, -math.inf), dim=-1)
     return F.softplus(others - logits.masked_fill(~label, 0).sum(-1))
+
+
+def label_mask(
+    logits: Float[Tensor, "*lead batch classes"], y: Tensor
+) -> Bool[Tensor, "batch classes"]:
+    """Where the true class is; raises as `cross_entropy` does."""
+    check_labels(y, logits.shape[-2], logits.shape[-1])
+    return F.one_hot(y, logits.shape[-1]).bool()
 
 
 @dataclass(frozen=True)
@@ -83,15 +96,18 @@ class MemberPass:
         return gradients.flatten(2)
 
 
-def member_pass(ens: HasMembers, x: Tensor, y: Int[Tensor, "batch"]) -> MemberPass:
-    """Run every member once on `x` (not modified; gradients do not flow beyond it)."""
+def member_pass(ens: HasMembers, x: Tensor, y: Tensor) -> MemberPass:
+    """Run every member once on `x` (not modified; gradients do not flow beyond it).
+
+    Images are taken to be right: a training loop has checked them when it loaded them.
+    """
     x = x.detach().expand(len(ens.members), *x.shape).clone().requires_grad_()
     logits = ens.member_logits(x)
     return MemberPass(x, logits, cross_entropy(logits, y))
 
 
 def input_gradients(
-    ens: HasMembers, x: Tensor, y: Int[Tensor, "batch"], create_graph: bool = False
+    ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool = False
 ) -> Float[Tensor, "member batch feature"]:
     """Gradient of each member's per-example cross-entropy with respect to the input, flattened.
 
@@ -106,20 +122,28 @@ def input_gradients(
 
     Returns:
         (member, batch, feature), float32 for float32 images.
+
+    Raises:
+        DivtrainError: for images that are not (batch, channel, height, width), floating point and
+            in [0, 1], or labels that are not (batch,), int64 and in range.
     """
+    check_images(x)
     with torch.inference_mode(False), torch.enable_grad():
         # A label made under inference_mode may not be saved for backward: clone it here.
         return member_pass(ens, x, y.clone()).input_gradients(create_graph)
 
 
-def pairwise_cosine(g: Float[Tensor, "member batch feature"]) -> Float[Tensor, "batch pair"]:
+def pairwise_cosine(g: Tensor) -> Float[Tensor, "batch pair"]:
     """Cosine similarity of every unordered pair of members (Eq. 6), in [-1, 1].
 
     Pairs come in the order (0, 1), (0, 2), ..., (N-2, N-1). A vanished gradient (largest entry
     below 1e-30) has cosine 0 with every other and passes no gradient back.
 
+    Args:
+        g: Input gradients, (member, batch, feature).
+
     Raises:
-        DivtrainError: for fewer than two members.
+        DivtrainError: for another shape, or fewer than two members.
 
     >>> g = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[-3.0, 0.0]]])
     >>> pairwise_cosine(g)
@@ -164,7 +188,9 @@ def gradient_alignment_loss(
     3.302585092994046
     """
     if not temperature > 0:
-        raise DivtrainError(f"expected a temperature above 0, got {temperature!r}; the paper's is 1")
+        raise DivtrainError(
+            f"expected a temperature above 0, got {temperature!r}; the paper's is 1"
+        )
     return temperature * torch.logsumexp(pairwise_cosine(g) / temperature, dim=-1)
 
 
@@ -219,7 +245,7 @@ class DiversityLoss:
 def diversity_loss(
     ens: HasMembers,
     x: Tensor,
-    y: Int[Tensor, "batch"],
+    y: Tensor,
     gal_weight: float = 0.5,
     temperature: float = 1.0,
 ) -> DiversityLoss:
@@ -233,13 +259,15 @@ def diversity_loss(
         temperature: See `gradient_alignment_loss`.
 
     Raises:
-        DivtrainError: for fewer than two members, or under `torch.no_grad()`.
+        DivtrainError: for fewer than two members, under `torch.no_grad()`, and for images and
+            labels as `input_gradients` does.
     """
     if not torch.is_grad_enabled():
         raise DivtrainError(
             "diversity_loss needs gradients, but they are disabled here; call it outside"
             " torch.no_grad(), or use input_gradients and coherence to measure"
         )
+    check_images(x)
     forward = member_pass(ens, x, y)
     aligned = alignment(forward.input_gradients(create_graph=True), temperature)
     cross = forward.losses.mean()

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import unknown_name
-from divtrain.gal import cross_entropy
+from divtrain.gal import cross_entropy, label_mask
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps images (batch, channel, height, width) and labels (batch,) to values (batch,)."""
@@ -51,7 +50,7 @@ def make_objective(name: ObjectiveName, model: nn.Module, confidence: float = 0.
 
 def margin(
     logits: Float[Tensor, "*lead batch classes"],
-    y: Int[Tensor, "batch"],
+    y: Tensor,
     confidence: float = 0.0,
 ) -> Float[Tensor, "*lead batch"]:
     """Carlini and Wagner's hinge: -max(z_y - max_{j != y} z_j + confidence, 0), at most 0.
@@ -62,7 +61,7 @@ def margin(
     >>> margin(torch.tensor([[-0.1, -3.0]]), torch.tensor([0]), confidence=1.0)
     tensor([-3.9000])
     """
-    label = F.one_hot(y, logits.shape[-1]).bool()
+    label = label_mask(logits, y)
     best_other = logits.masked_fill(label, -math.inf).amax(-1)
     own = logits.masked_fill(~label, 0).sum(-1)
     return -torch.clamp(own - best_other + confidence, min=0)

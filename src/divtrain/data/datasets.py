@@ -103,12 +103,13 @@ def _load_digits(root: Path) -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    images, labels = load_digits(return_X_y=True)
-    split = train_test_split(
-        images.reshape(-1, 8, 8), labels, test_size=DIGITS_TEST_SIZE, stratify=labels, random_state=0
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    parts = train_test_split(
+        np.arange(len(labels)), test_size=DIGITS_TEST_SIZE, stratify=labels, random_state=0
     )
-    x_train, x_test, y_train, y_test = split
-    return _dataset("digits", x_train / 16, y_train, x_test / 16, y_test)
+    train, test = (np.asarray(part) for part in parts)
+    images = images.reshape(-1, 8, 8) / 16
+    return _dataset("digits", images[train], labels[train], images[test], labels[test])
 
 
 def _load_torchvision(name: str, root: Path) -> Dataset:
@@ -177,7 +178,9 @@ def _load_folder(path: Path) -> Dataset:
         try:
             folder = ImageFolder(str(path / part))
         except (FileNotFoundError, OSError) as error:
-            raise DivtrainError(f"{path / part} holds no class folders of images: {error}") from error
+            raise DivtrainError(
+                f"{path / part} holds no class folders of images: {error}"
+            ) from error
         images: list[Tensor] = []
         for file, _ in folder.samples:
             try:

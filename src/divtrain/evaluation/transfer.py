@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from divtrain.attacks import build_attack
@@ -17,8 +17,8 @@ from divtrain.modes import device_of, eval_mode
 
 def correct_mask(
     model: nn.Module,
-    x: Float[Tensor, "image channel height width"],
-    y: Int[Tensor, "image"],
+    x: Tensor,
+    y: Tensor,
     batch_size: int = 256,
 ) -> Bool[Tensor, "image"]:
     """Which images the model classifies right, in eval mode, on the CPU.

@@ -121,7 +121,9 @@ def check_attack_config(config: AttackConfig) -> None:
             build_attack(name, eps)
     for names in (config.names, config.white_box, config.eps):
         if len(set(names)) < len(names):
-            raise DivtrainError(f"expected each attack and eps once, got {', '.join(map(str, names))}")
+            raise DivtrainError(
+                f"expected each attack and eps once, got {', '.join(map(str, names))}"
+            )
     if config.batch_size < 1:
         raise DivtrainError(f"expected --attack.batch-size >= 1, got {config.batch_size}")
 

@@ -29,7 +29,7 @@ def _base(train: TrainConfig) -> Defence:
 
 
 def _base_noise(train: TrainConfig) -> Defence:
-    """Cross-entropy on D' and D_noise: how much of div's gain is the noise alone (not in the paper)."""
+    """Cross-entropy on D' and D_noise: div's gain without GAL (not in the paper)."""
     return Defence([CrossEntropy()], [Clean(), Noisy(train.noise)])
 
 

@@ -75,7 +75,9 @@ def _step() -> Check:
 
 def _digits() -> Check:
     dataset = load_dataset("digits")
-    return Check("data: digits", True, f"{len(dataset.train)} + {len(dataset.test)} images, built in")
+    return Check(
+        "data: digits", True, f"{len(dataset.train)} + {len(dataset.test)} images, built in"
+    )
 
 
 def _files(name: str, file: Path) -> Check:

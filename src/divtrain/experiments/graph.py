@@ -64,7 +64,14 @@ def _train(
 ) -> Stage:
     role = SURROGATE if name == SURROGATE else "target"
     return train_stage(
-        f"train-{name}-s{seed}", defence, role, seed, config.data, config.model, config.train, common
+        f"train-{name}-s{seed}",
+        defence,
+        role,
+        seed,
+        config.data,
+        config.model,
+        config.train,
+        common,
     )
 
 

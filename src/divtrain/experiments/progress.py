@@ -1,13 +1,14 @@
 """Showing how far a run is: bars on a terminal, nothing elsewhere."""
 
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What the runner tells while it works."""
 

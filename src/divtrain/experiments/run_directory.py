@@ -78,7 +78,9 @@ class RunDirectory:
             raise DivtrainError(f"no run at {self.path}: it has no config.json")
         config = read_json(file)
         if not isinstance(config, dict):
-            raise DivtrainError(f"{file} is damaged: expected an object, got {type(config).__name__}")
+            raise DivtrainError(
+                f"{file} is damaged: expected an object, got {type(config).__name__}"
+            )
         return config
 
     def plan(self, stages: Sequence[Stage]) -> None:

@@ -20,7 +20,7 @@ from divtrain.experiments.config import (
 from divtrain.experiments.graph import evaluation_graph, experiment_graph, training_graph
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import Context, Stage
+from divtrain.experiments.stages import Context, OnProgress, Stage
 from divtrain.experiments.summary import Summary, write_summary
 
 
@@ -136,8 +136,9 @@ def run_stages(
         folder = directory.begin(stage)
         inputs = {each.name: directory.folder(each) for each in stage.inputs}
         directory.log(f"begin {stage.name}")
+        show = _logged(progress.update, directory, stage.name)
         try:
-            stage.work(Context(dataset, accelerator, folder, inputs, progress.update))
+            stage.work(Context(dataset, accelerator, folder, inputs, show))
         except KeyboardInterrupt:
             directory.log(f"stopped in {stage.name}")
             raise
@@ -148,6 +149,20 @@ def run_stages(
         directory.finish(stage, seconds)
         directory.log(f"done  {stage.name} in {seconds:.1f} s")
         progress.end(stage.name, seconds)
+
+
+def _logged(update: OnProgress, directory: RunDirectory, stage: str) -> OnProgress:
+    """Also write where a long stage is to the log, once a minute."""
+    last = time.monotonic()
+
+    def both(done: int, total: int, detail: str) -> None:
+        nonlocal last
+        update(done, total, detail)
+        if time.monotonic() - last >= 60:
+            last = time.monotonic()
+            directory.log(f"  at  {stage}: {done} of {total}  {detail}")
+
+    return both
 
 
 def _common(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:

@@ -6,15 +6,15 @@ its result. It reads its inputs' files and writes its own, nothing else.
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from divtrain.analysis import coherence_distribution
 from divtrain.attacks import build_attack
@@ -26,6 +26,9 @@ from divtrain.experiments.defences import build_defence
 from divtrain.files import read_tensors, write_json_lines, write_tensors
 from divtrain.models import build
 from divtrain.training import TrainingSettings, load_ensemble, save_ensemble, train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ENSEMBLE = "ensemble.safetensors"
 HISTORY = "history.jsonl"
@@ -57,14 +60,18 @@ class Context:
     inputs: dict[str, Path]
     on_progress: OnProgress
 
-    def fabric(self, precision: str = "fp32") -> Fabric:
+    def fabric(self, precision: str = "fp32") -> "Fabric":
         """Return a device with a precision."""
+        from lightning_fabric import Fabric  # here: it takes longer to import than torch
+
+        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         words = {"fp32": "32-true", "bf16": "bf16-mixed"}
         return Fabric(accelerator=self.accelerator, devices=1, precision=words[precision])  # pyright: ignore
 
     def load(self, stage: "Stage") -> Ensemble:
-        """Load the ensemble that an input stage trained, on the device."""
+        """Load the ensemble that an input stage trained, on the device, laid out for speed."""
         ens, _ = load_ensemble(self.inputs[stage.name] / ENSEMBLE)
+        ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         return ens.to(self.fabric().device)
 
 

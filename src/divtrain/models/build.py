@@ -105,7 +105,7 @@ def build(
 
     >>> net = build("conv3", in_channels=1, image_size=28, classes=10)
     >>> sum(p.numel() for p in net.parameters())
-    6526858
+    6526474
     """
     architecture = Architecture(
         name, in_channels, image_size, classes, activation, slope, tuple(mean), tuple(std)

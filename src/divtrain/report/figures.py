@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from divtrain.evaluation import WORST
+from divtrain.evaluation import WORST, Threat
 from divtrain.report.rows import THREATS, Row
 from divtrain.report.tables import TITLES, describe
 
@@ -19,7 +19,7 @@ COLOURS = ("#4C72B0", "#8C8C8C", "#DD8452", "#55A868", "#C44E52", "#8172B3")
 
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
     """Draw bars of accuracy under each attack, a panel for each threat and eps, as PNG bytes."""
-    panels = list(dict.fromkeys((row.threat, row.eps) for row in rows))
+    panels: list[tuple[Threat, float]] = list(dict.fromkeys((r.threat, r.eps) for r in rows))
     figure = _figure(7.2, 2.6 * len(panels) + 0.9)
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     targets = list(dict.fromkeys(row.target for row in rows))
@@ -50,7 +50,9 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.suptitle(f"{title} ({describe(rows)})", fontsize=10)
-    figure.legend(handles, labels, loc="lower center", ncols=len(targets), fontsize=8, frameon=False)
+    figure.legend(
+        handles, labels, loc="lower center", ncols=len(targets), fontsize=8, frameon=False
+    )
     figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))  # pyright: ignore
     return _png(figure)
 

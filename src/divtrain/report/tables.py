@@ -29,6 +29,18 @@ LEGEND = (
 )
 
 
+CSV_COLUMNS = (
+    "threat",
+    "target",
+    "eps",
+    "attack",
+    "accuracy_percent",
+    "deviation_percent",
+    "images",
+    "seeds",
+)
+
+
 def describe(rows: Sequence[Row]) -> str:
     """One line on what the numbers of the table are over."""
     images = sorted({row.images for row in rows})
@@ -50,9 +62,9 @@ def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> Renderab
         if not mine:
             continue
         columns = _columns(mine)
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
         for name in ("eps", "target", *(TITLES.get(c, c) for c in columns), "coherence"):
-            table.add_column(name, justify="left" if name == "target" else "right", no_wrap=True)
+            table.add_column(name, justify="left" if name == "target" else "right")
         for index, row in enumerate(mine):
             cells = [_rich(row.cells.get(name)) for name in columns]
             table.add_row(
@@ -78,7 +90,9 @@ def markdown_table(
         lines.append(_line(["---:" if name != "target" else "---" for name in names]))
         for row in mine:
             cells = [_markdown(row.cells.get(name)) for name in columns]
-            lines.append(_line([f"{row.eps:g}", row.target, *cells, _coherence(coherence, row.target)]))
+            lines.append(
+                _line([f"{row.eps:g}", row.target, *cells, _coherence(coherence, row.target)])
+            )
         lines.append("")
     lines += [LEGEND, ""]
     if warnings:
@@ -90,15 +104,22 @@ def csv_table(rows: Sequence[Row]) -> str:
     """Render one line an accuracy, numbers in percent, an empty deviation for one seed."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["threat", "target", "eps", "attack", "accuracy_percent", "deviation_percent", "images", "seeds"]
-    )  # fmt: skip
+    writer.writerow(CSV_COLUMNS)
     for row in rows:
         for name, cell in row.cells.items():
             deviation = "" if cell.deviation is None else f"{100 * cell.deviation:.4f}"
             mean = f"{100 * cell.mean:.4f}"
             writer.writerow(
-                [row.threat, row.target, f"{row.eps:g}", name, mean, deviation, row.images, row.seeds]
+                [
+                    row.threat,
+                    row.target,
+                    f"{row.eps:g}",
+                    name,
+                    mean,
+                    deviation,
+                    row.images,
+                    row.seeds,
+                ]
             )
     return out.getvalue()
 

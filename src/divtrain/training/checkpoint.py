@@ -80,7 +80,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     keys = {"aggregate": str, "members": list, "about": dict}
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         found = metadata.get("format") if isinstance(metadata, dict) else metadata
-        raise DivtrainError(f"{path} is not a saved ensemble: expected format {FORMAT}, got {found!r}")
+        raise DivtrainError(
+            f"{path} is not a saved ensemble: expected format {FORMAT}, got {found!r}"
+        )
     for key, kind in keys.items():
         if not isinstance(metadata.get(key), kind):
             raise DivtrainError(f"{path} has damaged metadata: {key} is missing or of another type")
@@ -89,9 +91,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _architecture(path: str | Path, fields: Any) -> Architecture:
     try:
-        pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return Architecture(**pairs)
-    except (TypeError, AttributeError) as error:
+        fields = dict(fields, mean=tuple(fields["mean"]), std=tuple(fields["std"]))
+        return Architecture(**fields)
+    except (TypeError, KeyError) as error:
         raise DivtrainError(f"{path} has damaged metadata: {error}") from error
 
 

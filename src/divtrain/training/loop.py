@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning_fabric import Fabric
 
 from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
@@ -17,6 +16,9 @@ from divtrain.gal import member_pass
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.state import History, TrainingState, load_state, save_state
 from divtrain.training.terms import Term, total_loss
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Schedule = Literal["constant", "one_cycle"]
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -63,7 +65,7 @@ def train(
     stream: Stream,
     terms: Sequence[Term],
     settings: TrainingSettings,
-    fabric: Fabric | None = None,
+    fabric: "Fabric | None" = None,
     state_file: Path | None = None,
     on_step: OnStep | None = None,
 ) -> History:
@@ -87,7 +89,10 @@ def train(
             to another run.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the running step; the state is saved first.
     """
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    if fabric is None:
+        from lightning_fabric import Fabric  # here: it takes longer to import than torch
+
+        fabric = Fabric(accelerator="cpu", devices=1)
     optimizer = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
     model, optimizer = fabric.setup(ens, optimizer)
     model.mark_forward_method("member_logits")

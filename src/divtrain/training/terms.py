@@ -6,7 +6,7 @@ what to log; `weight` is already in the loss, not in the log. A new defence is a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from divtrain.errors import DivtrainError
 from divtrain.gal import MemberPass, alignment
 
 
+@runtime_checkable
 class Term(Protocol):
     """One weighted part of a loss."""
 

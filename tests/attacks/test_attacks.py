@@ -1,0 +1,351 @@
+"""Facts that hold for every attack, and the closed forms of each."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import divtrain as dt
+from divtrain.attacks import (
+    ATTACKS,
+    FGSM,
+    IFGSM,
+    MIFGSM,
+    PGDCW,
+    RFGSM,
+    IterativeAttack,
+    build_attack,
+)
+
+EVERY = [pytest.param(kind, id=name) for name, kind in ATTACKS.items()]
+
+
+def linear(seed: int = 0, classes: int = 3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(8, classes))
+
+
+def ensemble() -> dt.Ensemble:
+    return dt.Ensemble([linear(seed) for seed in range(3)])
+
+
+def images(count: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.rand(count, 2, 2, 2), torch.arange(count) % 3
+
+
+def ball(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return (x - eps).clamp(min=0), (x + eps).clamp(max=1)
+
+
+# Every attack
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("eps", [0.0, 0.03, 0.3, 1.0])
+def test_examples_stay_in_the_ball_and_in_the_bounds(
+    kind: type[IterativeAttack], eps: float
+) -> None:
+    x, y = images()
+    x[0], x[1] = 0.0, 1.0
+    x_adv = kind(eps=eps)(ensemble(), x, y)
+    low, high = ball(x, eps)
+    assert x_adv.dtype == x.dtype
+    assert not x_adv.requires_grad
+    assert (x_adv >= low).all()
+    assert (x_adv <= high).all()
+    assert (eps == 0) == torch.equal(x_adv, x)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_linear_classifier_of_two_classes_is_attacked_optimally(
+    kind: type[IterativeAttack],
+) -> None:
+    """Its loss rises along sign(w_other - w_own) only, so the best example is known.
+
+    A random start may leave pixels of tiny weight unfinished in no step, since every step is
+    signed: the optimum is reached exactly by all but R-FGSM with its alpha split.
+    """
+    net, (x, _) = linear(classes=2), images()
+    y = torch.arange(len(x)) % 2
+    weight = net[1].weight.detach()  # pyright: ignore
+    towards = (weight[1 - y] - weight[y]).sign().view_as(x)
+    low, high = ball(x, 0.1)
+    best = (x + 0.1 * towards).clamp(low, high)
+    if kind is RFGSM:  # one step of eps from a random start falls short where it started far off
+        reached = net(kind(eps=0.1)(net, x, y))
+        start = net(x)
+        gap = torch.arange(len(x))
+        gained = (reached - start)[gap, 1 - y] - (reached - start)[gap, y]
+        most = (net(best) - start)[gap, 1 - y] - (net(best) - start)[gap, y]
+        assert (gained > 0).all()
+        assert (gained <= most + 1e-6).all()
+    else:
+        torch.testing.assert_close(kind(eps=0.1)(net, x, y), best, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_the_model_is_left_as_it_was_found(kind: type[IterativeAttack]) -> None:
+    frozen, net = linear(1), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    ens, (x, y) = dt.Ensemble([net, frozen]), images()
+    ens.train()
+    net[1].eval()
+    frozen.requires_grad_(False)
+    modes = [module.training for module in ens.modules()]
+    flags = [parameter.requires_grad for parameter in ens.parameters()]
+    state = {name: value.clone() for name, value in ens.state_dict().items()}
+    kind(eps=0.1)(ens, x, y)
+    assert [module.training for module in ens.modules()] == modes
+    assert [parameter.requires_grad for parameter in ens.parameters()] == flags
+    assert all(parameter.grad is None for parameter in ens.parameters())
+    for name, value in ens.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_the_model_is_restored_when_an_attack_fails() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no")
+
+    model = Broken().train()
+    with pytest.raises(RuntimeError, match="no"):
+        FGSM(eps=0.1)(model, *images())
+    assert model.training
+    assert model.weight.requires_grad
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_attacks_work_where_gradients_are_disabled(
+    kind: type[IterativeAttack], mode: Callable[[], object]
+) -> None:
+    ens, (x, y) = ensemble(), images()
+    expected = kind(eps=0.1)(ens, x, y, torch.Generator().manual_seed(3))
+    with mode():  # pyright: ignore[reportGeneralTypeIssues]
+        got = kind(eps=0.1)(ens, x + 0, y + 0, torch.Generator().manual_seed(3))
+        torch.testing.assert_close(got, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_seeded_attack_repeats_itself(kind: type[IterativeAttack]) -> None:
+    ens, (x, y) = ensemble(), images()
+    runs = [kind(eps=0.2)(ens, x, y, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(runs[0], runs[1])
+    random = kind in (RFGSM, PGDCW)
+    first = dataclasses.replace(kind(eps=0.2), steps=1) if kind is PGDCW else kind(eps=0.2)
+    again = [first(ens, x, y, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    assert torch.equal(again[0], again[1]) != random
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_zero_gradients_move_nothing_and_are_not_nan(kind: type[IterativeAttack]) -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 3) + 0 * x.sum()
+
+    x, y = images()
+    x_adv = kind(eps=0.1)(Flat(), x, y)
+    assert x_adv.isfinite().all()
+    if kind not in (RFGSM, PGDCW):
+        assert torch.equal(x_adv, x)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_images_are_attacked_each_for_itself(kind: type[IterativeAttack]) -> None:
+    if kind in (RFGSM, PGDCW):
+        pytest.skip("its random start depends on the place in the batch")
+    ens, (x, y) = ensemble(), images()
+    together = kind(eps=0.1)(ens, x, y)
+    alone = torch.cat([kind(eps=0.1)(ens, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+
+
+def test_nan_in_the_gradient_is_told_and_taken_as_zero() -> None:
+    class Rooted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            root = (x - x.detach()).sqrt().flatten(1)  # infinite slope at 0, times 0 is NaN
+            return torch.stack([(0 * root).sum(1), x.sum((1, 2, 3))], 1)
+
+    x, y = images()
+    with pytest.warns(UserWarning, match="NaN"):
+        x_adv = FGSM(eps=0.1)(Rooted(), x, y.clamp(max=1))
+    assert x_adv.isfinite().all()
+
+
+# Each attack
+
+
+class Quadratic(nn.Module):
+    """Logits with a gradient that turns along the way, and a known one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        return torch.stack([-((flat - 0.6) ** 2).sum(1), ((flat - 0.4) ** 3).sum(1)], 1)
+
+
+def gradient(x: Tensor, y: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    loss = nn.functional.cross_entropy(Quadratic()(x), y, reduction="sum")
+    return torch.autograd.grad(loss, x)[0]
+
+
+def test_fgsm_is_equation_2() -> None:
+    x, y = images()
+    y = y % 2
+    expected = (x + 0.05 * gradient(x, y).sign()).clamp(0, 1)
+    torch.testing.assert_close(FGSM(eps=0.05)(Quadratic(), x, y), expected)
+
+
+def test_ifgsm_is_equations_3_and_4() -> None:
+    x, y = images()
+    y = y % 2
+    expected = x
+    for _ in range(10):
+        expected = expected + 0.3 / 10 * gradient(expected, y).sign()
+        expected = torch.minimum(torch.maximum(expected, x - 0.3), x + 0.3).clamp(0, 1)
+    torch.testing.assert_close(IFGSM(eps=0.3)(Quadratic(), x, y), expected)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_mifgsm_is_equation_5(decay: float) -> None:
+    x, y = images()
+    y = y % 2
+    momentum, expected = torch.zeros_like(x), x
+    for _ in range(10):
+        g = gradient(expected, y)
+        momentum = decay * momentum + g / g.abs().sum((1, 2, 3), keepdim=True)
+        expected = expected + 0.3 / 10 * momentum.sign()
+        expected = torch.minimum(torch.maximum(expected, x - 0.3), x + 0.3).clamp(0, 1)
+    torch.testing.assert_close(MIFGSM(eps=0.3, decay=decay)(Quadratic(), x, y), expected)
+
+
+def test_mifgsm_keeps_its_momentum_through_a_zero_gradient() -> None:
+    """After the hinge goes flat the momentum carries on; 0/0 would make it NaN."""
+    net = linear(classes=2)
+    x, y = torch.full((1, 2, 2, 2), 0.5), torch.tensor([0])
+    attack = MIFGSM(eps=0.4, objective="margin")
+    x_adv = attack(net, x, y)
+    weight = net[1].weight.detach()  # pyright: ignore
+    assert net(x_adv).argmax() == 1
+    torch.testing.assert_close(x_adv, x + 0.4 * (weight[1] - weight[0]).sign().view_as(x))
+
+
+def test_rfgsm_starts_uniformly_in_the_ball() -> None:
+    x = torch.full((4000, 1, 1, 2), 0.5)
+    start = RFGSM(eps=0.2).start(x, torch.Generator().manual_seed(0)) - x
+    assert start.abs().max() <= 0.2
+    assert start.mean().abs() < 0.005
+    assert start.var().item() == pytest.approx(0.4**2 / 12, rel=0.03)
+    assert RFGSM(eps=0.2).default_step_size() == 0.2
+
+
+def test_rfgsm_with_alpha_splits_the_step_as_tramer_et_al() -> None:
+    net, (x, y) = linear(classes=2), images()
+    x, y = x * 0.5 + 0.25, y % 2
+    attack = RFGSM(eps=0.2, alpha=0.05)
+    assert ((attack.start(x, None) - x).abs() - 0.05).abs().max() < 1e-6
+    weight = net[1].weight.detach()  # pyright: ignore
+    towards = (weight[1 - y] - weight[y]).sign().view_as(x)
+    moved = attack(net, x, y) - x
+    distance = (moved * towards).flatten()
+    assert ((distance - 0.2).abs().lt(1e-6) | (distance - 0.1).abs().lt(1e-6)).all()
+
+
+def test_pgdcw_starts_uniformly_steps_by_a_tenth_and_stops_at_kappa() -> None:
+    x, y = images()
+    assert PGDCW(eps=0.2).default_step_size() == pytest.approx(0.02)
+    assert (PGDCW(eps=0.2).steps, PGDCW(eps=0.2).confidence) == (30, 50.0)
+    assert torch.equal(PGDCW(eps=0.2, random_start=False).start(x, None), x)
+    start = PGDCW(eps=0.2).start(x, None)
+    assert 0 < (start - x).abs().max() <= 0.2
+    net = linear()
+    with torch.no_grad():  # no class wins at mid grey, so that every image can be fooled
+        net[1].bias -= net(torch.full((1, 2, 2, 2), 0.5))[0]  # pyright: ignore
+    y = net(x).argmax(1)
+    far = PGDCW(eps=1.0, confidence=0.0, step_size=0.001, steps=3000, random_start=False)
+    logits = net(far(net, x, y))
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    lead = logits.scatter(1, y[:, None], -math.inf).amax(1) - own
+    fooled = lead > 0
+    assert fooled.any()
+    assert lead[fooled].max() < 0.02  # the hinge went flat as soon as another class led
+
+
+def test_defaults_are_the_papers() -> None:
+    assert IFGSM(eps=0.1).steps == MIFGSM(eps=0.1).steps == 10
+    assert IFGSM(eps=0.1).default_step_size() == pytest.approx(0.01)
+    assert MIFGSM(eps=0.1).decay == 1.0
+    for kind in (FGSM, RFGSM, IFGSM, MIFGSM):
+        assert kind(eps=0.1).objective == "mean_member_ce"
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("eps", [-0.1, 1.1, math.nan, math.inf])
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_bad_eps_is_refused(kind: type[IterativeAttack], eps: float) -> None:
+    with pytest.raises(dt.DivtrainError, match=r"eps in \[0, 1\]"):
+        kind(eps=eps)
+
+
+def test_an_eps_of_eight_is_understood() -> None:
+    with pytest.raises(dt.DivtrainError, match="8/255 = 0.03137"):
+        FGSM(eps=8.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: IFGSM(eps=0.1, steps=0), "steps >= 1"),
+        (lambda: IFGSM(eps=0.1, step_size=-1.0), "step_size > 0"),
+        (lambda: RFGSM(eps=0.1, alpha=0.2), "alpha in"),
+        (lambda: build_attack("mifgm", 0.1), "did you mean 'mifgsm'"),
+        (lambda: FGSM(eps=0.1, objective="margins")(linear(), *images()), "'margin'"),  # pyright: ignore
+    ],
+)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_bad_parameters_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        make()
+
+
+X, Y = torch.rand(2, 2, 2, 2), torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X * 255, Y, "divide 8-bit"),
+        (X / 0 * 0, Y, "NaN"),
+        (X[0], Y, "height, width"),
+        ((X * 255).to(torch.uint8), Y, "floating-point"),
+        (X, torch.tensor([0, 3]), "from 0 to 2"),
+        (X, Y[:1], "one label an image"),
+        (X, Y.float(), "int64"),
+    ],
+)
+def test_bad_images_and_labels_are_refused(x: Tensor, y: Tensor, message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        FGSM(eps=0.1)(linear(), x, y)
+
+
+def test_a_model_that_detaches_its_input_is_told_so() -> None:
+    class Detached(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.detach().flatten(1)[:, :3]
+
+    with pytest.raises(dt.DivtrainError, match="does not depend on its input"):
+        FGSM(eps=0.1)(Detached(), X, Y)
+
+
+def test_an_objective_that_reduces_over_the_batch_is_told_so() -> None:
+    attack = FGSM(eps=0.1, objective=lambda x, y: x.sum())
+    with pytest.raises(dt.DivtrainError, match="one value an image"):
+        attack(linear(), X, Y)

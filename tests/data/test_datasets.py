@@ -1,0 +1,412 @@
+import pickle
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+
+from divtrain.data import Dataset, Images, load_dataset
+from divtrain.errors import DivtrainError
+
+DRAW = np.random.default_rng(0)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+def keras(**changes: Any) -> dict[str, Any]:
+    """Arrays as Keras stores them: six training and four test images."""
+    arrays = {
+        "x_train": DRAW.integers(0, 256, (6, 5, 5)).astype(np.uint8),
+        "y_train": LABELS,
+        "x_test": DRAW.integers(0, 256, (4, 5, 5)).astype(np.uint8),
+        "y_test": LABELS[:4],
+    }
+    return {name: array for name, array in (arrays | changes).items() if array is not None}
+
+
+def save(folder: Path, **changes: Any) -> str:
+    path = folder / "mine.npz"
+    np.savez_compressed(path, **keras(**changes))
+    return str(path)
+
+
+def save_folder(folder: Path, parts: dict[str, dict[str, list[np.ndarray]]]) -> str:
+    for part, classes in parts.items():
+        for label, images in classes.items():
+            (folder / part / label).mkdir(parents=True)
+            for index, image in enumerate(images):
+                Image.fromarray(image).save(folder / part / label / f"{index}.png")
+    return str(folder)
+
+
+def colour(size: int = 6) -> np.ndarray:
+    return DRAW.integers(0, 256, (size, size, 3)).astype(np.uint8)
+
+
+def rows(x: Tensor) -> Counter[bytes]:
+    return Counter(image.numpy().tobytes() for image in x)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+def test_digits_are_1297_training_and_500_test_images_in_the_unit_interval(digits: Dataset) -> None:
+    assert digits.train.x.shape == (1297, 1, 8, 8)
+    assert digits.test.x.shape == (500, 1, 8, 8)
+    assert len(digits.train) == 1297
+    for images in (digits.train, digits.test):
+        assert images.x.dtype == torch.float32
+        assert images.y.dtype == torch.int64
+        assert (images.x.min(), images.x.max()) == (0, 1)
+    assert (digits.name, digits.classes) == ("digits", 10)
+
+
+def test_digits_are_stratified_over_the_ten_classes(digits: Dataset) -> None:
+    test, train = digits.test.y.bincount(), digits.train.y.bincount()
+    proportional = 500 * (test + train) / 1797
+    assert (test - proportional).abs().max() < 1
+
+
+def test_digits_split_holds_each_of_scikit_learns_images_once(digits: Dataset) -> None:
+    images = sklearn.datasets.load_digits().images  # pyright: ignore[reportAttributeAccessIssue]
+    whole = torch.from_numpy(images / 16).float()[:, None]
+    assert rows(digits.train.x) + rows(digits.test.x) == rows(whole)
+
+
+def test_digits_are_the_same_each_time(digits: Dataset) -> None:
+    again = load_dataset("digits")
+    assert again.fingerprint == digits.fingerprint
+    assert torch.equal(again.test.x, digits.test.x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((6, 28, 28), (6, 1, 28, 28)),
+        ((6, 28, 28, 1), (6, 1, 28, 28)),
+        ((6, 32, 32, 3), (6, 3, 32, 32)),
+        ((6, 3, 32, 32), (6, 3, 32, 32)),
+    ],
+)
+def test_npz_images_become_channel_first_and_are_divided_by_255(
+    tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    x = DRAW.integers(0, 256, shape).astype(np.uint8)
+    dataset = load_dataset(save(tmp_path, x_train=x, x_test=x[:4]))
+    assert dataset.train.x.shape == expected
+    pixels = torch.from_numpy(x).float() / 255
+    if shape[-1] in (1, 3):
+        pixels = pixels.permute(0, 3, 1, 2)
+    assert torch.equal(dataset.train.x, pixels.reshape(expected))
+    assert torch.equal(dataset.test.x, dataset.train.x[:4])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_npz_floats_in_the_unit_interval_are_kept(tmp_path: Path, dtype: type) -> None:
+    x = DRAW.random((6, 5, 5)).astype(dtype)
+    dataset = load_dataset(save(tmp_path, x_train=x, x_test=x[:4]))
+    assert np.array_equal(dataset.train.x[:, 0].numpy(), x.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("column", [False, True])
+def test_npz_labels_of_any_integer_type_may_be_a_column(
+    tmp_path: Path, dtype: type, column: bool
+) -> None:
+    y = LABELS.astype(dtype).reshape((6, 1) if column else (6,))
+    dataset = load_dataset(save(tmp_path, y_train=y, y_test=y[:4]))
+    assert dataset.train.y.tolist() == LABELS.tolist()
+    assert dataset.train.y.dtype == torch.int64
+    assert (dataset.classes, dataset.name) == (3, "mine")
+
+
+UINT8 = np.zeros((6, 5, 5), np.uint8)
+FLOAT = np.full((6, 5, 5), 0.5)
+
+
+def one_pixel(value: float) -> np.ndarray:
+    x = FLOAT.copy()
+    x[2, 3, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"x_train": None, "y_test": None}, r"lacks x_train, y_test: expected .*found y_train, x_"),
+        ({"x_train": one_pixel(np.nan)}, "NaN or infinite"),
+        ({"x_train": one_pixel(np.inf)}, "NaN or infinite"),
+        ({"x_train": one_pixel(1.5)}, r"numbers in \[0, 1\], got float64 from 0.5 to 1.5; divide"),
+        ({"x_test": one_pixel(-0.25)[:4]}, r"numbers in \[0, 1\], got float64 from -0.25 to 0.5"),
+        ({"x_train": UINT8.astype(int) + 255}, "got int64 from 255 to 255; divide"),
+        ({"x_train": np.zeros((6,))}, r"expected images .* got shape \(6,\)"),
+        ({"x_train": np.zeros((6, 5))}, r"expected images .* got shape \(6, 5\)"),
+        ({"x_train": np.zeros((6, 1, 5, 5, 1))}, r"got shape \(6, 1, 5, 5, 1\)"),
+        ({"x_train": np.float32(0)}, r"got shape \(\)"),
+        ({"x_train": UINT8[:0], "y_train": LABELS[:0]}, r"got shape \(0, 1, 5, 5\)"),
+        ({"x_train": np.zeros((6, 0, 0)), "x_test": np.zeros((4, 0, 0))}, "expected"),
+        ({"x_train": UINT8[:, 1:], "x_test": UINT8[:4, 1:]}, r"square images, got \(4, 5\)"),
+        ({"x_test": UINT8[:4, 1:, 1:]}, r"\(1, 5, 5\), test images \(1, 4, 4\); they must agree"),
+        ({"x_test": np.zeros((4, 5, 5, 3))}, r"\(1, 5, 5\), test images \(3, 5, 5\)"),
+        ({"x_train": UINT8.astype(bool)}, "expected images of numbers, got dtype bool"),
+        ({"x_train": UINT8.astype(str)}, "expected images of numbers, got dtype"),
+        ({"y_train": LABELS * 0, "y_test": LABELS[:4] * 0}, "at least two classes, got 1"),
+        ({"y_train": LABELS - 1}, "expected labels from 0 up, got -1"),
+        ({"y_train": LABELS.astype(float)}, "6 integer labels, one an image, got float64"),
+        ({"y_train": LABELS[:5]}, r"6 integer labels, one an image, got int64 of shape \(5,\)"),
+        ({"y_test": np.eye(4, dtype=int)}, r"4 integer labels, .* shape \(4, 4\)"),
+        ({"y_train": LABELS.astype(str)}, "6 integer labels"),
+    ],
+)
+def test_npz_of_another_form_is_refused_with_a_reason(
+    tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(DivtrainError, match=match):
+        load_dataset(save(tmp_path, **changes))
+
+
+def test_npz_cut_short_at_any_length_is_refused_and_closed(tmp_path: Path) -> None:
+    # A file left open would be a ResourceWarning, and warnings are errors.
+    path = Path(save(tmp_path))
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 29):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DivtrainError, match=r"not a readable \.npz file"):
+            load_dataset(str(path))
+
+
+def test_npz_with_a_damaged_byte_is_refused_or_read(tmp_path: Path) -> None:
+    path = Path(save(tmp_path))
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x81
+        path.write_bytes(damaged)
+        try:
+            load_dataset(str(path))
+        except DivtrainError:
+            continue
+        except Exception as error:
+            pytest.fail(f"byte {place} of {len(whole)} damaged: {error!r}")
+
+
+@pytest.mark.parametrize("content", [b"no zip file", b"\x00" * 500, b""])
+def test_npz_that_is_no_zip_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.npz"
+    path.write_bytes(content)
+    with pytest.raises(DivtrainError, match=r"not a readable \.npz file"):
+        load_dataset(str(path))
+
+
+def test_npy_file_named_npz_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "mine.npz").open("wb") as file:
+        np.save(file, UINT8)
+    with pytest.raises(DivtrainError, match=r"mine\.npz"):
+        load_dataset(str(tmp_path / "mine.npz"))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_npz_whose_members_are_no_arrays_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w") as file:
+        for name in keras():
+            file.writestr(f"{name}.npy", "not an array")
+    with pytest.raises(DivtrainError, match=r"mine"):
+        load_dataset(str(tmp_path / "mine.npz"))
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return (Path.mkdir, (self.path,))
+
+
+@pytest.mark.parametrize("whole_file", [False, True])
+def test_pickled_objects_are_never_loaded(tmp_path: Path, whole_file: bool) -> None:
+    trace, path = tmp_path / "unpickled", tmp_path / "mine.npz"
+    if whole_file:
+        path.write_bytes(pickle.dumps(Bomb(trace)))
+    else:
+        np.savez(path, **keras(y_train=np.array([Bomb(trace)] * 6, dtype=object)))
+    with pytest.raises(DivtrainError, match="pickled objects, which are never loaded"):
+        load_dataset(str(path))
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Bomb(trace)))
+    assert trace.exists()  # the bomb does work
+
+
+def test_image_folders_keep_pixels_and_number_classes_alphabetically(tmp_path: Path) -> None:
+    cat, dog, ant, bee = (colour() for _ in range(4))
+    parts = {"train": {"dog": [dog], "cat": [cat, ant]}, "test": {"cat": [bee], "dog": [dog]}}
+    dataset = load_dataset(save_folder(tmp_path / "pets", parts))
+    assert dataset.train.y.tolist() == [0, 0, 1]
+    assert dataset.test.y.tolist() == [0, 1]
+    expected = torch.from_numpy(np.stack([cat, ant, dog])).permute(0, 3, 1, 2) / 255
+    assert torch.equal(dataset.train.x, expected)
+    assert (dataset.name, dataset.classes) == ("pets", 2)
+
+
+def pets(**changes: Any) -> dict[str, Any]:
+    parts = {part: {"cat": [colour()], "dog": [colour()]} for part in ("train", "test")}
+    return parts | changes
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({"test": pets()["test"]}, r"no folder .*/train: expected .*train/CLASS/IMAGE files"),
+        ({"train": pets()["train"]}, r"no folder .*/test"),
+        (pets(test={"cat": [colour()]}), "train and test hold different classes: dog in one only"),
+        (pets(test={"cat": [], "dog": [colour()]}), "test holds no class folders of images.*cat"),
+        (pets(train={"cat": [colour(6), colour(8)], "dog": [colour(6)]}), "sizes, e.g. 6x6, 8x8"),
+        (pets(test={"cat": [colour(8)], "dog": [colour(8)]}), r"\(3, 8, 8\); they must agree"),
+        ({p: {"cat": [colour()]} for p in ("train", "test")}, "at least two classes"),
+    ],
+)
+def test_image_folders_of_another_form_are_refused_with_a_reason(
+    tmp_path: Path, parts: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(DivtrainError, match=match):
+        load_dataset(save_folder(tmp_path, parts))
+
+
+@pytest.mark.parametrize("keep", [0, 20, 90])
+def test_damaged_image_is_named(tmp_path: Path, keep: int) -> None:
+    name = save_folder(tmp_path, pets())
+    file = tmp_path / "test" / "dog" / "0.png"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(DivtrainError, match=r"dog/0\.png is not a readable image"):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("minst", r"unknown data set 'minst': did you mean 'mnist'\? Known: .*\.npz"),
+        ("CIFAR-10", "did you mean 'cifar10'"),
+        ("nothing_like_it", "unknown data set 'nothing_like_it': Known: digits, mnist, cifar10"),
+        (
+            "no/such/folder",
+            "no data set at no/such/folder: expected a folder with train/ and test/",
+        ),
+        ("no/such/file.npz", "no file at no/such/file.npz"),
+        ("~no_such_user/file.npz", "no_such_user"),
+    ],
+)
+def test_data_set_that_is_nowhere_is_refused_with_a_hint(name: str, match: str) -> None:
+    with pytest.raises(DivtrainError, match=match):
+        load_dataset(name)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no mirror"), URLError("no route to host")])
+@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
+def test_missing_files_without_a_network_name_the_ways_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, kind: str, error: Exception
+) -> None:
+    def download(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(getattr(torchvision.datasets, kind), "download", download)
+    with pytest.raises(DivtrainError, match=f"the {name} files are missing") as caught:
+        load_dataset(name, tmp_path)
+    for part in (str(error), str(tmp_path), "--data.root", "`divtrain run digits`"):
+        assert part in str(caught.value)
+
+
+def save_mnist(root: Path, train: np.ndarray, test: np.ndarray) -> Path:
+    """MNIST's own files, whose format is a magic number, the shape, the bytes."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, images in (("train", train), ("t10k", test)):
+        labels = np.arange(len(images), dtype=np.uint8) % 10
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = np.array([0x800 + array.ndim, *array.shape], dtype=">u4").tobytes()
+            (raw / f"{part}-{kind}-ubyte").write_bytes(head + array.tobytes())
+    return raw
+
+
+def test_mnist_files_are_read_pixel_for_pixel(tmp_path: Path) -> None:
+    train, test = DRAW.integers(0, 256, (2, 12, 28, 28)).astype(np.uint8)
+    save_mnist(tmp_path, train, test)
+    dataset = load_dataset("mnist", tmp_path)
+    assert torch.equal(dataset.train.x, torch.from_numpy(train)[:, None] / 255)
+    assert torch.equal(dataset.test.x, torch.from_numpy(test)[:, None] / 255)
+    assert dataset.train.y.tolist() == [*range(10), 0, 1]
+    assert dataset.classes == 10
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, 5000])
+def test_damaged_mnist_files_are_refused(tmp_path: Path, keep: int) -> None:
+    raw = save_mnist(tmp_path, *DRAW.integers(0, 256, (2, 12, 28, 28)).astype(np.uint8))
+    file = raw / "t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(DivtrainError, match=r"the mnist files are .*damaged.*--data\.root"):
+        load_dataset("mnist", tmp_path)
+
+
+def made(x: Tensor, y: Tensor) -> Dataset:
+    return Dataset("made", Images(x, y), Images(x[:2], y[:2]), 2)
+
+
+def test_channel_mean_and_std_are_numpys_over_the_training_images() -> None:
+    x = (
+        torch.from_numpy(DRAW.random((7, 3, 4, 4))).float()
+        * torch.tensor([1, 0.5, 0.1])[:, None, None]
+    )
+    dataset = made(x, torch.arange(7) % 2)
+    channels = x.double().numpy().transpose(1, 0, 2, 3).reshape(3, -1)
+    assert dataset.channel_mean == pytest.approx(channels.mean(1), rel=1e-5)
+    assert dataset.channel_std == pytest.approx(channels.std(1, ddof=1), rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1.0])
+def test_std_of_a_constant_channel_is_one(value: float) -> None:
+    x = torch.full((5, 2, 7, 7), value)
+    x[0, 1, 0, 0] = 0.7
+    std = made(x, torch.arange(5) % 2).channel_std
+    assert std[0] == 1
+    assert 0 < std[1] < 1
+
+
+def test_fingerprint_is_of_the_content_alone() -> None:
+    x, y = torch.rand(4, 1, 3, 3), torch.arange(4) % 2
+    test = Images(x[:2].clone(), y[:2].clone())
+    twin = Dataset("twin", Images(x.clone(), y.clone()), test, 2)
+    assert made(x, y).fingerprint == twin.fingerprint
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("what", ["x", "y"])
+def test_fingerprint_changes_with_any_pixel_or_label(part: str, what: str) -> None:
+    def dataset() -> Dataset:
+        return Dataset(
+            "made",
+            Images(torch.zeros(4, 1, 3, 3), torch.arange(4) % 2),
+            Images(torch.zeros(2, 1, 3, 3), torch.arange(2)),
+            2,
+        )
+
+    seen = {dataset().fingerprint}
+    size = getattr(getattr(dataset(), part), what).numel()
+    for place in range(size):
+        changed = dataset()
+        getattr(getattr(changed, part), what).view(-1)[place] += 1
+        seen.add(changed.fingerprint)
+    assert len(seen) == 1 + size
+
+
+def test_fingerprint_tells_apart_the_same_bytes_in_another_shape() -> None:
+    x, y = torch.rand(4, 1, 4, 4), torch.arange(4) % 2
+    assert made(x, y).fingerprint != made(x.reshape(4, 4, 2, 2), y).fingerprint

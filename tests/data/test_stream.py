@@ -1,0 +1,171 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from divtrain.data import Clean, Images, Noisy, Stream, View, random_flip, random_shift
+from divtrain.errors import DivtrainError
+
+
+def numbered(count: int) -> Images:
+    """Image i has the label i and i / 100 in every pixel."""
+    pixels = (torch.arange(count) / 100).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).clone()
+    return Images(pixels, torch.arange(count))
+
+
+def marked(value: int) -> View:
+    """Writes its own number, in hundredths, over one pixel."""
+
+    def view(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        del generator
+        assert torch.equal((100 * x[:, 0, 1, 1]).round().long(), y)
+        x = x.clone()
+        x[:, 0, 0, 0] = value / 100
+        return x
+
+    return view
+
+
+def visits(stream: Stream, epoch: int = 0) -> list[tuple[int, int]]:
+    """(image, view) of everything in an epoch of numbered images with marked views."""
+    seen: list[tuple[int, int]] = []
+    for step in range(stream.steps_per_epoch):
+        x, y = stream.batch(epoch * stream.steps_per_epoch + step)
+        assert x.shape == (stream.batch_size, 1, 2, 2)
+        assert torch.equal((100 * x[:, 0, 1, 1]).round().long(), y)
+        views = (100 * x[:, 0, 0, 0]).round().long()
+        seen += zip(y.tolist(), views.tolist(), strict=True)
+    return seen
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    count=st.integers(1, 12),
+    views=st.integers(1, 3),
+    batch_size=st.integers(1, 12),
+    epoch=st.integers(0, 3),
+    seed=st.integers(0, 2**40),
+)
+def test_an_epoch_visits_each_image_once_in_each_view_less_a_rest(
+    count: int, views: int, batch_size: int, epoch: int, seed: int
+) -> None:
+    batch_size = min(batch_size, count * views)
+    stream = Stream(numbered(count), batch_size, [marked(v) for v in range(views)], seed=seed)
+    seen = visits(stream, epoch)
+    everything = {(image, view) for image in range(count) for view in range(views)}
+    assert stream.epoch_size == count * views
+    assert len(seen) == len(set(seen)) == count * views - count * views % batch_size
+    assert set(seen) <= everything
+
+
+def augmented(seed: int = 3) -> Stream:
+    x = torch.rand(10, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    views = (Clean(), Noisy(0.3))
+    return Stream(Images(x, torch.arange(10)), 4, views, shift=2, flip=True, seed=seed)
+
+
+@settings(max_examples=50, deadline=None)
+@given(steps=st.lists(st.integers(0, 40), min_size=1, max_size=6))
+def test_a_batch_is_a_function_of_seed_and_step_alone(steps: list[int]) -> None:
+    used, torch_state = augmented(), torch.get_rng_state()
+    for step in steps:
+        for ours, fresh in zip(used.batch(step), augmented().batch(step), strict=True):
+            assert torch.equal(ours, fresh)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_random_access_equals_sequential_access() -> None:
+    stream = augmented()
+    sequence = [stream.batch(step) for step in range(3 * stream.steps_per_epoch)]
+    for step in (14, 0, 7, 4, 5, 9, 14):
+        for ours, theirs in zip(stream.batch(step), sequence[step], strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    def order(seed: int, epoch: int) -> tuple[tuple[int, int], ...]:
+        return tuple(visits(Stream(numbered(12), 3, [marked(0), marked(1)], seed=seed), epoch))
+
+    orders = [order(seed, epoch) for seed in range(4) for epoch in range(4)]
+    assert len(set(orders)) == len(orders)
+
+
+def test_views_are_mixed_in_one_order() -> None:
+    stream = Stream(numbered(50), 100, [marked(0), marked(1)])
+    views = [view for _, view in visits(stream)]
+    changes = sum(a != b for a, b in pairwise(views))
+    assert abs(changes - 50) < 4 * 5  # 99 fair coins: mean 50, deviation 5
+
+
+def test_augmentation_and_noise_differ_between_steps_and_seeds() -> None:
+    images = Images(torch.rand(4, 1, 6, 6), torch.arange(4))
+
+    def first_image(step: int, seed: int, **options: object) -> Tensor:
+        x, y = Stream(images, 4, seed=seed, **options).batch(step)  # pyright: ignore
+        return x[y == 0]
+
+    for options in ({"shift": 3}, {"views": (Noisy(0.1),)}):
+        draws = {first_image(step, seed, **options).numpy().tobytes()
+                 for step in range(3) for seed in range(3)}  # fmt: skip
+        assert len(draws) > 5
+
+
+def test_clean_view_without_augmentation_is_the_images_themselves() -> None:
+    images = Images(torch.rand(6, 2, 3, 3), torch.arange(6))
+    x, y = Stream(images, 6).batch(0)
+    assert torch.equal(x, images.x[y])
+
+
+def test_noisy_view_is_within_eps_of_the_image_and_the_clean_one_is_it() -> None:
+    images = Images(torch.rand(20, 1, 4, 4), torch.arange(20))
+    x, y = Stream(images, 40, (Clean(), Noisy(0.1))).batch(0)
+    moved = (x - images.x[y]).abs().flatten(1).amax(1)
+    assert (moved == 0).sum() == 20
+    assert (moved > 0.01).sum() == 20
+    assert moved.max() <= 0.1 + 1e-6
+    assert x.min() >= 0
+    assert x.max() <= 1
+
+
+def test_augmentation_happens_before_the_view() -> None:
+    # Shifting pads with zeros; a view that adds 0.5 leaves none, unless it came before the shift.
+    images = Images(torch.full((8, 1, 4, 4), 0.25), torch.arange(8))
+    x, _ = Stream(images, 8, [lambda x, y, generator: x + 0.5], shift=3).batch(0)
+    assert set(x.unique().tolist()) == {0.5, 0.75}
+
+
+def test_every_image_is_a_shifted_perhaps_mirrored_self() -> None:
+    x = torch.rand(6, 1, 5, 5)
+    batch, labels = Stream(Images(x, torch.arange(6)), 6, shift=1, flip=True).batch(0)
+    draws = [
+        random_flip(random_shift(x, 1, generator), generator)
+        for generator in (torch.Generator().manual_seed(seed) for seed in range(200))
+    ]
+    for image, label in zip(batch, labels.tolist(), strict=True):
+        assert any(torch.equal(image, draw[label]) for draw in draws)
+
+
+def test_the_images_themselves_are_never_changed() -> None:
+    stream = augmented()
+    before = stream.images.x.clone()
+    for step in range(stream.steps_per_epoch):
+        stream.batch(step)[0].zero_()
+    assert torch.equal(stream.images.x, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"batch_size": 0}, "batch_size >= 1, got 0"),
+        ({"batch_size": -4}, "batch_size >= 1, got -4"),
+        ({"batch_size": 2, "views": ()}, "at least one view"),
+        ({"batch_size": 6}, "batch_size 6 is more than the 5 images of an epoch"),
+        ({"batch_size": 11, "views": (Clean(), Noisy(0.1))}, "more than the 10 images"),
+    ],
+)
+def test_impossible_streams_are_refused(options: dict[str, object], match: str) -> None:
+    with pytest.raises(DivtrainError, match=match):
+        Stream(numbered(5), **options)  # pyright: ignore

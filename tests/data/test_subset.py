@@ -1,0 +1,83 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divtrain.data import Images, balanced_subset
+from divtrain.errors import DivtrainError
+
+
+def made(counts: list[int]) -> Images:
+    """Image i has i in every pixel; classes of the given sizes, interleaved."""
+    labels = torch.cat([torch.full((count,), k) for k, count in enumerate(counts)])
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    pixels = torch.arange(len(labels)).float().view(-1, 1, 1, 1)
+    return Images(pixels, labels)
+
+
+def indices(subset: Images) -> list[int]:
+    return subset.x.flatten().long().tolist()
+
+
+COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=COUNTS, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_classes_are_as_even_as_they_allow(counts: list[int], share: float, seed: int) -> None:
+    images = made(counts)
+    size = max(1, round(share * len(images)))
+    subset = balanced_subset(images, size, seed)
+    got = subset.y.bincount(minlength=len(counts)).tolist()
+    assert sum(got) == len(subset) == size
+    with_more = [k for k, count in enumerate(counts) if got[k] < count]
+    # No class that has images left may fall two behind another.
+    assert all(got[k] >= max(got) - 1 for k in with_more)
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=COUNTS, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_images_are_distinct_and_keep_their_labels(
+    counts: list[int], share: float, seed: int
+) -> None:
+    images = made(counts)
+    subset = balanced_subset(images, max(1, round(share * len(images))), seed)
+    chosen = indices(subset)
+    assert len(set(chosen)) == len(chosen)
+    assert torch.equal(subset.y, images.y[chosen])
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=COUNTS)
+def test_the_whole_is_a_permutation(counts: list[int]) -> None:
+    images = made(counts)
+    assert sorted(indices(balanced_subset(images, len(images)))) == list(range(len(images)))
+
+
+def test_the_draw_is_a_function_of_the_seed() -> None:
+    images = made([20, 20, 20])
+    draws = [indices(balanced_subset(images, 15, seed)) for seed in (0, 0, 1, 2)]
+    assert draws[0] == draws[1]
+    assert len({tuple(sorted(draw)) for draw in draws}) == 3
+
+
+def test_every_image_of_a_class_is_as_likely_as_every_other() -> None:
+    images, draws = made([5, 3]), 600
+    seen = torch.zeros(8)
+    for seed in range(draws):
+        seen[indices(balanced_subset(images, 4, seed))] += 1
+    for label, size in ((0, 5), (1, 3)):
+        share = 2 / size
+        deviation = (draws * share * (1 - share)) ** 0.5
+        assert (seen[images.y == label] - draws * share).abs().max() < 4 * deviation
+
+
+def test_the_order_mixes_the_classes() -> None:
+    labels = balanced_subset(made([50, 50]), 100).y
+    assert abs(int((labels[1:] != labels[:-1]).sum()) - 50) < 4 * 5
+
+
+@pytest.mark.parametrize("size", [0, -1, 7])
+def test_sizes_that_do_not_exist_are_refused(size: int) -> None:
+    with pytest.raises(DivtrainError, match=f"subset of 1 to 6 images, got {size}"):
+        balanced_subset(made([3, 3]), size)

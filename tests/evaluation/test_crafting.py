@@ -1,0 +1,171 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from divtrain.attacks import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, IterativeAttack
+from divtrain.data import Images
+from divtrain.evaluation import Violations, craft, enforce_threat_model
+from divtrain.evaluation.crafting import TOLERANCE
+
+GREY = torch.full((4, 1, 2, 2), 0.5)
+
+
+def made(count: int = 12) -> Images:
+    x = torch.rand(count, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    return Images(x, torch.arange(count) % 4)
+
+
+def surrogate() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def changed(image: int, value: float) -> Tensor:
+    x = GREY.clone()
+    x[image, 0, 1, 0] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x_adv", "expected", "mended"),
+    [
+        (GREY, Violations(0, 0, 0), 0.5),
+        (changed(2, 0.6), Violations(0, 0, 0), 0.6),
+        (changed(2, 0.6 + TOLERANCE / 2), Violations(0, 0, 0), 0.6),
+        (changed(2, 0.61), Violations(1, 0, 0), 0.6),
+        (changed(2, 0.1), Violations(1, 0, 0), 0.4),
+        (changed(2, 1.7), Violations(1, 1, 0), 0.6),
+        (changed(2, -0.2), Violations(1, 1, 0), 0.4),
+        (changed(2, torch.nan), Violations(0, 0, 1), 0.5),
+        (changed(2, torch.inf), Violations(1, 1, 1), 0.5),
+        (torch.ones(4, 1, 2, 2), Violations(4, 0, 0), 0.6),
+    ],
+)
+def test_violations_are_counted_by_image_and_mended(
+    x_adv: Tensor, expected: Violations, mended: float
+) -> None:
+    before = x_adv.clone()
+    whole, violations = enforce_threat_model(GREY, x_adv, 0.1)
+    assert violations == expected
+    assert whole[2, 0, 1, 0].item() == pytest.approx(mended, abs=1e-6)
+    assert torch.equal(x_adv.nan_to_num(), before.nan_to_num())
+
+
+def test_an_image_with_one_nan_pixel_is_replaced_as_a_whole() -> None:
+    x_adv = GREY + 0.05
+    x_adv[1, 0, 0, 0] = torch.nan
+    whole, violations = enforce_threat_model(GREY, x_adv, 0.1)
+    assert violations.not_finite == 1
+    assert torch.equal(whole[1], GREY[1])
+    assert torch.equal(whole[[0, 2, 3]], x_adv[[0, 2, 3]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(eps=st.floats(0, 1), seed=st.integers(0, 2**31), spread=st.floats(0, 3))
+def test_what_leaves_the_evaluator_is_in_the_ball_and_the_bounds(
+    eps: float, seed: int, spread: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.rand(5, 1, 3, 3, generator=generator)
+    x_adv = clean + spread * torch.randn(clean.shape, generator=generator)
+    whole, violations = enforce_threat_model(clean, x_adv, eps)
+    assert (whole - clean).abs().max() <= eps + 1e-6
+    assert whole.min() >= 0
+    assert whole.max() <= 1
+    far = ((x_adv - clean).abs() > eps + TOLERANCE).flatten(1).any(1)
+    assert violations.outside_ball == int(far.sum())
+    again, none = enforce_threat_model(clean, whole, eps)
+    assert none == Violations(0, 0, 0)
+    assert torch.equal(again, whole)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 11])
+@pytest.mark.parametrize(
+    "attack",
+    [FGSM(eps=0.1), IFGSM(eps=0.1), MIFGSM(eps=0.1), PGDCW(eps=0.1, random_start=False)],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_batch_size_has_no_influence_on_deterministic_attacks(
+    attack: IterativeAttack, batch_size: int
+) -> None:
+    whole, _ = craft(attack, surrogate(), made(), batch_size=12)
+    parts, _ = craft(attack, surrogate(), made(), batch_size=batch_size)
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+    assert not torch.equal(whole, made().x)
+
+
+@pytest.mark.parametrize("attack", [RFGSM(eps=0.2), PGDCW(eps=0.2, steps=2)])
+def test_random_starts_are_a_function_of_the_seed(attack: IterativeAttack) -> None:
+    draws = [craft(attack, surrogate(), made(), seed=seed)[0] for seed in (3, 3, 4)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+class Flat(nn.Module):
+    """Depends on its input in name only: every gradient is zero, what is left is the start."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * x.flatten(1)[:, :2]
+
+
+def test_attacks_with_other_parameters_start_elsewhere() -> None:
+    images = Images(torch.full((4, 1, 3, 3), 0.5), torch.zeros(4, dtype=torch.long))
+
+    def start(attack: IterativeAttack) -> Tensor:
+        return (craft(attack, Flat(), images)[0] - 0.5) / attack.eps
+
+    small, large, other = start(RFGSM(eps=0.1)), start(RFGSM(eps=0.2)), start(PGDCW(eps=0.1))
+    assert not torch.allclose(small, large, atol=1e-3)
+    assert not torch.allclose(small, other, atol=1e-3)
+
+
+def fresh_objective(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, y: -model(x).gather(1, y[:, None]).squeeze(1)
+
+
+def test_random_starts_do_not_depend_on_where_an_objective_lies_in_memory() -> None:
+    model = surrogate()
+    first, second = fresh_objective(model), fresh_objective(model)
+    ours, _ = craft(RFGSM(eps=0.2, objective=first), model, made())
+    theirs, _ = craft(RFGSM(eps=0.2, objective=second), model, made())
+    assert torch.equal(ours, theirs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cheat(IterativeAttack):
+    """Twice as far as allowed on class 0, not a number on class 1, the clean image elsewhere."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        del model, generator
+        x_adv = x.clone()
+        x_adv[y == 0] += 2 * self.eps
+        x_adv[y == 1] = torch.nan
+        return x_adv
+
+
+@pytest.mark.parametrize("batch_size", [2, 12])
+def test_an_attack_that_cheats_is_mended_and_counted(batch_size: int) -> None:
+    images = Images(made().x * 0.5, made().y)
+    x_adv, violations = craft(Cheat(eps=0.1), surrogate(), images, batch_size)
+    assert violations == Violations(outside_ball=3, outside_bounds=0, not_finite=3)
+    torch.testing.assert_close(x_adv[images.y == 0], images.x[images.y == 0] + 0.1)
+    assert torch.equal(x_adv[images.y != 0], images.x[images.y != 0])
+
+
+@pytest.mark.parametrize("attack", [FGSM, RFGSM, IFGSM, MIFGSM, PGDCW])
+def test_the_papers_attacks_violate_nothing(attack: type[IterativeAttack]) -> None:
+    _, violations = craft(attack(eps=0.3), surrogate(), made())
+    assert violations == Violations(0, 0, 0)
+
+
+def test_progress_counts_the_images_done() -> None:
+    calls: list[tuple[int, int]] = []
+    craft(FGSM(eps=0.1), surrogate(), made(), 5, on_batch=lambda *call: calls.append(call))
+    assert calls == [(5, 12), (10, 12), (12, 12)]

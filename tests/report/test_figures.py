@@ -1,0 +1,119 @@
+import io
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from divtrain.evaluation import CLEAN, WORST, Threat
+from divtrain.report import Cell, Row, accuracy_figure, coherence_figure
+from divtrain.report.figures import COLOURS
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def row(
+    accuracy: float,
+    target: str = "base",
+    threat: Threat = "transfer",
+    eps: float = 0.1,
+    deviation: float | None = None,
+    names: Sequence[str] = (CLEAN, "fgsm", WORST),
+) -> Row:
+    cells = {name: Cell(accuracy, deviation) for name in names}
+    return Row(threat, target, eps, cells, 500, 1 if deviation is None else 3)
+
+
+def pixels(png: bytes) -> np.ndarray:
+    assert png.startswith(SIGNATURE)
+    assert len(png) > 8_000
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def area(png: bytes, colour: str) -> int:
+    """Pixels of exactly that colour."""
+    wanted = np.array([round(255 * part) for part in to_rgb(colour)])
+    return int((pixels(png) == wanted).all(-1).sum())
+
+
+def test_bars_are_as_high_as_the_accuracies() -> None:
+    none, half, whole = (area(accuracy_figure([row(a)], "t"), COLOURS[0]) for a in (0, 0.5, 1))
+    assert (half - none) / (whole - none) == pytest.approx(0.5, abs=0.02)
+
+
+def test_each_target_has_its_colour_in_each_panel() -> None:
+    threats: tuple[Threat, ...] = ("transfer", "white-box")
+    rows = [
+        row(0.5, target, threat, eps)
+        for threat in threats
+        for eps in (0.1, 0.3)
+        for target in ("base", "div")
+    ]
+    one, four = accuracy_figure(rows[:2], "t"), accuracy_figure(rows, "t")
+    assert pixels(four).shape[0] > 2.5 * pixels(one).shape[0]
+    assert pixels(four).shape[1] == pixels(one).shape[1]
+    for colour in COLOURS[:2]:
+        assert area(four, colour) > 2.5 * area(one, colour) > 0
+    assert area(four, COLOURS[2]) == 0
+
+
+def test_several_seeds_show_their_spread() -> None:
+    assert accuracy_figure([row(0.5, deviation=0.1)], "t") != accuracy_figure(
+        [row(0.5, deviation=0.0)], "t"
+    )
+
+
+def test_targets_under_different_attacks_are_drawn() -> None:
+    rows = [
+        row(0.5, "base", names=(CLEAN, "fgsm", WORST)),
+        row(0.5, "div", names=(CLEAN, "ifgsm", WORST)),
+    ]
+    png = accuracy_figure(rows, "t")
+    assert area(png, COLOURS[0]) > 0
+    assert area(png, COLOURS[1]) > 0
+
+
+def test_rows_without_a_worst_case_are_drawn() -> None:
+    assert area(accuracy_figure([row(0.5, names=(CLEAN, "fgsm"))], "t"), COLOURS[0]) > 0
+
+
+def test_more_targets_than_colours_are_drawn() -> None:
+    rows = [row(0.5, f"target {index}") for index in range(len(COLOURS) + 1)]
+    assert area(accuracy_figure(rows, "t"), COLOURS[0]) > 0
+
+
+def test_coherence_histograms_are_shares_of_the_images() -> None:
+    values = torch.linspace(-0.4, 0.9, 50)
+    few, many, other = (
+        coherence_figure({"base": values}, "t")
+        for values in (values, values.repeat(40), values.square())
+    )
+    assert few == many
+    assert few != other
+
+
+def test_coherence_of_two_targets_has_two_dashed_medians() -> None:
+    values = torch.linspace(0, 0.4, 41)
+    png = coherence_figure({"base": values, "div": values - 0.4}, "t")
+    for colour in COLOURS[:2]:
+        assert area(png, colour) > 50
+    assert area(png, COLOURS[2]) == 0
+
+
+def test_coherence_of_two_members_is_shown_down_to_minus_one() -> None:
+    # Same median, same heights of the bars, which differ in place only.
+    first = coherence_figure({"base": torch.tensor([-0.90, -0.70, -0.70, -0.70, 0.5])}, "t")
+    second = coherence_figure({"base": torch.tensor([-0.70, -0.70, -0.70, -0.55, 0.5])}, "t")
+    assert first != second
+
+
+def test_figures_need_neither_a_display_nor_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MPLBACKEND", "tkagg")
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
+    pixels(accuracy_figure([row(0.5)], "t"))
+    pixels(coherence_figure({"base": torch.rand(20)}, "t"))

@@ -1,0 +1,137 @@
+import statistics
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from divtrain.evaluation import CLEAN, WORST, Record, Threat
+from divtrain.report import Cell, Row, make_rows
+
+SHARES = st.integers(0, 1000).map(lambda correct: correct / 1000)
+
+
+def record(
+    attack: str, accuracy: float, target: str = "div", threat: Threat = "transfer",
+    eps: float = 0.1, seed: int = 0, surrogate: str = "surrogate",
+) -> Record:  # fmt: skip
+    if attack == CLEAN:
+        threat, eps, surrogate = "clean", 0.0, ""
+    correct = round(1000 * accuracy)
+    return Record(threat, surrogate, target, attack, eps, accuracy, correct, 1000, seed)
+
+
+def strongest(row: Row) -> list[str]:
+    return [name for name, cell in row.cells.items() if cell.strongest]
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=st.lists(st.tuples(SHARES, SHARES, SHARES), min_size=2, max_size=5))
+def test_several_seeds_give_mean_and_sample_deviation(
+    values: list[tuple[float, float, float]],
+) -> None:
+    names = (CLEAN, "fgsm", WORST)
+    records = [
+        record(name, accuracy, seed=seed)
+        for seed, accuracies in enumerate(values)
+        for name, accuracy in zip(names, accuracies, strict=True)
+    ]
+    (row,) = make_rows(records)
+    assert row.seeds == len(values)
+    for index, name in enumerate(names):
+        column = [accuracies[index] for accuracies in values]
+        assert row.cells[name].mean == pytest.approx(statistics.mean(column))
+        assert row.cells[name].deviation == pytest.approx(statistics.stdev(column))
+
+
+def test_one_seed_has_no_deviation() -> None:
+    (row,) = make_rows([record(CLEAN, 0.9), record("fgsm", 0.5), record(WORST, 0.4)])
+    assert {name: cell.mean for name, cell in row.cells.items()} == {
+        CLEAN: 0.9, "fgsm": 0.5, WORST: 0.4
+    }  # fmt: skip
+    assert {cell.deviation for cell in row.cells.values()} == {None}
+    assert (row.seeds, row.images) == (1, 1000)
+
+
+def test_cells_print_percent_and_the_deviation_where_there_is_one() -> None:
+    assert str(Cell(0.857, None)) == "85.7"
+    assert str(Cell(0.0, 0.0)) == "0.0 ± 0.0"
+    assert str(Cell(1.0, 0.0123)) == "100.0 ± 1.2"
+
+
+def test_clean_comes_first_and_worst_last() -> None:
+    records = [record(WORST, 0.4), record("pgdcw", 0.5), record("fgsm", 0.6), record(CLEAN, 0.9)]
+    (row,) = make_rows(records)
+    assert list(row.cells) == [CLEAN, "pgdcw", "fgsm", WORST]
+
+
+def test_rows_are_ordered_by_threat_then_eps_then_first_appearance() -> None:
+    threats: tuple[Threat, ...] = ("white-box", "transfer")
+    records = [
+        record("fgsm", 0.5, target, threat, eps)
+        for target in ("zeta", "alpha")
+        for threat in threats
+        for eps in (0.3, 0.1)
+    ]
+    assert [(row.threat, row.eps, row.target) for row in make_rows(records)] == [
+        (threat, eps, target)
+        for threat in ("transfer", "white-box")
+        for eps in (0.1, 0.3)
+        for target in ("zeta", "alpha")
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(clean=SHARES, attacks=st.dictionaries(st.sampled_from("abcde"), SHARES, min_size=1))
+def test_strongest_is_the_attack_that_leaves_least_never_clean_or_worst(
+    clean: float, attacks: dict[str, float]
+) -> None:
+    records = [record(name, accuracy) for name, accuracy in attacks.items()]
+    (row,) = make_rows([record(CLEAN, clean), *records, record(WORST, 0.0)])
+    lowest = min(attacks.values())
+    assert strongest(row) == [name for name, accuracy in attacks.items() if accuracy == lowest]
+
+
+def test_strongest_is_by_the_mean_over_seeds() -> None:
+    accuracies = {"fgsm": (0.1, 0.9), "ifgsm": (0.4, 0.4)}
+    (row,) = make_rows(
+        [
+            record(name, accuracy, seed=seed)
+            for name, pair in accuracies.items()
+            for seed, accuracy in enumerate(pair)
+        ]
+    )
+    assert strongest(row) == ["ifgsm"]
+
+
+def test_clean_record_of_each_threat_counts_once_a_seed() -> None:
+    records = [
+        each
+        for seed, clean in ((0, 0.9), (1, 0.8))
+        for threat in ("transfer", "white-box")
+        for each in (record(CLEAN, clean, seed=seed), record("fgsm", 0.5, threat=threat, seed=seed))
+    ]
+    for row in make_rows(records):
+        assert row.cells[CLEAN].mean == pytest.approx(0.85)
+        assert row.cells[CLEAN].deviation == pytest.approx(statistics.stdev([0.9, 0.8]))
+
+
+def two_surrogates() -> list[Record]:
+    return [
+        record(attack, accuracy, surrogate=surrogate)
+        for surrogate, fgsm, ifgsm in (("plain", 0.2, 0.5), ("like the target", 0.6, 0.5))
+        for attack, accuracy in (("fgsm", fgsm), ("ifgsm", ifgsm))
+    ]
+
+
+def test_seeds_are_counted_not_records() -> None:
+    assert {row.seeds for row in make_rows(two_surrogates())} == {1}
+
+
+def test_some_attack_is_the_strongest_with_several_surrogates() -> None:
+    for row in make_rows(two_surrogates()):
+        lowest = min(row.cells["fgsm"].mean, row.cells["ifgsm"].mean)
+        assert [row.cells[name].mean for name in strongest(row)] == [lowest]
+
+
+def test_no_records_give_no_rows() -> None:
+    assert make_rows([]) == []

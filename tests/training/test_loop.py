@@ -1,0 +1,222 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import divtrain as dt
+from divtrain.data import Clean, Images, Noisy, Stream, balanced_subset, load_dataset
+from divtrain.gal import member_pass
+from divtrain.training import CrossEntropy, GradientAlignment, TrainingSettings, total_loss, train
+
+TERMS = [CrossEntropy(), GradientAlignment(0.5)]
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return balanced_subset(load_dataset("digits").train, 120)
+
+
+def ensemble(seed: int = 0) -> dt.Ensemble:
+    torch.manual_seed(seed)
+    nets = [
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10)) for _ in "abc"
+    ]
+    return dt.Ensemble(nets)
+
+
+def stream(images: Images) -> Stream:
+    return Stream(images, 40, (Clean(), Noisy(0.2)), shift=1, seed=5)
+
+
+def weights(ens: dt.Ensemble) -> list[Tensor]:
+    return [p.detach().clone() for p in ens.parameters()]
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_loop_is_adam_on_equation_nine_step_by_step(images: Images) -> None:
+    """Against a plain loop: torch's Adam (not fused), `diversity_loss`, the stream's batches."""
+    ens, slow = ensemble(), ensemble()
+    history = train(ens, stream(images), TERMS, TrainingSettings(epochs=2, learning_rate=1e-3))
+    optimizer = torch.optim.Adam(slow.parameters(), 1e-3)
+    losses = []
+    for step in range(12):
+        loss = dt.diversity_loss(slow, *stream(images).batch(step), gal_weight=0.5)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        losses.append(loss.total.item())
+    for one, other in zip(weights(ens), weights(slow), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+    assert [row["step"] for row in history] == [6, 12]
+    assert history[0]["loss"] == pytest.approx(sum(losses[:6]) / 6, rel=1e-4)
+    assert history[1]["loss"] == pytest.approx(sum(losses[6:]) / 6, rel=1e-4)
+
+
+def test_history_holds_the_loss_its_parts_coherence_and_accuracy(images: Images) -> None:
+    history = train(
+        ensemble(), stream(images), TERMS, TrainingSettings(epochs=12, learning_rate=3e-2)
+    )
+    first, last = history[0], history[-1]
+    assert first["loss"] == pytest.approx(first["cross_entropy"] + 0.5 * first["gal"], abs=1e-5)
+    assert last["cross_entropy"] < first["cross_entropy"]
+    assert last["accuracy"] > 0.7 > first["accuracy"]
+    assert first["coherence"] <= first["gal"]
+    assert first["vanishing"] == 0
+    assert [row["epoch"] for row in history] == list(range(1, 13))
+
+
+def test_diversity_training_lowers_coherence_and_plain_training_does_not(images: Images) -> None:
+    settings = TrainingSettings(epochs=15, learning_rate=1e-2)
+    found = {}
+    for name, terms in {"base": TERMS[:1], "div": TERMS}.items():
+        ens = ensemble()
+        train(ens, stream(images), terms, settings)
+        found[name] = dt.coherence(dt.input_gradients(ens, images.x, images.y)).mean().item()
+    assert found["div"] < found["base"] - 0.2
+
+
+def test_a_seeded_run_twice_equals_itself(images: Images) -> None:
+    runs = [ensemble(), ensemble()]
+    for ens in runs:
+        train(ens, stream(images), TERMS, TrainingSettings(epochs=2))
+    assert same(weights(runs[0]), weights(runs[1]))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 7, 11])
+def test_a_run_stopped_anywhere_goes_on_bit_for_bit(
+    images: Images, tmp_path: Path, stop_at: int, schedule: str
+) -> None:
+    settings = TrainingSettings(epochs=2, learning_rate=3e-3, schedule=schedule, save_every=0.0)  # pyright: ignore
+    whole = ensemble()
+    expected = train(whole, stream(images), TERMS, settings)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, steps: int, means: dict[str, float]) -> None:
+        if step == stop_at:
+            raise Killed
+
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train(ensemble(), stream(images), TERMS, settings, state_file=state, on_step=kill)
+    again = ensemble(seed=99)  # its own weights must not matter once there is a state
+    if not state.exists():
+        assert stop_at == 1
+        again = ensemble()
+    history = train(again, stream(images), TERMS, settings, state_file=state)
+    assert same(weights(again), weights(whole))
+    for row, other in zip(history, expected, strict=True):
+        assert {k: v for k, v in row.items() if k != "seconds"} == {
+            k: v for k, v in other.items() if k != "seconds"
+        }
+
+
+def test_an_interrupt_saves_after_the_step_and_the_run_goes_on(
+    images: Images, tmp_path: Path
+) -> None:
+    import signal
+
+    settings, state = TrainingSettings(epochs=2), tmp_path / "state.safetensors"
+    whole = ensemble()
+    train(whole, stream(images), TERMS, settings)
+
+    def press_ctrl_c(step: int, steps: int, means: dict[str, float]) -> None:
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(ensemble(), stream(images), TERMS, settings, state_file=state, on_step=press_ctrl_c)
+    assert signal.getsignal(signal.SIGINT) is before
+    again = ensemble()
+    train(again, stream(images), TERMS, settings, state_file=state)
+    assert same(weights(again), weights(whole))
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing() -> None:
+    settings = TrainingSettings(epochs=1, learning_rate=0.01, schedule="one_cycle")
+    steps = 100
+    rates = [settings.rate(step, steps) for step in range(steps)]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.01, total_steps=steps, cycle_momentum=False, pct_start=0.3
+    )
+    expected = []
+    for _ in range(steps):
+        expected.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step() if len(expected) < steps else None
+    assert max(rates) == pytest.approx(0.01)
+    assert rates[0] == pytest.approx(0.01 / 25)
+    assert rates[-1] == pytest.approx(0.01 / 25e4)
+    assert rates == pytest.approx(expected, rel=0.2)  # its peak lies one step earlier
+
+
+def test_a_constant_schedule_is_constant() -> None:
+    assert {TrainingSettings().rate(step, 50) for step in range(50)} == {1e-3}
+
+
+def test_divergence_stops_the_run_and_says_what_to_try(images: Images) -> None:
+    with pytest.raises(
+        dt.DivtrainError, match=r"diverged at step \d+ of 60.*--train.learning-rate"
+    ):
+        train(ensemble(), stream(images), TERMS, TrainingSettings(epochs=10, learning_rate=1e38))
+
+
+def test_bfloat16_trains_too(images: Images) -> None:
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    ens = ensemble()
+    history = train(
+        ens, stream(images), TERMS, TrainingSettings(epochs=12, learning_rate=3e-2), fabric
+    )
+    assert history[-1]["accuracy"] > 0.7
+    assert history[-1]["gal"] < history[0]["gal"]
+    assert all(p.dtype == torch.float32 for p in ens.parameters())
+
+
+def test_batch_norm_statistics_are_updated_once_a_step(images: Images) -> None:
+    nets = [nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)) for _ in "ab"]
+    ens = dt.Ensemble(nets)
+    train(ens, stream(images), TERMS, TrainingSettings(epochs=1))
+    assert [int(ens.get_buffer(f"members.{i}.1.num_batches_tracked")) for i in (0, 1)] == [6, 6]
+
+
+def test_terms_add_up_and_log_their_unweighted_value(images: Images) -> None:
+    forward = member_pass(ensemble(), images.x[:8], images.y[:8])
+    loss, log = total_loss([CrossEntropy(2.0), GradientAlignment(3.0, temperature=0.5)], forward)
+    gal = dt.gradient_alignment_loss(forward.input_gradients(False), 0.5).mean()
+    torch.testing.assert_close(loss, 2 * forward.losses.mean() + 3 * gal)
+    torch.testing.assert_close(log["gal"], gal.detach())
+    with pytest.raises(dt.DivtrainError, match="at least one loss term"):
+        total_loss([], forward)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"epochs": 0}, {"learning_rate": 0.0}, {"learning_rate": math.inf}]
+)
+def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(dt.DivtrainError, match=next(iter(bad))):
+        TrainingSettings(**bad)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_state_of_another_run_is_refused(images: Images, tmp_path: Path) -> None:
+    state = tmp_path / "state.safetensors"
+    settings = TrainingSettings(epochs=1, save_every=0.0)
+    train(ensemble(), stream(images), TERMS, settings, state_file=state)
+    with pytest.raises(dt.DivtrainError, match="a run of 6 steps, this one has 12"):
+        train(ensemble(), stream(images), TERMS, TrainingSettings(epochs=2), state_file=state)
+    other = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in "ab"])
+    with pytest.raises(dt.DivtrainError, match="another architecture"):
+        train(other, stream(images), TERMS, settings, state_file=state)
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(dt.DivtrainError, match="not a readable safetensors"):
+        train(ensemble(), stream(images), TERMS, settings, state_file=state)
