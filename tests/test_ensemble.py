@@ -1,11 +1,11 @@
 import copy
 
 import pytest
-import reference
 import torch
 from torch import Tensor, nn
 
 import divtrain as dt
+import reference
 from divtrain.ensemble import aggregate_logits
 
 

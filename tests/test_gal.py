@@ -2,13 +2,13 @@ import itertools
 import math
 
 import pytest
-import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import divtrain as dt
+import reference
 from divtrain.gal import alignment, member_pass
 
 LOG_PAIRS = math.log(10)  # five members, ten pairs
@@ -31,7 +31,7 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_five_equal_gradients_give_one_plus_log_ten() -> None:
     g = torch.ones(5, 2, 8, dtype=torch.float64)
     assert dt.gradient_alignment_loss(g).tolist() == pytest.approx([1 + LOG_PAIRS] * 2, abs=1e-12)
-    assert 1 + LOG_PAIRS == pytest.approx(3.302585, abs=1e-6)
+    assert pytest.approx(3.302585, abs=1e-6) == 1 + LOG_PAIRS
 
 
 def test_orthogonal_gradients_give_log_ten() -> None:
@@ -227,6 +227,11 @@ def test_vanished_gradients_count_as_orthogonal_are_reported_and_give_no_nan() -
     assert (dt.pairwise_cosine(g)[0, :4] == 0).all()
 
 
+def test_vanished_half_precision_gradients_are_reported() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        assert alignment(torch.zeros(2, 3, 4, dtype=dtype)).vanishing == 1
+
+
 def test_identical_members_give_a_finite_zero_gradient() -> None:
     g = gradients(members=1).float().repeat(3, 1, 1).requires_grad_()
     dt.gradient_alignment_loss(g).sum().backward()
@@ -241,7 +246,7 @@ def test_input_gradients_of_confident_examples_keep_their_direction_in_float32(
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(6, 4)).double()
     with torch.no_grad():
-        net[1].bias += margin * torch.tensor([1.0, 0, 0, 0]).double()
+        net.get_parameter("1.bias").add_(margin * torch.tensor([1.0, 0, 0, 0]).double())
     other = reference.smooth_net(6, 4, seed=1)
     x, y = torch.rand(3, 1, 2, 3).double(), torch.zeros(3, dtype=torch.int64)
     exact = dt.input_gradients(dt.Ensemble([net, other]), x, y)

@@ -9,7 +9,7 @@ from divtrain.errors import DivtrainError
 
 
 def check_images(x: Tensor) -> None:
-    """Check that `x` is (batch, channel, height, width), floating point, finite, in [0, 1].
+    """Check that `x` is (batch, channel, height, width), float32 or float64, in [0, 1].
 
     Raises:
         DivtrainError: naming what came and how to convert it.
@@ -19,10 +19,10 @@ def check_images(x: Tensor) -> None:
             f"expected images of shape (batch, channel, height, width), got {tuple(x.shape)};"
             " add the missing dimension, e.g. x.unsqueeze(1) for grey images"
         )
-    if not x.is_floating_point():
+    if x.dtype not in (torch.float32, torch.float64):
+        hint = "x.float() / 255" if not x.is_floating_point() else "x.float(), and use autocast"
         raise DivtrainError(
-            f"expected floating-point images in [0, 1], got {x.dtype}; convert 8-bit images with"
-            " x.float() / 255"
+            f"expected float32 (or float64) images in [0, 1], got {x.dtype}; convert with {hint}"
         )
     if x.numel() == 0:
         raise DivtrainError(f"expected at least one image, got shape {tuple(x.shape)}")

@@ -22,7 +22,9 @@ from divtrain.checks import check_images, check_labels
 from divtrain.errors import DivtrainError
 
 VANISHING = 1e-30
-"""An input gradient whose largest entry is below this counts as vanished: every CS with it is 0."""
+"""An input gradient whose largest entry is below this counts as vanished: every CS with it is 0.
+
+Not lower, since the derivative of CS divides by the gradient and must stay within float32."""
 
 
 @runtime_checkable
@@ -43,7 +45,8 @@ def cross_entropy(
 
     Writes -log p_y as softplus(logsumexp_{j != y} z_j - z_y). The usual form loses 1 - p_y to
     rounding once the margin passes 17 nats in float32, and with it the direction of the input
-    gradient; this one is accurate up to a margin of about 87 nats.
+    gradient; this one is accurate up to a margin of about 87 nats. (GAL itself counts a gradient
+    as vanished from about 69 nats on, see `VANISHING`.)
 
     Args:
         logits: Logits or log-probabilities, in any float type; computed in float32 at least.
@@ -195,7 +198,7 @@ def gradient_alignment_loss(
 
 
 def _vanished(g: Tensor) -> Tensor:
-    return g.detach().abs().amax(-1, keepdim=True) < VANISHING
+    return g.detach().abs().amax(-1, keepdim=True).float() < VANISHING
 
 
 @dataclass(frozen=True)

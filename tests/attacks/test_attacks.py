@@ -325,7 +325,7 @@ X, Y = torch.rand(2, 2, 2, 2), torch.tensor([0, 2])
         (X * 255, Y, "divide 8-bit"),
         (X / 0 * 0, Y, "NaN"),
         (X[0], Y, "height, width"),
-        ((X * 255).to(torch.uint8), Y, "floating-point"),
+        ((X * 255).to(torch.uint8), Y, "float32"),
         (X, torch.tensor([0, 3]), "from 0 to 2"),
         (X, Y[:1], "one label an image"),
         (X, Y.float(), "int64"),

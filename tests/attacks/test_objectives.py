@@ -5,7 +5,15 @@ import torch
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.attacks import PGDCW, ObjectiveName, input_gradient, make_objective, margin
+from divtrain.attacks import (
+    MIFGSM,
+    PGDCW,
+    ObjectiveName,
+    build_attack,
+    input_gradient,
+    make_objective,
+    margin,
+)
 
 X, Y = (
     torch.rand(4, 1, 2, 4, generator=torch.Generator().manual_seed(0)),
@@ -133,13 +141,30 @@ def test_a_saturated_surrogate_still_has_a_cross_entropy_gradient() -> None:
     """float32 softmax rounds p_y to 1 at a margin of 17 nats; the attack must not stop there."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
     with torch.no_grad():
-        net[1].bias += torch.tensor([40.0, 0.0, 0.0])
+        net.get_parameter("1.bias").add_(torch.tensor([40.0, 0.0, 0.0]))
     y = torch.zeros(4, dtype=torch.int64)
     gradient = input_gradient(make_objective("mean_member_ce", net), X, y)
-    weight = net[1].weight.detach()
+    weight = net.get_parameter("1.weight").detach()
     share = (net(X)[:, 1:]).softmax(-1).detach()
     expected = share @ weight[1:] - weight[0]
     assert torch.equal(gradient.flatten(1).sign(), expected.sign())
+
+
+def test_an_ensemble_wrapped_by_fabric_is_still_an_ensemble() -> None:
+    from lightning_fabric import Fabric
+
+    ens = ensemble()
+    model = Fabric(accelerator="cpu", devices=1).setup_module(ens)
+    model.mark_forward_method("member_logits")
+    got = make_objective("mean_member_ce", model)(X, Y)
+    assert torch.equal(got, make_objective("mean_member_ce", ens)(X, Y))
+
+
+@pytest.mark.parametrize(
+    "name", ["mean_member_ce", "ce_of_mean_prob", "ce_of_mean_logit", "margin"]
+)
+def test_attacks_are_built_with_an_objective_by_name(name: ObjectiveName) -> None:
+    assert build_attack(f"mifgsm:{name}", 0.1) == MIFGSM(eps=0.1, objective=name)
 
 
 def test_gradcheck_of_the_objectives() -> None:

@@ -22,8 +22,8 @@ class RFGSM(FGSM):
     """FGSM after one random step, projected into the ball.
 
     Attributes:
-        alpha: None for the paper's form, x + U(-eps, eps) and a step of eps; a length below eps
-            for Tramer et al.'s, x + alpha sign(N(0, 1)) and a step of eps - alpha.
+        alpha: None for the paper's form, x + U(-eps, eps) and a step of eps; a length of at most
+            eps for Tramer et al.'s, x + alpha sign(N(0, 1)) and a step of eps - alpha.
     """
 
     alpha: float | None = None

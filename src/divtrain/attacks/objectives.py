@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from divtrain.ensemble import Ensemble, aggregate_logits
+from divtrain.ensemble import aggregate_logits
 from divtrain.errors import unknown_name
-from divtrain.gal import cross_entropy, label_mask
+from divtrain.gal import HasMembers, cross_entropy, label_mask
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps images (batch, channel, height, width) and labels (batch,) to values (batch,)."""
@@ -23,23 +23,25 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 ObjectiveName = Literal["mean_member_ce", "ce_of_mean_prob", "ce_of_mean_logit", "margin"]
 
 
-def make_objective(name: ObjectiveName, model: nn.Module, confidence: float = 0.0) -> Objective:
+def make_objective(name: ObjectiveName, model: nn.Module, confidence: float = 50.0) -> Objective:
     """Return the named objective of `model`.
 
     * ``mean_member_ce``: mean over members of each member's cross-entropy (the paper's);
     * ``ce_of_mean_prob``: cross-entropy of the mean softmax;
     * ``ce_of_mean_logit``: cross-entropy of the mean logit;
-    * ``margin``: mean over members of the hinge `margin`, with `confidence`.
+    * ``margin``: mean over members of the hinge `margin`, flat once another class leads by
+      `confidence` (the paper's kappa).
 
-    A model that is no `Ensemble` counts as an ensemble of itself alone, so that the first three
-    agree; it may return logits or log-probabilities.
+    A model without `members` and `member_logits` (anything but an `Ensemble`, bare or wrapped by
+    Fabric) counts as an ensemble of itself alone, so that the first three agree; it may return
+    logits or log-probabilities.
 
     Raises:
         DivtrainError: for an unknown name.
     """
     if name not in get_args(ObjectiveName):
         raise unknown_name("objective", str(name), get_args(ObjectiveName))
-    logits = model.member_logits if isinstance(model, Ensemble) else _Single(model)
+    logits = model.member_logits if isinstance(model, HasMembers) else _Single(model)
     if name == "mean_member_ce":
         return lambda x, y: cross_entropy(logits(x), y).mean(0)
     if name == "margin":

@@ -1,4 +1,4 @@
-"""What a defence trains on: every image once an epoch in each of its views, batch by batch.
+"""What a defence trains on: the images in each of its views, batch by batch.
 
 Batch `step` is a function of the seed and of `step` alone, so a run that was killed goes on
 where it stopped with nothing but the step number.
@@ -116,7 +116,7 @@ class Stream:
 
 
 def _mix(seed: int, purpose: int, index: int) -> int:
-    """One 62-bit seed from three numbers, so that no two purposes share a random stream."""
+    """One seed from three numbers (torch's CPU generator uses its low 32 bits)."""
     mixed = seed
     for part in (purpose, index):
         mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**62

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -73,17 +73,24 @@ def craft(
         surrogate: The model attacked, on the device to compute on.
         images: Clean images and true labels.
         batch_size: Images at a time; has no influence on the result but through random starts.
-        seed: Of random starts; combined with the attack and its parameters.
+        seed: Of random starts; combined with the attack's parameters.
         on_batch: For showing progress.
 
     Returns:
         Adversarial examples on the CPU, inside the ball and [0, 1], and what had to be mended.
     """
     device = device_of(surrogate)
-    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {attack!r}".encode()))
+    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {_words(attack)}".encode()))
     parts: list[Tensor] = []
     for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
         parts.append(attack(surrogate, x.to(device), y.to(device), generator).cpu())
         if on_batch is not None:
             on_batch(sum(map(len, parts)), len(images))
     return enforce_threat_model(images.x.cpu(), torch.cat(parts), attack.eps)
+
+
+def _words(attack: IterativeAttack) -> str:
+    """The attack and its parameters; the same in every process, also with a callable objective."""
+    if callable(attack.objective):
+        attack = replace(attack, objective="mean_member_ce")
+    return repr(attack)

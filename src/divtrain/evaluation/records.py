@@ -56,6 +56,7 @@ def make_records(
     clean: Bool[Tensor, "image"],
     fooled_not: Mapping[tuple[str, float], Bool[Tensor, "image"]],
     seed: int,
+    also: Mapping[tuple[str, float], Bool[Tensor, "image"]] | None = None,
 ) -> list[Record]:
     """Turn per-image success masks into records, the per-image worst case at each eps included.
 
@@ -65,6 +66,8 @@ def make_records(
         clean: Which clean images the target classifies right.
         fooled_not: For each (attack, eps), which adversarial examples it classifies right.
         seed: Seed of the experiment.
+        also: Masks of attacks from elsewhere that this adversary could use too, e.g. transferred
+            ones for a white-box adversary: they count in the worst case only.
 
     Returns:
         A clean record, then for each eps one an attack and the worst case. The adversary may
@@ -86,6 +89,7 @@ def make_records(
     for eps in sorted({eps for _, eps in fooled_not}):
         masks = {name: mask for (name, at), mask in fooled_not.items() if at == eps}
         records += [record(threat, surrogate, name, eps, mask) for name, mask in masks.items()]
-        worst = worst_case({CLEAN: clean, **masks})
+        more = {f"{name} {at}": mask for (name, at), mask in (also or {}).items() if at == eps}
+        worst = worst_case({CLEAN: clean, **masks, **more})
         records.append(record(threat, surrogate, WORST, eps, worst))
     return records

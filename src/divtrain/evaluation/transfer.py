@@ -37,7 +37,8 @@ def correct_mask(
                     f"expected logits of shape ({len(images)}, classes), got {tuple(logits.shape)}"
                 )
             check_labels(labels, len(images), logits.shape[1])
-            parts.append(logits.argmax(1).cpu() == labels.cpu())
+            right = logits.argmax(1) == labels.to(device)
+            parts.append((right & ~logits.isnan().any(1)).cpu())  # NaN is no answer
     return torch.cat(parts)
 
 

@@ -79,11 +79,14 @@ class AttackConfig:
     """Which attacks, all with the paper's parameters."""
 
     names: tuple[str, ...] = tuple(ATTACKS)
-    """Crafted on the surrogate, for every target."""
+    """Crafted on the surrogate, for every target: fgsm, rfgsm, ifgsm, mifgsm, pgdcw, each also as
+    NAME:OBJECTIVE (mean_member_ce, ce_of_mean_prob, ce_of_mean_logit, margin)."""
     eps: tuple[float, ...] = (0.1, 0.3)
     """L-infinity radii in [0, 1] pixel units."""
-    white_box: tuple[str, ...] = ("mifgsm",)
-    """Crafted on each target itself, printed beside the transferred ones; may be empty."""
+    white_box: tuple[str, ...] = ("mifgsm", "mifgsm:ce_of_mean_logit")
+    """Crafted on each target itself, printed beside the transferred ones; may be empty. The mean
+    of the members' cross-entropies understates an attack on diverse members, whose gradients
+    cancel; the cross-entropy of the mean logit does less so."""
     batch_size: int = 128
     """Images attacked at a time."""
 
@@ -119,11 +122,10 @@ def check_attack_config(config: AttackConfig) -> None:
     for name in (*config.names, *config.white_box):
         for eps in config.eps:
             build_attack(name, eps)
-    for names in (config.names, config.white_box, config.eps):
+    radii = tuple(f"{eps:g}" for eps in config.eps)  # as folders are named
+    for names in (config.names, config.white_box, radii):
         if len(set(names)) < len(names):
-            raise DivtrainError(
-                f"expected each attack and eps once, got {', '.join(map(str, names))}"
-            )
+            raise DivtrainError(f"expected each attack and eps once, got {', '.join(names)}")
     if config.batch_size < 1:
         raise DivtrainError(f"expected --attack.batch-size >= 1, got {config.batch_size}")
 

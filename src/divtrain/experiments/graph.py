@@ -49,13 +49,19 @@ def training_graph(
 
 
 def evaluation_graph(
-    surrogate: Path, targets: Mapping[str, Path], attack: AttackConfig, seed: int
+    surrogate: Path,
+    targets: Mapping[str, Path],
+    attack: AttackConfig,
+    seed: int,
+    common: dict[str, Any],
 ) -> list[Stage]:
     """Return the stages that evaluate saved ensembles instead of training any."""
     if SURROGATE in targets:
         raise DivtrainError(f"{SURROGATE!r} names the surrogate; call the target otherwise")
-    given = given_stage(f"given-{SURROGATE}-s{seed}", surrogate)
-    loaded = {name: given_stage(f"given-{name}-s{seed}", path) for name, path in targets.items()}
+    given = given_stage(f"given-{SURROGATE}-s{seed}", surrogate, common)
+    loaded = {
+        name: given_stage(f"given-{name}-s{seed}", path, common) for name, path in targets.items()
+    }
     return [given, *loaded.values(), *_attack(given, loaded, attack, seed)]
 
 
@@ -81,14 +87,17 @@ def _attack(
     shared = _craft(SURROGATE, surrogate, attack.names, attack, seed)
     stages: list[Stage] = list(shared.values())
     for name, trained in targets.items():
-        stages.append(
-            evaluate_stage(f"transfer-{name}-s{seed}", name, trained, SURROGATE, shared, seed)
+        transfer = evaluate_stage(
+            f"transfer-{name}-s{seed}", name, trained, SURROGATE, shared, seed
         )
+        stages.append(transfer)
         if attack.white_box:
             own = _craft(name, trained, attack.white_box, attack, seed)
             stages += own.values()
             stages.append(
-                evaluate_stage(f"white-box-{name}-s{seed}", name, trained, name, own, seed)
+                evaluate_stage(
+                    f"white-box-{name}-s{seed}", name, trained, name, own, seed, transfer
+                )
             )
         stages.append(coherence_stage(f"coherence-{name}-s{seed}", trained))
     return stages
@@ -99,7 +108,12 @@ def _craft(
 ) -> dict[tuple[str, float], Stage]:
     return {
         (attack, eps): craft_stage(
-            f"craft-{name}-{attack}-{eps:g}-s{seed}", attacked, attack, eps, config.batch_size, seed
+            f"craft-{name}-{attack.replace(':', '-')}-{eps:g}-s{seed}",
+            attacked,
+            attack,
+            eps,
+            config.batch_size,
+            seed,
         )
         for attack in attacks
         for eps in config.eps

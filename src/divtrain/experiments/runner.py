@@ -94,8 +94,10 @@ def evaluate_saved(saved: SavedEnsembles, out: Path, progress: Progress) -> Summ
             fit the data.
     """
     check_attack_config(saved.attack)
-    stages = evaluation_graph(saved.surrogate, saved.targets, saved.attack, saved.seed)
     dataset = open_dataset(saved.data)
+    stages = evaluation_graph(
+        saved.surrogate, saved.targets, saved.attack, saved.seed, _common(saved, dataset)
+    )
     directory = RunDirectory(out)
     fields = flatten(saved.data) | flatten(saved.attack)
     checkpoints = {f"checkpoint.{s.name}": s.config["checkpoint"] for s in stages if not s.inputs}
@@ -165,5 +167,5 @@ def _logged(update: OnProgress, directory: RunDirectory, stage: str) -> OnProgre
     return both
 
 
-def _common(config: ExperimentConfig, dataset: Dataset) -> dict[str, Any]:
+def _common(config: ExperimentConfig | SavedEnsembles, dataset: Dataset) -> dict[str, Any]:
     return {"data": dataset.name, "fingerprint": dataset.fingerprint, "device": config.accelerator}

@@ -114,8 +114,8 @@ def train_stage(
     Args:
         name: Name of the stage.
         defence: Name of the defence.
-        role: ``target`` or ``surrogate``: targets of one seed share initial weights and the order
-            of images, so that they differ by their defence alone; the surrogate shares nothing.
+        role: ``target`` or ``surrogate``: targets of one seed share their initial weights, and
+            those with as many views the order of images; the surrogate shares nothing.
         seed: Seed of the experiment.
         data: Augmentation.
         model: Architecture of the members.
@@ -206,6 +206,7 @@ def evaluate_stage(
     surrogate: str,
     crafted: dict[tuple[str, float], Stage],
     seed: int,
+    also: Stage | None = None,
 ) -> Stage:
     """Let a target classify clean and crafted images; writes success masks and records.
 
@@ -216,6 +217,8 @@ def evaluate_stage(
         surrogate: What records call the attacked ensemble; the target's name means white-box.
         crafted: The crafted sets by (attack, eps).
         seed: Seed of the experiment.
+        also: An earlier evaluation of the same target whose attacks this adversary has too: they
+            count in the worst case. Who knows the target's weights can transfer attacks as well.
     """
 
     def work(context: Context) -> None:
@@ -228,11 +231,19 @@ def evaluate_stage(
             context.on_progress(done, len(crafted), "crafted sets")
         named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
-        records = make_records(target, surrogate, clean, masks, seed)
+        others = _read_masks(context.inputs[also.name] / MASKS) if also is not None else {}
+        records = make_records(target, surrogate, clean, masks, seed, others)
         write_json_lines(context.folder / RECORDS, [asdict(record) for record in records])
 
     config = {"target": target, "surrogate": surrogate, "seed": seed}
-    return Stage(name, config, (trained, *crafted.values()), work)
+    earlier = (also,) if also is not None else ()
+    return Stage(name, config, (trained, *crafted.values(), *earlier), work)
+
+
+def _read_masks(file: Path) -> dict[tuple[str, float], torch.Tensor]:
+    tensors, _ = read_tensors(file)
+    pairs = {tuple(name.split(" ")): mask for name, mask in tensors.items() if name != "clean"}
+    return {(attack, float(eps)): mask for (attack, eps), mask in pairs.items()}
 
 
 def coherence_stage(name: str, trained: Stage) -> Stage:
@@ -245,7 +256,7 @@ def coherence_stage(name: str, trained: Stage) -> Stage:
     return Stage(name, {}, (trained,), work)
 
 
-def given_stage(name: str, checkpoint: Path) -> Stage:
+def given_stage(name: str, checkpoint: Path, common: dict[str, Any]) -> Stage:
     """Take an ensemble from a checkpoint instead of training it; writes a checked copy."""
     ens, about = load_ensemble(checkpoint)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -254,7 +265,7 @@ def given_stage(name: str, checkpoint: Path) -> Stage:
         check_fits(ens, context.dataset.test, checkpoint)
         save_ensemble(context.folder / ENSEMBLE, ens, about)
 
-    return Stage(name, {"checkpoint": digest}, (), work)
+    return Stage(name, {**common, "checkpoint": digest}, (), work)
 
 
 def check_fits(ens: Ensemble, images: Images, checkpoint: Path) -> None:

@@ -8,53 +8,70 @@ import torch
 from torch import Tensor
 
 from divtrain.evaluation import WORST, Threat
-from divtrain.report.rows import THREATS, Row
-from divtrain.report.tables import TITLES, describe
+from divtrain.report.rows import Row
+from divtrain.report.tables import attack_title, describe
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ("#4C72B0", "#8C8C8C", "#DD8452", "#55A868", "#C44E52", "#8172B3")
 
 
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
-    """Draw bars of accuracy under each attack, a panel for each threat and eps, as PNG bytes."""
-    panels: list[tuple[Threat, float]] = list(dict.fromkeys((r.threat, r.eps) for r in rows))
-    figure = _figure(7.2, 2.6 * len(panels) + 0.9)
-    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-    targets = list(dict.fromkeys(row.target for row in rows))
-    for axis, (threat, eps) in zip(axes, panels, strict=True):
-        mine = [row for row in rows if (row.threat, row.eps) == (threat, eps)]
-        names = list(dict.fromkeys(name for row in mine for name in row.cells if name != WORST))
-        names.append(WORST)
-        width = 0.8 / len(targets)
-        for row in mine:
-            place = targets.index(row.target)
-            left = [i + width * (place - (len(targets) - 1) / 2) for i in range(len(names))]
-            cells = [row.cells[name] for name in names]
-            bars = axis.bar(
-                left,
-                [100 * cell.mean for cell in cells],
-                width,
-                yerr=[100 * (c.deviation or 0) for c in cells] if row.seeds > 1 else None,
-                color=COLOURS[place % len(COLOURS)],
-                label=row.target,
-                capsize=2,
-            )
-            axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
-        axis.set_title(f"{THREATS[threat]}, eps {eps:g}", fontsize=9, loc="left")
-        axis.set_xticks(range(len(names)), [TITLES.get(n, n) for n in names], fontsize=8)
-        axis.set_ylabel("accuracy, %", fontsize=8)
-        axis.set_ylim(0, 112)
-        axis.set_yticks(range(0, 101, 25))
-        axis.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.suptitle(f"{title} ({describe(rows)})", fontsize=10)
-    figure.legend(
-        handles, labels, loc="lower center", ncols=len(targets), fontsize=8, frameon=False
+    """Draw bars of accuracy under each attack, a row each eps, a column each threat, as PNG."""
+    threats: list[Threat] = list(dict.fromkeys(row.threat for row in rows))
+    radii = sorted({row.eps for row in rows})
+    names = {threat: _attacks(rows, threat) for threat in threats}
+    figure = _figure(2.0 + 0.75 * sum(map(len, names.values())), 2.4 * len(radii) + 0.9)
+    axes = figure.subplots(
+        len(radii),
+        len(threats),
+        squeeze=False,
+        sharey=True,
+        gridspec_kw={"width_ratios": [len(names[threat]) for threat in threats]},
     )
-    figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))  # pyright: ignore
+    targets = list(dict.fromkeys(row.target for row in rows))
+    for line, eps in zip(axes, radii, strict=True):
+        for axis, threat in zip(line, threats, strict=True):
+            mine = [row for row in rows if (row.threat, row.eps) == (threat, eps)]
+            for row in mine:
+                _bars(axis, row, names[threat], targets)
+            ticks = [attack_title(name).replace(" (", "\n(") for name in names[threat]]
+            axis.set_xticks(range(len(ticks)), ticks, fontsize=7)
+            axis.set_title(f"{threat}, eps {eps:g}", fontsize=9, loc="left")
+            axis.set_ylim(0, 112)
+            axis.set_yticks(range(0, 101, 25))
+            axis.tick_params(axis="y", labelsize=7)
+            axis.spines[["top", "right"]].set_visible(False)
+        line[0].set_ylabel("accuracy, %", fontsize=8)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.suptitle(f"{title} ({describe(rows)})", fontsize=10)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(targets), fontsize=8,
+                  frameon=False)  # fmt: skip
     return _png(figure)
+
+
+def _attacks(rows: Sequence[Row], threat: Threat) -> list[str]:
+    """Columns of one threat, the worst case last."""
+    names = dict.fromkeys(name for row in rows if row.threat == threat for name in row.cells)
+    return sorted(names, key=lambda name: name == WORST)
+
+
+def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) -> None:
+    """Draw one target's bars beside those of the others."""
+    place, width = targets.index(row.target), 0.84 / len(targets)
+    shown = [(i, row.cells[name]) for i, name in enumerate(names) if name in row.cells]
+    bars = axis.bar(
+        [i + width * (place - (len(targets) - 1) / 2) for i, _ in shown],
+        [100 * cell.mean for _, cell in shown],
+        width,
+        yerr=[100 * (cell.deviation or 0) for _, cell in shown] if row.seeds > 1 else None,
+        color=COLOURS[place % len(COLOURS)],
+        label=row.target,
+        capsize=2,
+    )
+    axis.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
 
 
 def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
@@ -71,14 +88,15 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
         colour = COLOURS[place % len(COLOURS)]
         median = coherence.median().item()
         share = [1 / len(coherence)] * len(coherence)
-        axis.hist(coherence.tolist(), bins, weights=share, alpha=0.55, color=colour,
+        axis.hist(coherence.tolist(), bins, weights=share, alpha=0.45, color=colour,
+                  histtype="stepfilled", edgecolor=colour,
                   label=f"{target} (median {median:.2f})")  # fmt: skip
         axis.axvline(median, color=colour, linestyle="--", linewidth=1)
     axis.set_xlabel("coherence: largest cosine between two members' input gradients", fontsize=8)
     axis.set_ylabel("share of test images", fontsize=8)
     axis.set_xlim(-0.5, 1)
     axis.set_title(f"{title}: coherence on the test images, eval mode", fontsize=10)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 

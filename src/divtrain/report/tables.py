@@ -22,10 +22,18 @@ TITLES = {
     WORST: "worst",
 }
 
+OBJECTIVES = {
+    "mean_member_ce": "mean CE",
+    "ce_of_mean_prob": "mean prob",
+    "ce_of_mean_logit": "mean logit",
+    "margin": "hinge",
+}
+
 LEGEND = (
     "Accuracy in percent over all images; eps in [0, 1] pixel units, L-infinity. **Bold**: the"
     " attack that leaves least. *worst*: share of images right when clean and under every attack"
-    " of the row. Transfer robustness says nothing about white-box robustness."
+    " of the row; for the white-box adversary, who can transfer attacks too, also under those."
+    " Transfer robustness says nothing about white-box robustness."
 )
 
 
@@ -39,6 +47,13 @@ CSV_COLUMNS = (
     "images",
     "seeds",
 )
+
+
+def attack_title(name: str) -> str:
+    """Heading of an attack's column: ``mifgsm:ce_of_mean_logit`` is MI-FGSM (mean logit)."""
+    attack, _, objective = name.partition(":")
+    title = TITLES.get(attack, attack)
+    return f"{title} ({OBJECTIVES.get(objective, objective)})" if objective else title
 
 
 def describe(rows: Sequence[Row]) -> str:
@@ -63,7 +78,7 @@ def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> Renderab
             continue
         columns = _columns(mine)
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-        for name in ("eps", "target", *(TITLES.get(c, c) for c in columns), "coherence"):
+        for name in ("eps", "target", *map(attack_title, columns), "coherence"):
             table.add_column(name, justify="left" if name == "target" else "right")
         for index, row in enumerate(mine):
             cells = [_rich(row.cells.get(name)) for name in columns]
@@ -85,7 +100,7 @@ def markdown_table(
         if not mine:
             continue
         columns = _columns(mine)
-        names = ["eps", "target", *(TITLES.get(c, c) for c in columns), "coherence"]
+        names = ["eps", "target", *map(attack_title, columns), "coherence"]
         lines += [f"**{title}** ({describe(mine)})", "", _line(names)]
         lines.append(_line(["---:" if name != "target" else "---" for name in names]))
         for row in mine:

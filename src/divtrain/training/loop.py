@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -76,7 +76,7 @@ def train(
         stream: Training batches, on fabric's device.
         terms: The loss is their sum.
         settings: Epochs, learning rate, schedule.
-        fabric: Device and precision; the CPU in float32 if None.
+        fabric: Device and precision, float32 or bfloat16; the CPU in float32 if None.
         state_file: Where to keep the training state. If the file is there, training goes on from
             it, and ends with the same weights as an unbroken run (bit for bit on the CPU).
         on_step: For showing progress.
@@ -98,8 +98,14 @@ def train(
     model.mark_forward_method("member_logits")
     steps = settings.epochs * stream.steps_per_epoch
     progress = TrainingState(steps)
+    recipe = {
+        "optimisation": repr(replace(settings, save_every=0.0)),
+        "terms": repr(list(terms)),
+        "stream": f"{len(stream.images)} images, batches of {stream.batch_size},"
+        f" {list(stream.views)}, shift {stream.shift}, flip {stream.flip}, seed {stream.seed}",
+    }
     if state_file is not None and state_file.exists():
-        progress = load_state(state_file, ens, optimizer, steps)
+        progress = load_state(state_file, ens, optimizer, recipe)
     model.train()
     saved = time.monotonic()
     with StopRequest() as stop:
@@ -122,7 +128,7 @@ def train(
                 progress.end_epoch(rate)
             due = time.monotonic() - saved >= settings.save_every
             if state_file is not None and (due or stop.requested):
-                save_state(state_file, ens, optimizer, progress)
+                save_state(state_file, ens, optimizer, progress, recipe)
                 saved = time.monotonic()
             if stop.requested:
                 raise KeyboardInterrupt

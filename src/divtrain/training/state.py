@@ -71,32 +71,45 @@ class TrainingState:
 
 
 def save_state(
-    path: Path, ens: Ensemble, optimizer: torch.optim.Optimizer, state: TrainingState
+    path: Path,
+    ens: Ensemble,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    recipe: dict[str, str],
 ) -> None:
-    """Save weights, optimiser and position to one safetensors file, whole or not at all."""
+    """Save weights, optimiser, torch's CPU generator and position to one safetensors file.
+
+    `recipe` says what is being trained and how, so that no other run takes the state up.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in ens.state_dict().items()}
+    tensors["random.cpu"] = torch.get_rng_state()
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in slots.items()}
-    write_tensors(path, tensors, {"format": FORMAT, "state": asdict(state)})
+    write_tensors(path, tensors, {"format": FORMAT, "recipe": recipe, "state": asdict(state)})
 
 
 def load_state(
-    path: Path, ens: Ensemble, optimizer: torch.optim.Optimizer, steps: int
+    path: Path, ens: Ensemble, optimizer: torch.optim.Optimizer, recipe: dict[str, str]
 ) -> TrainingState:
-    """Load what `save_state` saved into the ensemble and the optimiser.
+    """Load what `save_state` saved into the ensemble, the optimiser and torch's CPU generator.
 
     Raises:
-        DivtrainError: when the file is damaged, or of a run of another length or architecture.
+        DivtrainError: when the file is damaged, or of another recipe or architecture.
     """
     tensors, about = read_tensors(path)
     advice = f"delete {path} to train from the beginning"
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DivtrainError(f"{path} is not a training state; {advice}")
-    state = TrainingState(**about["state"])
-    if state.steps != steps:
+    different = [n for n in recipe if about.get("recipe", {}).get(n) != recipe[n]]
+    if different:
+        name = different[0]
+        found = about.get("recipe", {}).get(name, "nothing")
         raise DivtrainError(
-            f"{path} belongs to a run of {state.steps} steps, this one has {steps}; {advice}"
+            f"{path} belongs to another run: its {name} is {found}, this one's is {recipe[name]};"
+            f" {advice}"
         )
+    state = TrainingState(**about["state"])
+    generator = tensors.pop("random.cpu")
     weights, slots = _split(tensors)
     shapes = {name: t.shape for name, t in ens.state_dict().items()}
     if shapes != {name: t.shape for name, t in weights.items()}:
@@ -104,10 +117,17 @@ def load_state(
     ens.load_state_dict(weights)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    for parameter, own in optimizer.state.items():
+        for name, slot in own.items():
+            if slot.shape == parameter.shape:
+                # In the parameter's memory layout: fused Adam walks both side by side.
+                own[name] = torch.empty_like(parameter).copy_(slot)
+    torch.set_rng_state(generator)
     return state
 
 
 def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dict[str, Any]]]:
+    """Part weights from the optimiser's slots, by parameter."""
     weights: dict[str, Tensor] = {}
     slots: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():

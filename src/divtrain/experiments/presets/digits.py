@@ -31,5 +31,5 @@ def digits() -> ExperimentConfig:
             noise=0.2,
             precision="bf16",
         ),
-        attack=AttackConfig(eps=(0.1, 0.2), white_box=("mifgsm",)),
+        attack=AttackConfig(eps=(0.1, 0.2)),
     )

@@ -1,0 +1,49 @@
+# Needs Python 3.11 or newer and make. Everything else goes into a virtual environment, .venv.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed  ## install, then train, attack and compare on real digits (2 minutes)
+	$(BIN)/divtrain run digits
+
+test: $(VENV)/installed-test  ## install, then run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-lint  ## style (ruff) and types (pyright)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+format: $(VENV)/installed-lint  ## let ruff mend the style
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## remove the virtual environment and caches, keep runs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "divtrain needs Python 3.11 or newer; try make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --quiet --upgrade "pip>=25.3"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/pip pyproject.toml
+	@echo "Installing divtrain; PyTorch is large, this can take some minutes."
+	$(PIP) --editable .
+	@touch $@
+
+# adv-lib, an oracle, builds a dependency that needs an old setuptools.
+$(VENV)/installed-test: $(VENV)/pip pyproject.toml build-constraints.txt
+	$(PIP) --build-constraint build-constraints.txt --editable '.[test,oracles]'
+	@touch $@
+
+$(VENV)/installed-lint: $(VENV)/installed-test
+	$(PIP) --editable '.[test,lint]'
+	@touch $@

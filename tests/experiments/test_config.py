@@ -1,0 +1,143 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import divtrain as dt
+from divtrain.experiments import PRESETS, AttackConfig, DataConfig, ModelConfig, TrainConfig
+from divtrain.experiments.config import check_config, flatten, unflatten
+from divtrain.experiments.defences import DEFENCES, build_defence
+from divtrain.experiments.graph import experiment_graph
+from divtrain.experiments.presets import digits, mnist_conv3, mnist_quick
+from divtrain.training import CrossEntropy, GradientAlignment
+
+COMMON = {"data": "mnist", "fingerprint": "0", "device": "cpu"}
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_preset_is_valid_documented_and_named_after_itself(preset: Any) -> None:
+    config = preset()
+    check_config(config)
+    assert PRESETS[config.preset] is preset
+    assert len(preset.__doc__) > 200
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_a_config_survives_json(preset: Any) -> None:
+    config = preset()
+    assert unflatten(json.loads(json.dumps(flatten(config)))) == config
+
+
+def test_a_saved_config_with_unknown_fields_is_refused() -> None:
+    with pytest.raises(dt.DivtrainError, match="does not fit this version"):
+        unflatten({**flatten(digits()), "train.colour": 3})
+
+
+def test_mnist_conv3_has_the_papers_values() -> None:
+    config = mnist_conv3()
+    assert config.model == ModelConfig(("conv3",) * 5, "leaky_relu", 0.1, "prob")
+    train = config.train
+    assert (train.epochs, train.batch_size, train.learning_rate) == (10, 128, 1e-3)
+    assert (train.schedule, train.gal_weight, train.noise) == ("constant", 0.5, 0.3)
+    assert config.attack.eps == (0.1, 0.3)
+    assert config.attack.names == ("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw")
+    assert (config.data.shift, config.data.flip, config.data.train_size) == (2, False, None)
+
+
+def test_mnist_quick_is_the_reduced_run_it_says_it_is() -> None:
+    quick = mnist_quick()
+    assert (quick.data.train_size, quick.train.epochs) == (20_000, 2)
+    assert quick.model == mnist_conv3().model
+    assert "reduced" in (mnist_quick.__doc__ or "")
+
+
+def test_defences_are_what_the_specification_says() -> None:
+    train = TrainConfig(gal_weight=0.7, noise=0.2)
+    base, noisy, div = (build_defence(name, train) for name in ("base", "base+noise", "div"))
+    assert list(base.terms) == list(noisy.terms) == [CrossEntropy()]
+    assert list(div.terms) == [CrossEntropy(), GradientAlignment(0.7)]
+    assert len(base.views) == 1
+    assert list(noisy.views) == list(div.views)
+    assert len(div.views) == 2
+    assert list(DEFENCES) == ["base", "base+noise", "div"]
+
+
+def test_the_graph_names_each_stage_once_and_after_its_inputs() -> None:
+    stages = experiment_graph(replace(mnist_conv3(), seeds=2), COMMON)
+    names = [stage.name for stage in stages]
+    assert len(set(names)) == len(names)
+    for place, stage in enumerate(stages):
+        assert all(names.index(each.name) < place for each in stage.inputs)
+
+
+def test_crafted_sets_belong_to_the_surrogate_and_are_shared_by_all_targets() -> None:
+    stages = {stage.name: stage for stage in experiment_graph(mnist_conv3(), COMMON)}
+    sets = [
+        {each.name for each in stages[f"transfer-{target}-s0"].inputs if "craft" in each.name}
+        for target in ("base", "base+noise", "div")
+    ]
+    assert sets[0] == sets[1] == sets[2]
+    assert len(sets[0]) == 10
+    assert all(stages[name].inputs == (stages["train-surrogate-s0"],) for name in sets[0])
+
+
+def keys(config: Any, common: dict[str, Any] = COMMON) -> dict[str, str]:
+    return {stage.name: stage.key for stage in experiment_graph(config, common)}
+
+
+def test_a_key_changes_with_what_determines_the_result_and_with_nothing_else() -> None:
+    config = mnist_conv3()
+    before = keys(config)
+
+    def changed(after: dict[str, str]) -> set[str]:
+        return {name.split("-s0")[0] for name in before if after.get(name) != before[name]}
+
+    heavier = changed(keys(replace(config, train=replace(config.train, gal_weight=1.0))))
+    assert {"train-div", "transfer-div", "coherence-div"} <= heavier
+    assert not any("base" in name or "surrogate" in name for name in heavier)
+    assert not changed(keys(replace(config, train=replace(config.train, save_every=1.0))))
+    assert not changed(keys(replace(config, data=replace(config.data, root="elsewhere"))))
+    assert not changed(keys(replace(config, seeds=3)))
+    assert changed(keys(config, COMMON | {"fingerprint": "1"})) == changed({})
+
+
+def test_targets_of_a_seed_share_their_initial_weights_and_the_surrogate_does_not() -> None:
+    stages = {
+        stage.name: stage for stage in experiment_graph(replace(mnist_conv3(), seeds=2), COMMON)
+    }
+    seeds = {n: s.config["own_seed"] for n, s in stages.items() if n.startswith("train")}
+    assert seeds["train-base-s0"] == seeds["train-div-s0"]
+    assert len({seeds[f"train-{n}-s{s}"] for n in ("surrogate", "div") for s in (0, 1)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": ModelConfig(members=("conv3",))}, "at least two --model.members"),
+        ({"model": ModelConfig(members=("conv3", "conv33"))}, "did you mean 'conv3'"),
+        ({"attack": AttackConfig(names=("fgms",))}, "did you mean .*'fgsm'"),
+        ({"attack": AttackConfig(white_box=("mifgms",))}, "did you mean 'mifgsm'"),
+        ({"attack": AttackConfig(names=())}, "at least one attack"),
+        ({"attack": AttackConfig(eps=(0.1, 8.0))}, "8/255"),
+        ({"attack": AttackConfig(eps=(0.1, 0.1))}, "each attack and eps once"),
+        ({"attack": AttackConfig(eps=(0.1, 0.1 + 1e-9))}, "each attack and eps once"),
+        ({"attack": AttackConfig(white_box=("mifgsm:margins",))}, "did you mean 'margin'"),
+        ({"attack": AttackConfig(batch_size=0)}, "batch-size >= 1"),
+        ({"train": TrainConfig(noise=1.5)}, "train.noise"),
+        ({"train": TrainConfig(gal_weight=-1.0)}, "train.gal-weight"),
+        ({"train": TrainConfig(gal_weight=float("nan"))}, "train.gal-weight"),
+        ({"train": TrainConfig(temperature=0.0)}, "train.temperature"),
+        ({"data": DataConfig(shift=-1)}, "data.shift"),
+        ({"seeds": 0}, "--seeds >= 1"),
+        ({"targets": ()}, "--targets"),
+    ],
+)
+def test_bad_configs_are_refused_before_anything_runs(change: Any, message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        check_config(replace(digits(), **change))
+
+
+def test_an_unknown_defence_offers_the_nearest() -> None:
+    with pytest.raises(dt.DivtrainError, match=r"did you mean 'base\+noise'"):
+        experiment_graph(replace(digits(), targets=("base+noisy",)), COMMON)

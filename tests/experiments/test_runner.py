@@ -1,0 +1,310 @@
+"""Whole experiments, small: run, kill, resume, refuse."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import divtrain as dt
+from divtrain.experiments import (
+    AttackConfig,
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    Quiet,
+    RunDirectory,
+    SavedEnsembles,
+    TrainConfig,
+    evaluate_saved,
+    rewrite_summary,
+    run_experiment,
+    train_ensembles,
+)
+
+SMALL = ExperimentConfig(
+    preset="digits",
+    data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
+    model=ModelConfig(members=("conv3", "conv3")),
+    train=TrainConfig(epochs=1, batch_size=40, noise=0.2, save_every=0.0),
+    attack=AttackConfig(names=("fgsm", "pgdcw"), eps=(0.1, 0.3), white_box=("fgsm",)),
+    targets=("base", "div"),
+    accelerator="cpu",
+)
+
+
+class Watching(Quiet):
+    """Notes which stages ran; optionally stops in one."""
+
+    def __init__(self, stop_in: str = "nowhere"):
+        self.began: list[str] = []
+        self.stop_in = stop_in
+
+    def begin(self, stage: str) -> None:
+        self.began.append(stage)
+
+    def update(self, done: int, total: int, detail: str) -> None:
+        if self.began[-1].startswith(self.stop_in):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run_experiment(SMALL, out, Quiet())
+    return out
+
+
+def records(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_config_log_checkpoints_records_tables_and_figures(whole: Path) -> None:
+    for name in (
+        "config.json", "log.txt", "records.jsonl", "table.md", "table.csv",
+        "figures/accuracy.png", "figures/coherence.png",
+        "stages/train-div-s0/ensemble.safetensors", "stages/train-div-s0/history.jsonl",
+        "stages/transfer-div-s0/masks.safetensors",
+    ):  # fmt: skip
+        assert (whole / name).stat().st_size > 0, name
+    assert not list(whole.rglob("training-state*"))
+    ens, about = dt.load_ensemble(whole / "stages/train-div-s0/ensemble.safetensors")
+    assert len(ens) == 2
+    assert (about["defence"], about["seed"], about["data"]) == ("div", 0, "digits")
+
+
+def test_records_agree_with_the_masks_and_count_all_images(whole: Path) -> None:
+    from divtrain.files import read_tensors
+
+    rows = records(whole)
+    assert {row["images"] for row in rows} == {30}
+    for target in ("base", "div"):
+        masks, _ = read_tensors(whole / f"stages/transfer-{target}-s0/masks.safetensors")
+        for eps in (0.1, 0.3):
+            both = masks["clean"] & masks[f"fgsm {eps:g}"] & masks[f"pgdcw {eps:g}"]
+            wanted = {"target": target, "attack": "worst", "eps": eps, "threat": "transfer"}
+            (worst,) = [row for row in rows if wanted.items() <= row.items()]
+            assert worst["correct"] == int(both.sum())
+            assert worst["accuracy"] == int(both.sum()) / 30
+
+
+def test_who_knows_the_weights_is_never_the_weaker_adversary(whole: Path) -> None:
+    """Transferred examples count in the white-box worst case."""
+    worst = {
+        (row["target"], row["eps"], row["threat"]): row["correct"]
+        for row in records(whole)
+        if row["attack"] == "worst"
+    }
+    for target in ("base", "div"):
+        for eps in (0.1, 0.3):
+            assert worst[target, eps, "white-box"] <= worst[target, eps, "transfer"]  # pyright: ignore
+
+
+def test_a_second_run_computes_nothing(whole: Path) -> None:
+    watch = Watching()
+    run_experiment(SMALL, whole, watch)
+    assert watch.began == []
+
+
+@pytest.mark.parametrize(
+    "stop_in", ["train-surrogate", "train-div", "craft-surrogate", "transfer-div"]
+)
+def test_a_run_stopped_in_any_kind_of_stage_ends_with_the_same_records(
+    whole: Path, tmp_path: Path, stop_in: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(SMALL, tmp_path / "run", Watching(stop_in))
+    watch = Watching()
+    run_experiment(SMALL, tmp_path / "run", watch)
+    assert watch.began[0].startswith(stop_in)
+    assert records(tmp_path / "run") == records(whole)
+
+
+def test_a_process_killed_in_training_and_in_the_attack_ends_with_the_same_records(
+    whole: Path, tmp_path: Path
+) -> None:
+    """SIGKILL, from outside, at whatever instant it falls."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "divtrain", "run", "digits", f"--out={out}",
+        "--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
+        "--train.epochs=1", "--train.batch-size=40", "--train.learning-rate=1e-3",
+        "--train.schedule=constant", "--train.precision=fp32", "--train.save-every=0",
+        "--attack.names", "fgsm", "pgdcw", "--attack.eps", "0.1", "0.3",
+        "--attack.white-box", "fgsm", "--targets", "base", "div", "--accelerator=cpu",
+    ]  # fmt: skip
+    for sign in ("train-div-s0/training-state.safetensors", "craft-surrogate-pgdcw-0.3-s0/key"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 240
+        while not (out / "stages" / sign).exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+    assert not (out / "records.jsonl").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert records(out) == records(whole)
+
+
+def test_a_damaged_artefact_is_made_again_and_not_trusted(whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    file = out / "stages/craft-surrogate-fgsm-0.1-s0/crafted.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    watch = Watching()
+    run_experiment(SMALL, out, watch)
+    assert watch.began == ["craft-surrogate-fgsm-0.1-s0"]
+    assert records(out) == records(whole)
+
+
+def test_another_config_on_the_same_directory_is_refused_naming_the_fields(whole: Path) -> None:
+    other = replace(SMALL, train=replace(SMALL.train, epochs=3), seed=1)
+    with pytest.raises(dt.DivtrainError, match=r"--train.epochs is 3 now, was 1.*--seed is 1 now"):
+        run_experiment(other, whole, Quiet())
+
+
+def test_more_seeds_and_targets_reuse_what_is_there(whole: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    watch = Watching()
+    summary = run_experiment(replace(SMALL, seeds=2), out, watch)
+    assert watch.began
+    assert all(name.endswith("-s1") for name in watch.began)
+    assert all(row.seeds == 2 and row.cells["fgsm"].deviation is not None for row in summary.rows)
+    first = [row for row in records(out) if row["seed"] == 0]
+    assert first == records(whole)
+
+
+def test_training_alone_is_taken_up_by_the_run(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (folder,) = train_ensembles(SMALL, ["div"], out, Quiet())
+    assert (folder / "ensemble.safetensors").exists()
+    watch = Watching()
+    run_experiment(SMALL, out, watch)
+    assert "train-div-s0" not in watch.began
+    assert records(out) == records(whole)
+
+
+def test_saved_ensembles_evaluate_to_the_records_of_their_run(whole: Path, tmp_path: Path) -> None:
+    def checkpoint(name: str) -> Path:
+        return whole / f"stages/train-{name}-s0/ensemble.safetensors"
+
+    saved = SavedEnsembles(
+        checkpoint("surrogate"),
+        {name: checkpoint(name) for name in ("base", "div")},
+        SMALL.data,
+        SMALL.attack,
+        accelerator="cpu",
+    )
+    summary = evaluate_saved(saved, tmp_path / "evaluation", Quiet())
+    assert records(tmp_path / "evaluation") == records(whole)
+    assert set(summary.coherence) == {"base", "div"}
+    small = replace(saved, data=DataConfig(name="digits", test_size=31))
+    with pytest.raises(dt.DivtrainError, match=r"--test-size is 31 now, was 30"):
+        evaluate_saved(small, tmp_path / "evaluation", Quiet())
+
+
+def test_other_data_under_the_same_name_are_evaluated_anew(whole: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    file, out = tmp_path / "images.npz", tmp_path / "evaluation"
+    checkpoint = whole / "stages/train-base-s0/ensemble.safetensors"
+    attack = AttackConfig(names=("fgsm",), eps=(0.1,), white_box=())
+    saved = SavedEnsembles(checkpoint, {"base": checkpoint}, DataConfig(name=str(file)), attack)
+    for seed in (0, 1):
+        x = np.random.default_rng(seed).random((20, 8, 8), np.float32)
+        np.savez(file, x_train=x, y_train=np.arange(20) % 10, x_test=x, y_test=np.arange(20) % 10)
+        watch = Watching()
+        evaluate_saved(saved, out, watch)
+        assert len(watch.began) == 5
+
+
+def test_a_saved_ensemble_that_does_not_fit_the_data_is_refused(
+    whole: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    file = tmp_path / "large.npz"
+    x, y = np.zeros((20, 12, 12), np.uint8), np.arange(20) % 10
+    np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
+    checkpoint = whole / "stages/train-base-s0/ensemble.safetensors"
+    saved = SavedEnsembles(
+        checkpoint, {"base": checkpoint}, DataConfig(name=str(file)), SMALL.attack
+    )
+    with pytest.raises(dt.DivtrainError, match="does not fit the data.*got .*12, 12"):
+        evaluate_saved(saved, tmp_path / "evaluation", Quiet())
+
+
+def test_a_report_can_be_written_again_from_the_directory_alone(whole: Path) -> None:
+    table, log = (whole / "table.md").read_text(), records(whole)
+    (whole / "table.md").unlink()
+    rewrite_summary(RunDirectory(whole))
+    assert (whole / "table.md").read_text() == table
+    assert records(whole) == log
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(dt.DivtrainError, match="no run at"):
+        rewrite_summary(RunDirectory(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(SMALL, tmp_path / "run", Watching("train-surrogate"))
+    with pytest.raises(dt.DivtrainError, match="nothing in .* has been evaluated yet"):
+        rewrite_summary(RunDirectory(tmp_path / "run"))
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(dt.DivtrainError, match="not empty and holds no run"):
+        run_experiment(SMALL, tmp_path, Quiet())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_run_directory_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(dt.DivtrainError, match="choose another"):
+        run_experiment(SMALL, tmp_path / "file" / "run", Quiet())
+
+
+def test_a_full_disk_keeps_what_was_computed(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    real, out = os.fsync, tmp_path / "run"
+
+    def full(handle: int) -> None:
+        if (out / "stages/craft-surrogate-fgsm-0.3-s0").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(
+            dt.DivtrainError, match="disk is full; free some space and run the same"
+        ):
+            run_experiment(SMALL, out, Quiet())
+    watch = Watching()
+    run_experiment(SMALL, out, watch)
+    assert watch.began[0] == "craft-surrogate-fgsm-0.3-s0"
+    assert records(out) == records(whole)
+
+
+def test_sizes_beyond_the_data_are_refused(tmp_path: Path) -> None:
+    big = replace(SMALL, data=replace(SMALL.data, train_size=2000))
+    with pytest.raises(dt.DivtrainError, match="--data.train-size: .* 1 to 1297 images, got 2000"):
+        run_experiment(big, tmp_path / "run", Quiet())
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,160 @@
+from pathlib import Path
+
+import pytest
+
+from divtrain.cli import main
+
+SMALL = [
+    "--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
+    "--train.epochs=1", "--train.batch-size=40", "--attack.names", "fgsm", "--attack.eps", "0.1",
+    "--attack.white-box", "fgsm", "--targets", "base", "div",
+]  # fmt: skip
+
+Captured = pytest.CaptureFixture[str]
+
+
+def words(text: str) -> str:
+    """Undo line wrapping."""
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["run", "digits", f"--out={out}", *SMALL]) == 0
+    return out
+
+
+def test_run_ends_with_the_table_the_figure_and_the_directory(run: Path, capsys: Captured) -> None:
+    assert main(["run", "digits", f"--out={run}", *SMALL]) == 0
+    out = words(capsys.readouterr().out)
+    for part in ("Transfer", "White-box", "FGSM", "worst", "coherence", "30 test images, 1 seed"):
+        assert part in out
+    assert f"wrote {run}/figures/accuracy.png" in out
+    assert out.endswith(f"run directory: {run}")
+
+
+def test_report_prints_the_same_table_again(run: Path, capsys: Captured) -> None:
+    assert main(["run", "digits", f"--out={run}", *SMALL]) == 0
+    first = capsys.readouterr().out
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_train_prints_the_checkpoints(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["train", "digits", f"--out={tmp_path / 'r'}", "--only", "div", *SMALL]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.exists()
+    assert path.parent.name == "train-div-s0"
+
+
+def test_evaluate_takes_checkpoints(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    stages = run / "stages"
+    command = [
+        "evaluate", f"--surrogate={stages}/train-surrogate-s0/ensemble.safetensors",
+        "--targets", f"mine={stages}/train-div-s0/ensemble.safetensors",
+        "--data.test-size=20", "--attack.names", "fgsm", "--attack.eps", "0.1", "0.2",
+        "--attack.white-box", "fgsm", f"--out={tmp_path / 'evaluation'}",
+    ]  # fmt: skip
+    assert main(command) == 0
+    out = words(capsys.readouterr().out)
+    assert "mine" in out
+    assert "20 test images" in out
+
+
+def test_presets_lists_all_and_shows_one(capsys: Captured) -> None:
+    assert main(["presets"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("digits", "mnist-quick", "mnist-conv3"))
+    with pytest.raises(SystemExit) as stop:
+        main(["presets", "mnist-conv3"])
+    assert stop.value.code == 0
+    out = words(capsys.readouterr().out)
+    assert "Table 2, first group" in out
+    assert "--train.gal-weight" in out
+
+
+def test_doctor_finds_the_loss_right(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["doctor", f"--out={tmp_path}", f"--data-root={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "3.302585" in out
+    assert "not at" in out
+
+
+@pytest.mark.parametrize("command", [[], ["--help"], ["-h"]])
+def test_help_tells_the_commands(command: list[str], capsys: Captured) -> None:
+    assert main(command) == 0
+    assert "divtrain run digits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["run", "--help"], ["run", "digits", "--help"], ["train", "digits", "-h"],
+     ["evaluate", "--help"], ["report", "--help"], ["doctor", "--help"]],
+)  # fmt: skip
+def test_every_command_has_help(command: list[str], capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 0
+    assert "usage: divtrain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["runn"], "unknown command 'runn': did you mean 'run'"),
+        (["run", "digit"], "unknown preset 'digit': did you mean 'digits'"),
+        (["presets", "mnist"], "did you mean"),
+        (["run", "--seed=1"], "expected a preset first"),
+        (["run", "digits", "--attack.names", "fgms"], "did you mean 'fgsm'"),
+        (["run", "digits", "--model.members", "conv3", "conv5"], "unknown model 'conv5'"),
+        (["run", "digits", "--model.members", "conv3"], "at least two --model.members"),
+        (["run", "digits", "--targets", "dov"], "unknown defence 'dov': did you mean 'div'"),
+        (["run", "digits", "--attack.eps", "8"], "8/255 = 0.03137"),
+        (["run", "digits", "--attack.eps", "nan"], r"expected eps in [0, 1]"),
+        (["run", "digits", "--attack.eps", "-0.1"], r"expected eps in [0, 1]"),
+        (
+            ["run", "digits", "--data.name", "mnits"],
+            "unknown data set 'mnits': did you mean 'mnist'",
+        ),
+        (["run", "digits", "--data.name", "none.npz"], "no file at none.npz"),
+        (["run", "digits", "--data.train-size", "9999"], "1 to 1297 images, got 9999"),
+        (["run", "digits", "--train.batch-size", "9999", "--out=/nonexistent/x"], "cannot write"),
+        (["train", "digits", "--only", "dive"], "did you mean 'div'"),
+        (["report", "nowhere"], "no run at nowhere"),
+        (["evaluate", "--surrogate=a", "--targets", "b"], "NAME=CHECKPOINT"),
+        (["evaluate", "--surrogate=none.safetensors", "--targets", "b=c"], "no file at"),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(
+    command: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    if "--out=/nonexistent/x" in command:
+        (tmp_path / "file").write_text("")
+        command = [*command[:-1], "--out=file/run"]
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in words(captured.err)
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_field_offers_the_nearest(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "digits", "--train.epoch=3"])
+    assert stop.value.code == 2
+    assert "--train.epochs" in capsys.readouterr().err
+
+
+def test_a_stop_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("divtrain.experiments.runner.run_stages", stop)
+    assert main(["run", "digits", f"--out={tmp_path / 'run'}", *SMALL]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
