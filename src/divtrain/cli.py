@@ -102,7 +102,8 @@ class EvaluateOptions:
     """Checkpoint that the attacks are crafted on."""
     targets: tuple[str, ...]
     """NAME=CHECKPOINT of each target; a run keeps them in stages/train-NAME-sSEED."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(name="digits"))
+    data: DataConfig = field(default_factory=lambda: DataConfig(name=""))
+    """--data.name may be left out: the data the surrogate was trained on."""
     attack: AttackConfig = field(default_factory=AttackConfig)
     out: Path = Path("runs/evaluate")
     """Run directory."""

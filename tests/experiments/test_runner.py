@@ -212,6 +212,8 @@ def test_saved_ensembles_evaluate_to_the_records_of_their_run(whole: Path, tmp_p
     summary = evaluate_saved(saved, tmp_path / "evaluation", Quiet())
     assert records(tmp_path / "evaluation") == records(whole)
     assert set(summary.coherence) == {"base", "div"}
+    unnamed = replace(saved, data=replace(SMALL.data, name=""))
+    evaluate_saved(unnamed, tmp_path / "evaluation", Quiet())
     small = replace(saved, data=DataConfig(name="digits", test_size=31))
     with pytest.raises(dt.DivtrainError, match=r"--test-size is 31 now, was 30"):
         evaluate_saved(small, tmp_path / "evaluation", Quiet())

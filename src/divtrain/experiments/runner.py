@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import Context, OnProgress, Stage
 from divtrain.experiments.summary import Summary, write_summary
+from divtrain.training import load_ensemble
 
 
 def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> Summary:
@@ -72,7 +73,7 @@ class SavedEnsembles:
     Attributes:
         surrogate: Checkpoint that the attacks are crafted on.
         targets: Checkpoints that classify the result, by name.
-        data: Test images.
+        data: Test images; an empty name stands for the data the surrogate was trained on.
         attack: Attacks and radii.
         seed: Of random starts.
         accelerator: Device to compute on.
@@ -94,6 +95,13 @@ def evaluate_saved(saved: SavedEnsembles, out: Path, progress: Progress) -> Summ
             fit the data.
     """
     check_attack_config(saved.attack)
+    if not saved.data.name:
+        name = load_ensemble(saved.surrogate)[1].get("data")
+        if not isinstance(name, str):
+            raise DivtrainError(
+                f"{saved.surrogate} does not say what it was trained on; give --data.name"
+            )
+        saved = replace(saved, data=replace(saved.data, name=name))
     dataset = open_dataset(saved.data)
     stages = evaluation_graph(
         saved.surrogate, saved.targets, saved.attack, saved.seed, _common(saved, dataset)

@@ -20,6 +20,7 @@ from divtrain.analysis import coherence_distribution
 from divtrain.attacks import build_attack
 from divtrain.data import Dataset, Images, Stream
 from divtrain.ensemble import Ensemble
+from divtrain.errors import DivtrainError
 from divtrain.evaluation import correct_mask, craft, make_records
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
 from divtrain.experiments.defences import build_defence
@@ -61,12 +62,22 @@ class Context:
     on_progress: OnProgress
 
     def fabric(self, precision: str = "fp32") -> "Fabric":
-        """Return a device with a precision."""
+        """Return a device with a precision.
+
+        Raises:
+            DivtrainError: when this machine has no such device.
+        """
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
         logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
         words = {"fp32": "32-true", "bf16": "bf16-mixed"}
-        return Fabric(accelerator=self.accelerator, devices=1, precision=words[precision])  # pyright: ignore
+        try:
+            return Fabric(accelerator=self.accelerator, devices=1, precision=words[precision])  # pyright: ignore
+        except (RuntimeError, ValueError) as error:
+            raise DivtrainError(
+                f"cannot compute on --accelerator {self.accelerator}: {error}; `divtrain doctor`"
+                " tells what is here"
+            ) from error
 
     def load(self, stage: "Stage") -> Ensemble:
         """Load the ensemble that an input stage trained, on the device, laid out for speed."""
@@ -273,5 +284,7 @@ def check_fits(ens: Ensemble, images: Images, checkpoint: Path) -> None:
     try:
         correct_mask(ens, images.x[:1], images.y[:1])
         correct_mask(ens, images.x[-1:], images.y.max().view(1))
-    except ValueError as error:
-        raise type(error)(f"{checkpoint} does not fit the data: {error}") from error
+    except DivtrainError as error:
+        raise DivtrainError(
+            f"{checkpoint} does not fit the data (chosen with --data.name): {error}"
+        ) from error
