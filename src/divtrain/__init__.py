@@ -4,21 +4,20 @@ Kariyappa and Qureshi, "Improving Adversarial Robustness of Ensembles with Diver
 arXiv 1901.09981 (2019).
 """
 
-__version__ = "0.1.0"
-
 from divtrain import analysis, attacks, data, evaluation, models, training
+from divtrain.cross_entropy import cross_entropy
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.gal import (
     DiversityLoss,
     coherence,
-    cross_entropy,
     diversity_loss,
     gradient_alignment_loss,
     input_gradients,
     pairwise_cosine,
 )
 from divtrain.training import load_ensemble, load_weights, save_ensemble
+from divtrain.version import __version__
 
 __all__ = [
     "DiversityLoss",

@@ -11,7 +11,6 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from divtrain import __version__
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments import (
     PRESETS,
@@ -33,6 +32,7 @@ from divtrain.experiments import (
 from divtrain.experiments.config import Accelerator
 from divtrain.experiments.doctor import examine
 from divtrain.report import LEGEND, describe, terminal_table
+from divtrain.version import __version__
 
 console = Console()
 if not console.is_terminal:

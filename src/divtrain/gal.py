@@ -9,16 +9,16 @@
 Half-precision inputs are computed in float32 here, also under autocast; float64 stays float64.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from divtrain.checks import check_images, check_labels
+from divtrain.checks import check_images
+from divtrain.cross_entropy import cross_entropy
 from divtrain.errors import DivtrainError
 
 VANISHING = 1e-30
@@ -36,40 +36,6 @@ class HasMembers(Protocol):
     def member_logits(self, x: Tensor, /) -> Tensor:
         """Logits of every member, (member, batch, class); `x` may hold one copy a member."""
         ...
-
-
-def cross_entropy(
-    logits: Float[Tensor, "*lead batch classes"], y: Tensor
-) -> Float[Tensor, "*lead batch"]:
-    """Per-example cross-entropy, with gradients that stay exact when the model is confident.
-
-    Writes -log p_y as softplus(logsumexp_{j != y} z_j - z_y). The usual form loses 1 - p_y to
-    rounding once the margin passes 17 nats in float32, and with it the direction of the input
-    gradient; this one is accurate up to a margin of about 87 nats. (GAL itself counts a gradient
-    as vanished from about 69 nats on, see `VANISHING`.)
-
-    Args:
-        logits: Logits or log-probabilities, in any float type; computed in float32 at least.
-        y: Labels in [0, class), (batch,).
-
-    Raises:
-        DivtrainError: for labels of another shape or dtype, or out of range.
-
-    >>> cross_entropy(torch.tensor([[40.0, 0.0]]), torch.tensor([0])).item()
-    4.24835413113866e-18
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    label = label_mask(logits, y)
-    others = torch.logsumexp(logits.masked_fill(label, -math.inf), dim=-1)
-    return F.softplus(others - logits.masked_fill(~label, 0).sum(-1))
-
-
-def label_mask(
-    logits: Float[Tensor, "*lead batch classes"], y: Tensor
-) -> Bool[Tensor, "batch classes"]:
-    """Where the true class is; raises as `cross_entropy` does."""
-    check_labels(y, logits.shape[-2], logits.shape[-1])
-    return F.one_hot(y, logits.shape[-1]).bool()
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,17 @@ def test_truncated_normal_is_finite_and_stays_within_its_bound(
     assert sample.abs().max() <= torch.tensor(std * ratio)
 
 
+@pytest.mark.parametrize("draw", [0.0, 2**-24, 0.5, 1 - 2**-24])
+@pytest.mark.parametrize("ratio", [1e-3, 1.0, 2.0, 6.0, 50.0])
+def test_extreme_draws_of_the_uniform_stay_within_the_bound(
+    monkeypatch: pytest.MonkeyPatch, draw: float, ratio: float
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape[0], draw))
+    sample = truncated_normal((1,), 0.15, 0.15 * ratio)
+    assert sample.abs() <= torch.tensor(0.15 * ratio)
+    assert sample.sign().item() == math.copysign(draw != 0.5, draw - 0.5)
+
+
 @pytest.mark.parametrize("eps_max", [0.09, 0.3, 1.0])
 def test_noisy_images_stay_in_the_unit_interval_and_within_eps(eps_max: float) -> None:
     x = torch.rand(50, 1, 8, 8, generator=seeded())

@@ -62,6 +62,10 @@ def test_transfer_beats_white_box_only_at_the_same_attack_eps_target_and_seed(
     assert "transfer-beats-white-box" not in names(record("white-box", "fgsm", 0.5), transfer)
 
 
+def test_the_worst_case_is_no_attack_to_compare() -> None:
+    assert names(record("white-box", WORST, 0.5), record("transfer", WORST, 0.1)) == []
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_the_best_of_several_surrogates_counts(order: int) -> None:
     transfers = [

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from divtrain.cross_entropy import cross_entropy, label_mask
 from divtrain.ensemble import aggregate_logits
 from divtrain.errors import unknown_name
-from divtrain.gal import HasMembers, cross_entropy, label_mask
+from divtrain.gal import HasMembers
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps images (batch, channel, height, width) and labels (batch,) to values (batch,)."""

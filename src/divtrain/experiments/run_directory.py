@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-import divtrain
 from divtrain.errors import DivtrainError
 from divtrain.experiments.stages import Stage
 from divtrain.files import make_folder, read_json, storage_error, write_json
+from divtrain.version import __version__
 
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
@@ -158,7 +158,7 @@ class RunDirectory:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {
-        "divtrain": divtrain.__version__,
+        "divtrain": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import divtrain
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.files import read_tensors, write_tensors
 from divtrain.models import Architecture, Normalized, build_architecture
+from divtrain.version import __version__
 
 FORMAT = "divtrain-ensemble-1"
 
@@ -32,7 +32,7 @@ def save_ensemble(path: str | Path, ens: Ensemble, about: dict[str, Any] | None 
         "format": FORMAT,
         "aggregate": ens.aggregate,
         "members": members,
-        "about": {"divtrain": divtrain.__version__, **(about or {})},
+        "about": {"divtrain": __version__, **(about or {})},
     }
     write_tensors(Path(path), ens.state_dict(), metadata)
 

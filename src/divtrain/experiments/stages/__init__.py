@@ -1,0 +1,26 @@
+"""The stages an experiment is made of, a kind a file."""
+
+from divtrain.experiments.stages.coherence import COHERENCE, coherence_stage
+from divtrain.experiments.stages.craft import CRAFTED, craft_stage
+from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage
+from divtrain.experiments.stages.given import given_stage
+from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage
+from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
+
+__all__ = [
+    "COHERENCE",
+    "CRAFTED",
+    "ENSEMBLE",
+    "HISTORY",
+    "MASKS",
+    "RECORDS",
+    "STATE",
+    "Context",
+    "OnProgress",
+    "Stage",
+    "coherence_stage",
+    "craft_stage",
+    "evaluate_stage",
+    "given_stage",
+    "train_stage",
+]

@@ -1,0 +1,17 @@
+"""Measure the coherence of an ensemble."""
+
+from divtrain.analysis import coherence_distribution
+from divtrain.experiments.stages.stage import Context, Stage
+from divtrain.files import write_tensors
+
+COHERENCE = "coherence.safetensors"
+
+
+def coherence_stage(name: str, trained: Stage) -> Stage:
+    """Measure coherence at every test image, in eval mode."""
+
+    def work(context: Context) -> None:
+        values = coherence_distribution(context.load(trained), context.dataset.test)
+        write_tensors(context.folder / COHERENCE, {"coherence": values}, {"of": trained.name})
+
+    return Stage(name, {}, (trained,), work)

@@ -1,0 +1,97 @@
+"""A node of the graph of an experiment, and what it works with.
+
+A stage is named, configured and fed by other stages; its key is the hash of all that determines
+its result. It reads its inputs' files and writes its own, nothing else.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from divtrain.data import Dataset
+from divtrain.ensemble import Ensemble
+from divtrain.errors import DivtrainError
+from divtrain.training import load_ensemble
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+ENSEMBLE = "ensemble.safetensors"
+"""Where a stage that yields an ensemble keeps it."""
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with (done, total, a few words on how it goes)."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with.
+
+    Attributes:
+        dataset: Training and test images, subsets already drawn.
+        accelerator: Device, in Fabric's words.
+        folder: The stage's own folder.
+        inputs: The folders of its inputs, by stage name.
+        on_progress: For showing progress.
+    """
+
+    dataset: Dataset
+    accelerator: str
+    folder: Path
+    inputs: dict[str, Path]
+    on_progress: OnProgress
+
+    def fabric(self, precision: str = "fp32") -> "Fabric":
+        """Return a device with a precision.
+
+        Raises:
+            DivtrainError: when this machine has no such device.
+        """
+        from lightning_fabric import Fabric  # here: it takes longer to import than torch
+
+        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+        words = {"fp32": "32-true", "bf16": "bf16-mixed"}
+        try:
+            return Fabric(accelerator=self.accelerator, devices=1, precision=words[precision])  # pyright: ignore
+        except (RuntimeError, ValueError) as error:
+            raise DivtrainError(
+                f"cannot compute on --accelerator {self.accelerator}: {error}; `divtrain doctor`"
+                " tells what is here"
+            ) from error
+
+    def load(self, stage: "Stage") -> Ensemble:
+        """Load the ensemble that an input stage trained, on the device, laid out for speed."""
+        ens, _ = load_ensemble(self.inputs[stage.name] / ENSEMBLE)
+        ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return ens.to(self.fabric().device)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the graph.
+
+    Attributes:
+        name: Names its folder; unique in a graph.
+        config: All that determines its result beside its inputs; JSON-able.
+        inputs: Stages whose files it reads.
+        work: Does it.
+    """
+
+    name: str
+    config: dict[str, Any]
+    inputs: tuple["Stage", ...]
+    work: Callable[[Context], None]
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of name, config and the keys of the inputs."""
+        parts = [self.name, self.config, [stage.key for stage in self.inputs]]
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
