@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from divtrain.errors import DivtrainError
@@ -103,8 +104,14 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
-    """Write tensors and a JSON-able `about` to one safetensors file, as `write_bytes` does."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write tensors and a JSON-able `about` to one safetensors file, as `write_bytes` does.
+
+    Tensors that share memory (tied weights) are written each for itself.
+    """
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     write_bytes(path, safetensors.torch.save(tensors, {"divtrain": json.dumps(about)}))
 
 

@@ -56,6 +56,23 @@ def test_worst_case_is_taken_image_by_image_at_each_eps() -> None:
     assert {(r.target, r.images, r.seed) for r in found} == {("div", 5, 7)}
 
 
+def test_attacks_from_elsewhere_count_in_the_worst_case_only() -> None:
+    ours = {("fgsm", 0.1): mask("xxx."), ("fgsm", 0.3): mask("xx..")}
+    theirs = {
+        ("fgsm", 0.1): mask(".xxx"),
+        ("ifgsm", 0.1): mask("x.xx"),
+        ("fgsm", 0.2): mask("...."),
+    }
+    found = make_records("div", "div", mask("xxxx"), ours, 0, also=theirs)
+    assert [(record.attack, record.eps, record.correct) for record in found] == [
+        (CLEAN, 0.0, 4),
+        ("fgsm", 0.1, 3),
+        (WORST, 0.1, 1),
+        ("fgsm", 0.3, 2),
+        (WORST, 0.3, 2),
+    ]
+
+
 def test_a_target_attacked_on_itself_is_white_box() -> None:
     found = make_records("div", "div", mask("xx"), {("fgsm", 0.1): mask("x.")}, 0)
     assert [record.threat for record in found] == ["clean", "white-box", "white-box"]
@@ -73,3 +90,10 @@ def test_masks_of_other_images_are_refused(bad: Tensor) -> None:
     masks = {("fgsm", 0.1): mask("xxx"), ("pgdcw", 0.1): bad}
     with pytest.raises(DivtrainError, match=r"mask of 3 images for pgdcw at eps 0\.1, got"):
         make_records("div", "s", mask("xxx"), masks, 0)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_masks_from_elsewhere_of_other_images_are_refused() -> None:
+    masks = {("fgsm", 0.1): mask("xxx")}
+    with pytest.raises(DivtrainError, match="mask of 3 images"):
+        make_records("div", "s", mask("xxx"), masks, 0, also={("pgdcw", 0.1): mask("xx")})

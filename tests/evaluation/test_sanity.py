@@ -109,6 +109,21 @@ def test_one_step_beats_many_only_under_the_same_threat_eps_target_and_seed(
     assert names(*records) == []
 
 
+def test_one_step_beats_many_also_on_another_objective() -> None:
+    assert names(record("white-box", "fgsm:margin", 0.3), record("white-box", "ifgsm", 0.6)) == [
+        "one-step-beats-many"
+    ]
+
+
+def test_an_iterative_attack_on_another_objective_is_one_of_the_many() -> None:
+    records = [
+        record("white-box", "fgsm", 0.3),
+        record("white-box", "ifgsm", 0.9),
+        record("white-box", "mifgsm:ce_of_mean_logit", 0.2),
+    ]
+    assert names(*records) == []
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_signs_do_not_depend_on_the_order_of_the_records(order: int) -> None:
     sick = [

@@ -50,6 +50,21 @@ def test_correct_mask_is_a_count_by_hand() -> None:
     assert not correct_mask(Threshold(0.5, rising=False), images.x, images.y).any()
 
 
+def test_a_model_that_answers_nan_is_right_on_no_image() -> None:
+    images = blobs(6)
+
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.zeros(len(x), 3)
+            logits[:, 0] = 1  # right on class 0, were it not for what follows
+            logits[:3, 2] = torch.nan
+            return logits
+
+    right = correct_mask(Broken(), images.x, images.y)
+    assert images.y.tolist() == [0, 1, 2, 0, 1, 2]
+    assert right.tolist() == [0, 0, 0, 1, 0, 0]
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 59, 60, 61])
 def test_correct_mask_does_not_depend_on_the_batch_size(batch_size: int) -> None:
     images, model = blobs(), net(0)
@@ -172,6 +187,7 @@ def test_dropout_is_off_when_a_target_classifies() -> None:
         ({"eps": ()}, "at least one attack, one eps and one target"),
         ({"targets": {}}, "at least one attack, one eps and one target"),
         ({"attacks": ("fgsm", "mifgm")}, "unknown attack 'mifgm': did you mean 'mifgsm'"),
+        ({"attacks": ("fgsm:margins",)}, "unknown objective 'margins': did you mean 'margin'"),
         ({"eps": (8.0,)}, r"did you mean 8/255 = 0\.03137"),
         ({"surrogate_name": "t"}, "'t' names both the surrogate and a different target"),
         ({"images": Images(blobs(4).x * 255, blobs(4).y)}, r"images in \[0, 1\]"),

@@ -33,10 +33,10 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def area(png: bytes, colour: str) -> int:
-    """Pixels of exactly that colour."""
-    wanted = np.array([round(255 * part) for part in to_rgb(colour)])
-    return int((pixels(png) == wanted).all(-1).sum())
+def area(png: bytes, colour: str, part: tuple[slice, slice] = (slice(None), slice(None))) -> int:
+    """Pixels of exactly that colour, in a part of the figure."""
+    wanted = np.array([round(255 * channel) for channel in to_rgb(colour)])
+    return int((pixels(png) == wanted).all(-1)[part].sum())
 
 
 def test_bars_are_as_high_as_the_accuracies() -> None:
@@ -45,20 +45,37 @@ def test_bars_are_as_high_as_the_accuracies() -> None:
     assert (half - none) / (whole - none) == pytest.approx(0.5, abs=0.02)
 
 
-def test_each_target_has_its_colour_in_each_panel() -> None:
-    threats: tuple[Threat, ...] = ("transfer", "white-box")
+PANELS: list[tuple[Threat, float]] = [
+    ("transfer", 0.1), ("white-box", 0.1), ("transfer", 0.3), ("white-box", 0.3)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tall", [1, 2])
+def test_panels_are_a_row_each_eps_and_a_column_each_threat(tall: int) -> None:
     rows = [
-        row(0.5, target, threat, eps)
-        for threat in threats
-        for eps in (0.1, 0.3)
-        for target in ("base", "div")
+        row(accuracy, target, *panel)
+        for index, panel in enumerate(PANELS)
+        for target, accuracy in (("base", 0.5), ("div", 1.0 * (index == tall)))
     ]
-    one, four = accuracy_figure(rows[:2], "t"), accuracy_figure(rows, "t")
-    assert pixels(four).shape[0] > 2.5 * pixels(one).shape[0]
-    assert pixels(four).shape[1] == pixels(one).shape[1]
-    for colour in COLOURS[:2]:
-        assert area(four, colour) > 2.5 * area(one, colour) > 0
-    assert area(four, COLOURS[2]) == 0
+    png = accuracy_figure(rows, "t")
+    height, width, _ = pixels(png).shape
+    quarters = [
+        (slice(top, top + height // 2), slice(left, left + width // 2))
+        for top in (0, height // 2)
+        for left in (0, width // 2)
+    ]
+    base, div = ([area(png, colour, quarter) for quarter in quarters] for colour in COLOURS[:2])
+    assert min(base) > 0.5 * max(base)
+    assert div[tall] > 0.8 * sum(div)
+    assert area(png, COLOURS[2]) == 0
+
+
+def test_every_target_is_in_the_legend() -> None:
+    # Bars of no height: what is left of the colour is the legend.
+    rows = [row(0.0, "base", *PANELS[0]), row(0.0, "base", *PANELS[1]), row(0.0, "div", *PANELS[1])]
+    png = accuracy_figure(rows, "t")
+    assert area(png, COLOURS[0]) > 100
+    assert area(png, COLOURS[1]) > 100
 
 
 def test_several_seeds_show_their_spread() -> None:

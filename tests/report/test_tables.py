@@ -93,6 +93,21 @@ def test_bold_marks_the_lowest_attack_but_never_clean_or_worst(seeds: int) -> No
     assert bold == [["PGD-CW"], ["PGD-CW"], ["FGSM"], ["home-made"]]
 
 
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("mifgsm", "MI-FGSM"),
+        ("mifgsm:ce_of_mean_logit", "MI-FGSM (mean logit)"),
+        ("home-made", "home-made"),
+        ("home-made:own", "home-made (own)"),
+    ],
+)
+def test_attacks_are_titled_with_their_objective(name: str, title: str) -> None:
+    cells = {CLEAN: Cell(1.0, None), name: Cell(0.5, None), WORST: Cell(0.5, None)}
+    (line,) = parse(markdown_table([Row("transfer", "t", 0.1, cells, 5, 1)], {}, []))
+    assert list(line) == ["eps", "target", "clean", title, "worst", "coherence"]
+
+
 def test_an_attack_that_a_target_lacks_leaves_its_cell_empty() -> None:
     rows = [
         row("transfer", "base", 0.1, clean=1.0, fgsm=0.5, worst=0.5),

@@ -1,7 +1,6 @@
 """Labelled images as float32 tensors in [0, 1]: digits, MNIST, CIFAR-10, .npz files, folders."""
 
 import hashlib
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +87,7 @@ def load_dataset(name: str, root: str | Path = "data") -> Dataset:
     """
     if name in DATASETS:
         return DATASETS[name](Path(root))
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.suffix == ".npz":
         return _load_npz(path)
     if path.is_dir():
@@ -146,19 +145,20 @@ def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bo
 def _load_npz(path: Path) -> Dataset:
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy would leave a damaged file open if it opened it itself.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [name for name in names if name not in file]
             if missing:
                 raise DivtrainError(
                     f"{path} lacks {', '.join(missing)}: expected the arrays {', '.join(names)}"
                     f" (Keras' format), found {', '.join(file.files) or 'none'}"
                 )
-            arrays = [file[name] for name in names]
+            arrays = [np.asarray(file[name]) for name in names]
     except FileNotFoundError as error:
         raise DivtrainError(f"no file at {path}") from error
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, DivtrainError):
-            raise
+    except DivtrainError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each have their own words for damage
         raise DivtrainError(
             f"{path} is not a readable .npz file ({error}); it may be truncated, or hold pickled"
             " objects, which are never loaded"
@@ -215,9 +215,14 @@ def _dataset(
         )
     if train.x.shape[2] != train.x.shape[3]:
         raise DivtrainError(f"{name}: expected square images, got {tuple(train.x.shape[2:])}")
-    classes = 1 + int(max(train.y.max(), test.y.max()))
-    if classes < 2:
-        raise DivtrainError(f"{name}: expected at least two classes, got {classes}")
+    present = torch.cat([train.y, test.y]).unique()
+    classes = 1 + int(present.max())
+    if len(present) < 2:
+        raise DivtrainError(f"{name}: expected at least two classes, got {len(present)}")
+    if classes > len(train) + len(test):
+        raise DivtrainError(
+            f"{name}: expected labels from 0 to the number of classes less one, got {classes - 1}"
+        )
     return Dataset(name, train, test, classes)
 
 
@@ -228,7 +233,7 @@ def _as_images(name: str, array: np.ndarray) -> Tensor:
         array = array[:, None]
     elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
         array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or len(array) == 0:
+    if array.ndim != 4 or array.size == 0:
         raise DivtrainError(
             f"{name}: expected images (image, height, width), (image, height, width, channel) or"
             f" (image, channel, height, width), got shape {array.shape}"
@@ -253,8 +258,9 @@ def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
             f"{name}: expected {images} integer labels, one an image, got {array.dtype} of shape"
             f" {array.shape}"
         )
-    if array.min() < 0:
-        raise DivtrainError(f"{name}: expected labels from 0 up, got {array.min()}")
+    if array.min() < 0 or array.max() > np.iinfo(np.int64).max:
+        worst = array.min() if array.min() < 0 else array.max()
+        raise DivtrainError(f"{name}: expected labels from 0 up, got {worst}")
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -84,6 +84,8 @@ def make_records(
         accuracy = correct / len(mask)
         return Record(threat, source, target, attack, eps, accuracy, correct, len(mask), seed)
 
+    for (name, eps), mask in (also or {}).items():
+        record("transfer", "", name, eps, mask)  # checks its size
     threat: Threat = "white-box" if surrogate == target else "transfer"
     records = [record("clean", "", CLEAN, 0.0, clean)]
     for eps in sorted({eps for _, eps in fooled_not}):

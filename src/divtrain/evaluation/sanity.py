@@ -1,5 +1,6 @@
 """Warning signs: what in an evaluation says that its own attacks were too weak to trust."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from divtrain.evaluation.records import CLEAN, WORST, Record
 ONE_STEP = ("fgsm", "rfgsm")
 MANY_STEPS = ("ifgsm", "mifgsm", "pgdcw")
 MARGIN = 0.02
-"""Differences in accuracy below two points are taken as noise."""
+"""Differences in accuracy below two points, or two standard errors, are taken as noise."""
 
 
 @dataclass(frozen=True)
@@ -34,38 +35,56 @@ def warning_signs(records: Iterable[Record]) -> list[WarningSign]:
       its white-box accuracy is not robustness (Athalye et al., 2018).
     * ``one-step-beats-many``: the best one-step attack fools more than the best iterative one in
       the same threat model.
+
+    Differences that chance explains (see `MARGIN`) raise no warning.
     """
-    by_run: dict[tuple[int, str, float], dict[tuple[str, str], float]] = {}
+    runs: dict[tuple[int, str, float], list[Record]] = {}
     for record in records:
         if record.attack not in (CLEAN, WORST):
-            run = by_run.setdefault((record.seed, record.target, record.eps), {})
-            known = run.get((record.threat, record.attack), 1.0)
-            run[record.threat, record.attack] = min(known, record.accuracy)
+            runs.setdefault((record.seed, record.target, record.eps), []).append(record)
     found: list[WarningSign] = []
-    for (seed, target, eps), run in by_run.items():
+    for (seed, target, eps), run in runs.items():
         where = f"{target}, eps {eps:g}, seed {seed}"
-        for (threat, attack), accuracy in run.items():
-            transfer = run.get(("transfer", attack), 1.0)
-            if threat == "white-box" and transfer < accuracy - MARGIN:
+        for own in (r for r in run if r.threat == "white-box"):
+            same = [r for r in run if r.threat == "transfer" and r.attack == own.attack]
+            if same and _clearly_lower(_strongest(same), own):
                 found.append(
                     WarningSign(
                         "transfer-beats-white-box",
                         target,
-                        f"{where}: {attack} leaves {accuracy:.1%} when crafted on the target"
-                        f" itself, but {transfer:.1%} when transferred; the white-box number is"
-                        " not robustness, its attack fails.",
+                        f"{where}: {own.attack} leaves {own.accuracy:.1%} when crafted on the"
+                        f" target itself, but {_strongest(same).accuracy:.1%} when transferred;"
+                        " the white-box number is not robustness, its attack fails.",
                     )
                 )
         for threat in ("transfer", "white-box"):
-            one = [a for (t, name), a in run.items() if t == threat and name in ONE_STEP]
-            many = [a for (t, name), a in run.items() if t == threat and name in MANY_STEPS]
-            if one and many and min(one) < min(many) - MARGIN:
+            mine = [r for r in run if r.threat == threat]
+            one = [r for r in mine if _kind(r) in ONE_STEP]
+            many = [r for r in mine if _kind(r) in MANY_STEPS]
+            if one and many and _clearly_lower(_strongest(one), _strongest(many)):
                 found.append(
                     WarningSign(
                         "one-step-beats-many",
                         target,
-                        f"{where}: one-step {threat} attacks leave {min(one):.1%}, iterative ones"
-                        f" {min(many):.1%}; the iterative attacks are weaker than they should be.",
+                        f"{where}: one-step {threat} attacks leave"
+                        f" {_strongest(one).accuracy:.1%}, iterative ones"
+                        f" {_strongest(many).accuracy:.1%}; the iterative attacks are weaker than"
+                        " they should be.",
                     )
                 )
     return found
+
+
+def _kind(record: Record) -> str:
+    """The attack's name without its objective."""
+    return record.attack.partition(":")[0]
+
+
+def _strongest(records: list[Record]) -> Record:
+    return min(records, key=lambda record: record.accuracy)
+
+
+def _clearly_lower(one: Record, other: Record) -> bool:
+    """Whether an accuracy lies below another by more than chance explains."""
+    variance = sum(r.accuracy * (1 - r.accuracy) / r.images for r in (one, other))
+    return other.accuracy - one.accuracy > max(MARGIN, 2 * math.sqrt(variance))

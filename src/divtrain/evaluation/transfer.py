@@ -27,6 +27,8 @@ def correct_mask(
         DivtrainError: for bad images or labels, or outputs that are not (batch, class).
     """
     check_images(x)
+    if len(x) != len(y):
+        raise DivtrainError(f"expected one label an image, got {len(y)} for {len(x)} images")
     device = device_of(model)
     parts: list[Tensor] = []
     with eval_mode(model), torch.no_grad():

@@ -45,10 +45,13 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
             axis.tick_params(axis="y", labelsize=7)
             axis.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel("accuracy, %", fontsize=8)
-    handles, labels = axes[0][0].get_legend_handles_labels()
+    labelled = [axis.get_legend_handles_labels() for axis in axes.flat]
+    legend = {name: bar for bars, names in labelled for bar, name in zip(bars, names, strict=True)}
     figure.suptitle(f"{title} ({describe(rows)})", fontsize=10)
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(targets), fontsize=8,
-                  frameon=False)  # fmt: skip
+    figure.legend(
+        list(legend.values()), list(legend), loc="outside lower center", ncols=len(targets),
+        fontsize=8, frameon=False,
+    )  # fmt: skip
     return _png(figure)
 
 
@@ -94,7 +97,7 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
         axis.axvline(median, color=colour, linestyle="--", linewidth=1)
     axis.set_xlabel("coherence: largest cosine between two members' input gradients", fontsize=8)
     axis.set_ylabel("share of test images", fontsize=8)
-    axis.set_xlim(-0.5, 1)
+    axis.set_xlim(min([-0.5, *(v.min().item() - 0.05 for v in values.values())]), 1)
     axis.set_title(f"{title}: coherence on the test images, eval mode", fontsize=10)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)

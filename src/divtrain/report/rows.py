@@ -43,6 +43,7 @@ class Row:
         cells: By attack name, ``clean`` first and ``worst`` last.
         images: Images in each accuracy's denominator.
         seeds: Seeds averaged over.
+        surrogate: What was attacked.
     """
 
     threat: Threat
@@ -51,31 +52,33 @@ class Row:
     cells: dict[str, Cell]
     images: int
     seeds: int
+    surrogate: str = ""
 
 
 def make_rows(records: Iterable[Record]) -> list[Row]:
     """Group records into rows, ordered by threat, eps and first appearance of the target."""
     records = list(records)
     clean: dict[str, list[Record]] = {}
-    groups: dict[tuple[Threat, float, str], dict[str, list[Record]]] = {}
+    groups: dict[tuple[Threat, float, str, str], dict[str, list[Record]]] = {}
     for record in records:
         if record.attack == CLEAN:
             clean.setdefault(record.target, []).append(record)
         else:
-            group = groups.setdefault((record.threat, record.eps, record.target), {})
-            group.setdefault(record.attack, []).append(record)
+            place = (record.threat, record.eps, record.target, record.surrogate)
+            groups.setdefault(place, {}).setdefault(record.attack, []).append(record)
     targets = list(dict.fromkeys(record.target for record in records))
     order = sorted(groups, key=lambda k: (list(THREATS).index(k[0]), k[1], targets.index(k[2])))
     rows: list[Row] = []
-    for threat, eps, target in order:
-        group = groups[threat, eps, target]
+    for threat, eps, target, surrogate in order:
+        group = groups[threat, eps, target, surrogate]
         means = {name: statistics.mean(r.accuracy for r in group[name]) for name in group}
-        lowest = min(mean for name, mean in means.items() if name != WORST)
+        lowest = min((mean for name, mean in means.items() if name != WORST), default=None)
         cells = {CLEAN: _cell(clean.get(target, []), None)}
         for name in sorted(group, key=lambda name: name == WORST):
             cells[name] = _cell(group[name], None if name == WORST else lowest)
-        first = group[WORST][0] if WORST in group else next(iter(group.values()))[0]
-        rows.append(Row(threat, target, eps, cells, first.images, len(group[next(iter(group))])))
+        seeds = {record.seed for attacked in group.values() for record in attacked}
+        images = next(iter(group.values()))[0].images
+        rows.append(Row(threat, target, eps, cells, images, len(seeds), surrogate))
     return rows
 
 

@@ -40,6 +40,7 @@ LEGEND = (
 CSV_COLUMNS = (
     "threat",
     "target",
+    "surrogate",
     "eps",
     "attack",
     "accuracy_percent",
@@ -83,7 +84,7 @@ def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> Renderab
         for index, row in enumerate(mine):
             cells = [_rich(row.cells.get(name)) for name in columns]
             table.add_row(
-                f"{row.eps:g}", row.target, *cells, _coherence(coherence, row.target),
+                f"{row.eps:g}", _name(row, mine), *cells, _coherence(coherence, row.target),
                 end_section=index + 1 < len(mine) and mine[index + 1].eps != row.eps,
             )  # fmt: skip
         tables.append(table)
@@ -106,7 +107,7 @@ def markdown_table(
         for row in mine:
             cells = [_markdown(row.cells.get(name)) for name in columns]
             lines.append(
-                _line([f"{row.eps:g}", row.target, *cells, _coherence(coherence, row.target)])
+                _line([f"{row.eps:g}", _name(row, mine), *cells, _coherence(coherence, row.target)])
             )
         lines.append("")
     lines += [LEGEND, ""]
@@ -128,6 +129,7 @@ def csv_table(rows: Sequence[Row]) -> str:
                 [
                     row.threat,
                     row.target,
+                    row.surrogate,
                     f"{row.eps:g}",
                     name,
                     mean,
@@ -137,6 +139,12 @@ def csv_table(rows: Sequence[Row]) -> str:
                 ]
             )
     return out.getvalue()
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    """The target; with its surrogate where the table has several for one target."""
+    several = len({other.surrogate for other in rows if other.target == row.target}) > 1
+    return f"{row.target} (from {row.surrogate})" if several else row.target
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
