@@ -214,3 +214,11 @@ def test_as_many_labels_as_images_are_asked_for(labels: int, batch_size: int) ->
 def test_outputs_that_are_no_logits_are_refused(model: nn.Module) -> None:
     with pytest.raises(DivtrainError, match=r"expected logits of shape \(4, classes\), got"):
         correct_mask(model, blobs(4).x, blobs(4).y)
+
+
+def test_a_target_that_is_the_surrogate_must_be_called_so() -> None:
+    model = net(0)
+    with pytest.raises(DivtrainError, match="white-box: give surrogate_name='mine'"):
+        evaluate_transfer(model, {"mine": model}, blobs(4))
+    found = evaluate_transfer(model, {"mine": model}, blobs(4), surrogate_name="mine")
+    assert {record.threat for record in found} == {"clean", "white-box"}

@@ -72,6 +72,12 @@ def evaluate_transfer(
     Returns:
         For each target a clean record, one for each attack and eps, and the worst case at each.
     """
+    for name, target in targets.items():
+        if target is surrogate and name != surrogate_name:
+            raise DivtrainError(
+                f"target {name!r} is the surrogate itself, which is white-box: give"
+                f" surrogate_name={name!r}"
+            )
     if not attacks or not eps or not targets:
         raise DivtrainError("expected at least one attack, one eps and one target")
     if surrogate_name in targets and targets[surrogate_name] is not surrogate:
