@@ -18,7 +18,6 @@ from divtrain.experiments import (
     DataConfig,
     ExperimentConfig,
     Progress,
-    Quiet,
     RunDirectory,
     SavedEnsembles,
     Summary,
@@ -241,7 +240,7 @@ def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
     if not console.is_terminal:
-        yield Quiet()
+        yield Progress()
         return
     with TerminalProgress(console) as progress:
         yield progress

@@ -16,7 +16,7 @@ from divtrain.experiments import (
     DataConfig,
     ExperimentConfig,
     ModelConfig,
-    Quiet,
+    Progress,
     RunDirectory,
     SavedEnsembles,
     TrainConfig,
@@ -37,7 +37,7 @@ SMALL = ExperimentConfig(
 )
 
 
-class Watching(Quiet):
+class Watching(Progress):
     """Notes which stages ran; optionally stops in one."""
 
     def __init__(self, stop_in: str = "nowhere"):
@@ -56,7 +56,7 @@ class Watching(Quiet):
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    run_experiment(SMALL, out, Quiet())
+    run_experiment(SMALL, out, Progress())
     return out
 
 
@@ -171,7 +171,7 @@ def test_a_damaged_artefact_is_made_again_and_not_trusted(whole: Path, tmp_path:
 def test_another_config_on_the_same_directory_is_refused_naming_the_fields(whole: Path) -> None:
     other = replace(SMALL, train=replace(SMALL.train, epochs=3), seed=1)
     with pytest.raises(dt.DivtrainError, match=r"--train.epochs is 3 now, was 1.*--seed is 1 now"):
-        run_experiment(other, whole, Quiet())
+        run_experiment(other, whole, Progress())
 
 
 def test_more_seeds_and_targets_reuse_what_is_there(whole: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_more_seeds_and_targets_reuse_what_is_there(whole: Path, tmp_path: Path)
 
 def test_training_alone_is_taken_up_by_the_run(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    (folder,) = train_ensembles(SMALL, ["div"], out, Quiet())
+    (folder,) = train_ensembles(SMALL, ["div"], out, Progress())
     assert (folder / "ensemble.safetensors").exists()
     watch = Watching()
     run_experiment(SMALL, out, watch)
@@ -209,14 +209,14 @@ def test_saved_ensembles_evaluate_to_the_records_of_their_run(whole: Path, tmp_p
         SMALL.attack,
         accelerator="cpu",
     )
-    summary = evaluate_saved(saved, tmp_path / "evaluation", Quiet())
+    summary = evaluate_saved(saved, tmp_path / "evaluation", Progress())
     assert records(tmp_path / "evaluation") == records(whole)
     assert set(summary.coherence) == {"base", "div"}
     unnamed = replace(saved, data=replace(SMALL.data, name=""))
-    evaluate_saved(unnamed, tmp_path / "evaluation", Quiet())
+    evaluate_saved(unnamed, tmp_path / "evaluation", Progress())
     small = replace(saved, data=DataConfig(name="digits", test_size=31))
     with pytest.raises(dt.DivtrainError, match=r"--test-size is 31 now, was 30"):
-        evaluate_saved(small, tmp_path / "evaluation", Quiet())
+        evaluate_saved(small, tmp_path / "evaluation", Progress())
 
 
 def test_other_data_under_the_same_name_are_evaluated_anew(whole: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_saved_ensemble_that_does_not_fit_the_data_is_refused(
         checkpoint, {"base": checkpoint}, DataConfig(name=str(file)), SMALL.attack
     )
     with pytest.raises(dt.DivtrainError, match="does not fit the data.*got .*12, 12"):
-        evaluate_saved(saved, tmp_path / "evaluation", Quiet())
+        evaluate_saved(saved, tmp_path / "evaluation", Progress())
 
 
 def test_a_report_can_be_written_again_from_the_directory_alone(whole: Path) -> None:
@@ -270,14 +270,14 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(dt.DivtrainError, match="not empty and holds no run"):
-        run_experiment(SMALL, tmp_path, Quiet())
+        run_experiment(SMALL, tmp_path, Progress())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_in_place_of_the_run_directory_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(dt.DivtrainError, match="choose another"):
-        run_experiment(SMALL, tmp_path / "file" / "run", Quiet())
+        run_experiment(SMALL, tmp_path / "file" / "run", Progress())
 
 
 def test_a_full_disk_keeps_what_was_computed(
@@ -298,7 +298,7 @@ def test_a_full_disk_keeps_what_was_computed(
         with pytest.raises(
             dt.DivtrainError, match="disk is full; free some space and run the same"
         ):
-            run_experiment(SMALL, out, Quiet())
+            run_experiment(SMALL, out, Progress())
     watch = Watching()
     run_experiment(SMALL, out, watch)
     assert watch.began[0] == "craft-surrogate-fgsm-0.3-s0"
@@ -308,5 +308,5 @@ def test_a_full_disk_keeps_what_was_computed(
 def test_sizes_beyond_the_data_are_refused(tmp_path: Path) -> None:
     big = replace(SMALL, data=replace(SMALL.data, train_size=2000))
     with pytest.raises(dt.DivtrainError, match="--data.train-size: .* 1 to 1297 images, got 2000"):
-        run_experiment(big, tmp_path / "run", Quiet())
+        run_experiment(big, tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()

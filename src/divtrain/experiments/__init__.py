@@ -8,7 +8,7 @@ from divtrain.experiments.config import (
     TrainConfig,
 )
 from divtrain.experiments.presets import PRESETS, find_preset
-from divtrain.experiments.progress import Progress, Quiet, TerminalProgress
+from divtrain.experiments.progress import Progress, TerminalProgress
 from divtrain.experiments.run_directory import RunDirectory, versions
 from divtrain.experiments.runner import (
     SavedEnsembles,
@@ -26,7 +26,6 @@ __all__ = [
     "ExperimentConfig",
     "ModelConfig",
     "Progress",
-    "Quiet",
     "RunDirectory",
     "SavedEnsembles",
     "Summary",

@@ -1,16 +1,14 @@
 """Showing how far a run is: bars on a terminal, nothing elsewhere."""
 
 from types import TracebackType
-from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 
-@runtime_checkable
-class Progress(Protocol):
-    """What the runner tells while it works."""
+class Progress:
+    """What the runner tells while it works. This one shows nothing; the log tells it all."""
 
     def plan(self, stages: int) -> None:
         """There are this many stages."""
@@ -28,26 +26,7 @@ class Progress(Protocol):
         """The stage was done before."""
 
 
-class Quiet:
-    """Shows nothing; the run directory's log tells it all."""
-
-    def plan(self, stages: int) -> None:
-        """See `Progress`."""
-
-    def begin(self, stage: str) -> None:
-        """See `Progress`."""
-
-    def update(self, done: int, total: int, detail: str) -> None:
-        """See `Progress`."""
-
-    def end(self, stage: str, seconds: float) -> None:
-        """See `Progress`."""
-
-    def reused(self, stage: str) -> None:
-        """See `Progress`."""
-
-
-class TerminalProgress:
+class TerminalProgress(Progress):
     """Two live bars, the stages and the running one, and a line for each stage that is done."""
 
     def __init__(self, console: Console):
