@@ -74,7 +74,7 @@ def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) 
         label=row.target,
         capsize=2,
     )
-    axis.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
+    axis.bar_label(bars, fmt="%.1f", fontsize=5.5, padding=1)
 
 
 def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
