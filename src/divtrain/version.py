@@ -1,3 +1,17 @@
-"""The version, in one place."""
+"""The version of divtrain, and of everything else a result depends on."""
+
+import platform
+
+import torch
 
 __version__ = "0.1.0"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return {
+        "divtrain": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }

@@ -76,6 +76,12 @@ def test_a_run_leaves_config_log_checkpoints_records_tables_and_figures(whole: P
     ens, about = dt.load_ensemble(whole / "stages/train-div-s0/ensemble.safetensors")
     assert len(ens) == 2
     assert (about["defence"], about["seed"], about["data"]) == ("div", 0, "digits")
+    assert about["model"]["activation"] == "leaky_relu"
+    assert about["terms"] == [
+        "CrossEntropy(weight=1.0)",
+        "GradientAlignment(weight=0.5, temperature=1.0)",
+    ]
+    assert about["versions"]["torch"]
 
 
 def test_records_agree_with_the_masks_and_count_all_images(whole: Path) -> None:

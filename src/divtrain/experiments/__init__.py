@@ -9,7 +9,7 @@ from divtrain.experiments.config import (
 )
 from divtrain.experiments.presets import PRESETS, find_preset
 from divtrain.experiments.progress import Progress, TerminalProgress
-from divtrain.experiments.run_directory import RunDirectory, versions
+from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.runner import (
     SavedEnsembles,
     evaluate_saved,
@@ -37,5 +37,4 @@ __all__ = [
     "rewrite_summary",
     "run_experiment",
     "train_ensembles",
-    "versions",
 ]

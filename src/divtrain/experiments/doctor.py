@@ -9,10 +9,10 @@ import torch
 from divtrain.data import load_dataset
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
-from divtrain.experiments.run_directory import versions
 from divtrain.files import make_folder, write_text
 from divtrain.gal import diversity_loss, gradient_alignment_loss
 from divtrain.models import build
+from divtrain.version import versions
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,16 @@ done only if its manifest carries the stage's key and the hash of every file it 
 """
 
 import hashlib
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from divtrain.errors import DivtrainError
 from divtrain.experiments.stages import Stage
 from divtrain.files import make_folder, read_json, storage_error, write_json
-from divtrain.version import __version__
+from divtrain.version import versions
 
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
@@ -153,16 +150,6 @@ class RunDirectory:
                 log.write(f"{stamp} {line}\n")
         except OSError as error:
             raise storage_error(file, error) from error
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    return {
-        "divtrain": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-    }
 
 
 def _sha256(file: Path) -> str:

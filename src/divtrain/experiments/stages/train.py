@@ -14,6 +14,7 @@ from divtrain.experiments.stages.stage import ENSEMBLE, Context, Stage
 from divtrain.files import write_json_lines
 from divtrain.models import build
 from divtrain.training import TrainingSettings, save_ensemble, train
+from divtrain.version import versions
 
 HISTORY = "history.jsonl"
 STATE = "training-state.safetensors"
@@ -65,7 +66,7 @@ def train_stage(
 
         state = context.folder / STATE
         history = train(ens, stream, built.terms, optimisation, fabric, state, show)
-        about = {"name": name, "defence": defence, "seed": seed, **config}
+        about = {"name": name, "defence": defence, "seed": seed, **config, "versions": versions()}
         save_ensemble(context.folder / ENSEMBLE, ens, about)
         write_json_lines(context.folder / HISTORY, history)
         state.unlink(missing_ok=True)
