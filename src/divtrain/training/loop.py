@@ -115,7 +115,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             x, y = stream.batch(progress.step)
-            forward = member_pass(model, x, y)
+            with fabric.autocast():  # Fabric wraps `forward` in it, but no other method
+                forward = member_pass(model, x, y)
             loss, log = total_loss(terms, forward)
             optimizer.zero_grad()
             fabric.backward(loss)
