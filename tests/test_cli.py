@@ -1,6 +1,9 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from divtrain.cli import main
 
@@ -136,7 +139,7 @@ def test_mistakes_are_explained_without_a_traceback(
         command = [*command[:-1], "--out=file/run"]
     assert main(command) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
+    assert words(captured.err).removeprefix("running; progress goes to").count("error: ") == 1
     assert message in words(captured.err)
     assert "Traceback" not in captured.err
     assert not (tmp_path / "runs").exists()
@@ -158,3 +161,23 @@ def test_a_stop_says_how_to_go_on(
     monkeypatch.setattr("divtrain.experiments.runner.run_stages", stop)
     assert main(["run", "digits", f"--out={tmp_path / 'run'}", *SMALL]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_missing_device_is_told_before_anything_is_made(tmp_path: Path, capsys: Captured) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    assert main(["run", "digits", f"--out={tmp_path / 'run'}", "--accelerator=cuda"]) == 2
+    assert "cannot compute on --accelerator cuda" in words(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_closed_pipe_is_no_mistake() -> None:
+    command = f"{sys.executable} -m divtrain presets digits | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("digits:")
+    assert done.stderr == ""
+
+
+def test_without_a_terminal_one_line_says_where_progress_is(run: Path, capsys: Captured) -> None:
+    assert main(["run", "digits", f"--out={run}", *SMALL]) == 0
+    assert words(capsys.readouterr().err) == f"running; progress goes to {run}/log.txt"

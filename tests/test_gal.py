@@ -394,3 +394,30 @@ def test_a_loss_under_no_grad_is_refused() -> None:
 def test_a_bad_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(dt.DivtrainError, match="temperature"):
         dt.gradient_alignment_loss(gradients(), temperature)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_list_of_modules_is_told_to_become_an_ensemble() -> None:
+    nets = list(reference.smooth_ensemble().members)
+    with pytest.raises(dt.DivtrainError, match=r"divtrain.Ensemble\(\[net_a, net_b\]\)"):
+        dt.diversity_loss(nets, IMAGES, LABELS)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_numpy_arrays_are_told_to_become_tensors() -> None:
+    ens = reference.smooth_ensemble()
+    with pytest.raises(dt.DivtrainError, match="from_numpy"):
+        dt.diversity_loss(ens, IMAGES.numpy(), LABELS)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(dt.DivtrainError, match=r"labels as a torch\.Tensor"):
+        dt.diversity_loss(ens, IMAGES, LABELS.numpy())  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("weight", [-0.5, math.nan])
+def test_a_weight_that_would_align_the_members_is_refused(weight: float) -> None:
+    with pytest.raises(dt.DivtrainError, match="gal_weight >= 0"):
+        dt.diversity_loss(reference.smooth_ensemble(), IMAGES, LABELS, gal_weight=weight)
+
+
+def test_input_gradients_of_a_single_net_can_be_had() -> None:
+    ens = reference.smooth_ensemble(members=1)
+    assert dt.input_gradients(ens, IMAGES, LABELS).shape == (1, 2, 12)

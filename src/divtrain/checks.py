@@ -14,6 +14,11 @@ def check_images(x: Tensor) -> None:
     Raises:
         DivtrainError: naming what came and how to convert it.
     """
+    if not isinstance(x, Tensor):
+        raise DivtrainError(
+            f"expected images as a torch.Tensor, got {type(x).__name__}; convert arrays with"
+            " torch.from_numpy"
+        )
     if x.ndim != 4:
         raise DivtrainError(
             f"expected images of shape (batch, channel, height, width), got {tuple(x.shape)};"
@@ -42,11 +47,7 @@ def check_labels(y: Tensor, batch: int, classes: int) -> None:
     Raises:
         DivtrainError: naming the offending shape, dtype or values.
     """
-    if y.shape != (batch,):
-        raise DivtrainError(
-            f"expected one label an image, shape ({batch},), got {tuple(y.shape)}; turn one-hot"
-            " labels into classes with y.argmax(1)"
-        )
+    check_label_shape(y, batch)
     if y.dtype != torch.int64:
         raise DivtrainError(f"expected int64 labels, got {y.dtype}; convert with y.long()")
     low, high = (int(value) for value in torch.aminmax(y))
@@ -54,6 +55,21 @@ def check_labels(y: Tensor, batch: int, classes: int) -> None:
         raise DivtrainError(
             f"expected labels from 0 to {classes - 1} (the model has {classes} classes),"
             f" got labels from {low} to {high}"
+        )
+
+
+def check_label_shape(y: Tensor, batch: int) -> None:
+    """Check that `y` holds one label an image.
+
+    Raises:
+        DivtrainError: naming the shape that came.
+    """
+    if not isinstance(y, Tensor):
+        raise DivtrainError(f"expected labels as a torch.Tensor, got {type(y).__name__}")
+    if y.shape != (batch,):
+        hint = "; turn one-hot labels into classes with y.argmax(1)" if y.ndim == 2 else ""
+        raise DivtrainError(
+            f"expected one label an image, shape ({batch},), got {tuple(y.shape)}{hint}"
         )
 
 

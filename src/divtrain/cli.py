@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from divtrain.experiments import (
 )
 from divtrain.experiments.config import Accelerator
 from divtrain.experiments.doctor import examine
-from divtrain.report import LEGEND, describe, terminal_table
+from divtrain.report import BOLD, LEGEND, describe, terminal_table
 from divtrain.version import __version__
 
 console = Console()
@@ -68,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DivtrainError as error:
         errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
         return 2
+    except BrokenPipeError:  # a reader such as `head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         errors.print("stopped; what is done is kept, the same command goes on from here")
         return 130
@@ -104,8 +108,8 @@ class EvaluateOptions:
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))
     """--data.name may be left out: the data the surrogate was trained on."""
     attack: AttackConfig = field(default_factory=AttackConfig)
-    out: Path = Path("runs/evaluate")
-    """Run directory."""
+    out: Path | None = None
+    """Run directory; runs/evaluate-NAMES if not given."""
     seed: int = 0
     """Of random starts."""
     accelerator: Accelerator = "auto"
@@ -136,7 +140,7 @@ def _run(words: list[str]) -> int:
         RunOptions, default=RunOptions(find_preset(name)()), args=rest, prog=f"divtrain run {name}"
     )
     out = options.out or Path("runs") / name
-    with _progress() as progress:
+    with _progress(out) as progress:
         summary = run_experiment(options.config, out, progress)
     _print_summary(summary)
     return 0
@@ -155,7 +159,7 @@ def _train(words: list[str]) -> int:
         if chosen not in known:
             raise unknown_name("ensemble in --only", chosen, known)
     out = options.out or Path("runs") / name
-    with _progress() as progress:
+    with _progress(out) as progress:
         folders = train_ensembles(options.config, options.only or known, out, progress)
     for folder in folders:
         print(folder / "ensemble.safetensors")
@@ -173,8 +177,9 @@ def _evaluate(words: list[str]) -> int:
     saved = SavedEnsembles(
         options.surrogate, targets, options.data, options.attack, options.seed, options.accelerator
     )
-    with _progress() as progress:
-        summary = evaluate_saved(saved, options.out, progress)
+    out = options.out or Path("runs") / f"evaluate-{'-'.join(targets)}"
+    with _progress(out) as progress:
+        summary = evaluate_saved(saved, out, progress)
     _print_summary(summary)
     return 0
 
@@ -238,8 +243,9 @@ def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress(out: Path) -> Iterator[Progress]:
     if not console.is_terminal:
+        print(f"running; progress goes to {out / 'log.txt'}", file=sys.stderr, flush=True)
         yield Progress()
         return
     with TerminalProgress(console) as progress:
@@ -248,7 +254,8 @@ def _progress() -> Iterator[Progress]:
 
 def _print_summary(summary: Summary) -> None:
     console.print(terminal_table(summary.rows, summary.coherence))
-    console.print(f"{describe(summary.rows)}. {LEGEND.replace('*', '')}", highlight=False)
+    legend = f"{LEGEND} {BOLD}" if console.is_terminal else LEGEND
+    console.print(f"{describe(summary.rows)}. {legend.replace('*', '')}", highlight=False)
     if summary.warnings:
         console.print("\n[yellow]Warning signs[/]")
         for warning in summary.warnings:

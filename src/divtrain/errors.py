@@ -19,5 +19,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
     """
     known = list(known)
     close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
-    hint = f" did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
-    return DivtrainError(f"unknown {kind} {name!r}:{hint} Known: {', '.join(known)}.")
+    hint = f": did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
+    return DivtrainError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")

@@ -22,6 +22,7 @@ _REMEDY = {
     errno.EPERM: "no permission to write there; choose another folder with --out",
     errno.EROFS: "the file system is read-only; choose another folder with --out",
     errno.ENOTDIR: "a part of that path is a file, not a folder; choose another with --out",
+    errno.ENOENT: "that folder cannot be made there; choose another with --out",
     errno.EEXIST: "a file of that name is in the way; choose another folder with --out",
 }
 

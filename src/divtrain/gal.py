@@ -96,10 +96,19 @@ def input_gradients(
         DivtrainError: for images that are not (batch, channel, height, width), floating point and
             in [0, 1], or labels that are not (batch,), int64 and in range.
     """
-    check_images(x)
+    _check(ens, x)
     with torch.inference_mode(False), torch.enable_grad():
         # A label made under inference_mode may not be saved for backward: clone it here.
         return member_pass(ens, x, y.clone()).input_gradients(create_graph)
+
+
+def _check(ens: HasMembers, x: Tensor) -> None:
+    if not isinstance(ens, HasMembers):
+        raise DivtrainError(
+            f"expected an Ensemble, got {type(ens).__name__}; wrap your modules:"
+            " divtrain.Ensemble([net_a, net_b])"
+        )
+    check_images(x)
 
 
 def pairwise_cosine(g: Tensor) -> Float[Tensor, "batch pair"]:
@@ -121,8 +130,7 @@ def pairwise_cosine(g: Tensor) -> Float[Tensor, "batch pair"]:
     if g.ndim != 3 or g.shape[0] < 2:
         raise DivtrainError(
             "expected input gradients of shape (member, batch, feature) with at least 2 members,"
-            f" got {tuple(g.shape)}; alignment is a property of pairs, so give the ensemble"
-            " another member"
+            f" got {tuple(g.shape)}; alignment is a property of pairs"
         )
     with torch.autocast(g.device.type, enabled=False):
         g = g.to(torch.promote_types(g.dtype, torch.float32))
@@ -236,7 +244,16 @@ def diversity_loss(
             "diversity_loss needs gradients, but they are disabled here; call it outside"
             " torch.no_grad(), or use input_gradients and coherence to measure"
         )
-    check_images(x)
+    if not gal_weight >= 0:
+        raise DivtrainError(
+            f"expected gal_weight >= 0, got {gal_weight!r}; the paper's is 0.5, and a negative one"
+            " would align the members"
+        )
+    _check(ens, x)
+    if len(ens.members) < 2:
+        raise DivtrainError(
+            "expected an ensemble of at least 2 members, got 1: alignment is a property of pairs"
+        )
     forward = member_pass(ens, x, y)
     aligned = alignment(forward.input_gradients(create_graph=True), temperature)
     cross = forward.losses.mean()

@@ -126,7 +126,7 @@ def test_npz_labels_of_any_integer_type_may_be_a_column(
     dataset = load_dataset(save(tmp_path, y_train=y, y_test=y[:4]))
     assert dataset.train.y.tolist() == LABELS.tolist()
     assert dataset.train.y.dtype == torch.int64
-    assert (dataset.classes, dataset.name) == (3, "mine")
+    assert (dataset.classes, Path(dataset.name).name) == (3, "mine.npz")
 
 
 UINT8 = np.zeros((6, 5, 5), np.uint8)
@@ -255,7 +255,7 @@ def test_image_folders_keep_pixels_and_number_classes_alphabetically(tmp_path: P
     assert dataset.test.y.tolist() == [0, 1]
     expected = torch.from_numpy(np.stack([cat, ant, dog])).permute(0, 3, 1, 2) / 255
     assert torch.equal(dataset.train.x, expected)
-    assert (dataset.name, dataset.classes) == ("pets", 2)
+    assert (Path(dataset.name).name, dataset.classes) == ("pets", 2)
 
 
 def pets(**changes: Any) -> dict[str, Any]:
@@ -296,7 +296,7 @@ def test_damaged_image_is_named(tmp_path: Path, keep: int) -> None:
     [
         ("minst", r"unknown data set 'minst': did you mean 'mnist'\? Known: .*\.npz"),
         ("CIFAR-10", "did you mean 'cifar10'"),
-        ("nothing_like_it", "unknown data set 'nothing_like_it': Known: digits, mnist, cifar10"),
+        ("nothing_like_it", "unknown data set 'nothing_like_it'. Known: digits, mnist, cifar10"),
         (
             "no/such/folder",
             "no data set at no/such/folder: expected a folder with train/ and test/",

@@ -240,6 +240,25 @@ def test_other_data_under_the_same_name_are_evaluated_anew(whole: Path, tmp_path
         assert len(watch.began) == 5
 
 
+def test_data_of_ones_own_are_found_again_by_an_evaluation(tmp_path: Path) -> None:
+    import numpy as np
+
+    file = tmp_path / "mine.npz"
+    x, y = np.random.default_rng(0).random((60, 8, 8), np.float32), np.arange(60) % 10
+    np.savez(file, x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    mine = replace(SMALL, data=DataConfig(name=str(file)), targets=("base",))
+    (folder,) = train_ensembles(mine, ["base"], tmp_path / "run", Progress())
+    checkpoint = folder / "ensemble.safetensors"
+    attack = AttackConfig(names=("fgsm",), eps=(0.1,), white_box=())
+    saved = SavedEnsembles(checkpoint, {"base": checkpoint}, DataConfig(name=""), attack)
+    assert evaluate_saved(saved, tmp_path / "evaluation", Progress()).rows[0].images == 20
+    with pytest.raises(dt.DivtrainError, match="checkpoint of given-base-s0 is .* now, was"):
+        other = replace(SMALL, data=DataConfig(name=str(file)), seed=1)
+        (folder,) = train_ensembles(other, ["base"], tmp_path / "other", Progress())
+        again = {"base": folder / "ensemble.safetensors"}
+        evaluate_saved(replace(saved, targets=again), tmp_path / "evaluation", Progress())
+
+
 def test_a_saved_ensemble_that_does_not_fit_the_data_is_refused(
     whole: Path, tmp_path: Path
 ) -> None:

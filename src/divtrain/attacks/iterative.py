@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.attacks.objectives import Objective, ObjectiveName, make_objective
-from divtrain.checks import check_eps, check_images
+from divtrain.checks import check_eps, check_images, check_label_shape
 from divtrain.errors import DivtrainError
 from divtrain.modes import eval_mode
 
@@ -86,10 +86,7 @@ class IterativeAttack:
             DivtrainError: for images outside [0, 1], of another rank, or not finite.
         """
         check_images(x)
-        if y.shape != x.shape[:1]:
-            raise DivtrainError(
-                f"expected one label an image, shape ({len(x)},), got {tuple(y.shape)}"
-            )
+        check_label_shape(y, len(x))
         step_size = self.default_step_size() if self.step_size is None else self.step_size
         with torch.inference_mode(False), _frozen_in_eval_mode(model):
             x, y = x.detach().clone(), y.clone()

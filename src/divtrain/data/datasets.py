@@ -42,7 +42,7 @@ class Dataset:
     """A training and a test set.
 
     Attributes:
-        name: As it was asked for: ``mnist``, or the name of a file or folder.
+        name: As it was asked for: ``mnist``, or the path of a file or folder.
         train: Training images.
         test: Test images, never trained on.
         classes: Number of classes.
@@ -66,8 +66,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of every image and label, to tell two data sets apart."""
-        digest = hashlib.sha256()
+        """Short hash of every image, label and shape, to tell two data sets apart."""
+        digest = hashlib.sha256(f"{tuple(self.train.x.shape)} {tuple(self.test.x.shape)}".encode())
         for part in (self.train.x, self.train.y, self.test.x, self.test.y):
             digest.update(part.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -137,7 +137,8 @@ def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bo
         return kind(root, train=train, download=True)
     except Exception as error:
         raise DivtrainError(
-            f"the {name} files are missing or damaged and could not be downloaded ({error});"
+            f"the {name} files are missing or damaged and could not be downloaded"
+            f" ({str(error).strip().splitlines()[-1]});"
             f" {advice}"
         ) from error
 
@@ -163,7 +164,7 @@ def _load_npz(path: Path) -> Dataset:
             f"{path} is not a readable .npz file ({error}); it may be truncated, or hold pickled"
             " objects, which are never loaded"
         ) from error
-    return _dataset(path.stem, *arrays)
+    return _dataset(str(path), *arrays)
 
 
 def _load_folder(path: Path) -> Dataset:
@@ -200,7 +201,7 @@ def _load_folder(path: Path) -> Dataset:
         raise DivtrainError(
             f"train and test hold different classes: {', '.join(sorted(only))} in one only"
         )
-    return _dataset(path.name, *parts)
+    return _dataset(str(path), *parts)
 
 
 def _dataset(
@@ -256,7 +257,7 @@ def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
     if array.shape != (images,) or array.dtype.kind not in "ui":
         raise DivtrainError(
             f"{name}: expected {images} integer labels, one an image, got {array.dtype} of shape"
-            f" {array.shape}"
+            f" {array.shape}; turn one-hot labels into classes with argmax(1)"
         )
     if array.min() < 0 or array.max() > np.iinfo(np.int64).max:
         worst = array.min() if array.min() < 0 else array.max()

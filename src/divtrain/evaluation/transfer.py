@@ -72,6 +72,10 @@ def evaluate_transfer(
     Returns:
         For each target a clean record, one for each attack and eps, and the worst case at each.
     """
+    if not isinstance(targets, Mapping):
+        raise DivtrainError(
+            f'expected targets by name, e.g. {{"mine": model}}, got {type(targets).__name__}'
+        )
     for name, target in targets.items():
         if target is surrogate and name != surrogate_name:
             raise DivtrainError(

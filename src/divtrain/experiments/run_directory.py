@@ -47,7 +47,7 @@ class RunDirectory:
         if file.exists():
             before = self.read_config()
             different = [
-                f"--{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
+                f"{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
                 for name in dict.fromkeys([*config, *before])
                 if name not in FREE_TO_CHANGE and before.get(name) != config.get(name)
             ]
@@ -158,7 +158,7 @@ def _sha256(file: Path) -> str:
 
 
 def _flag(name: str) -> str:
-    return name.replace("_", "-")
+    return name if " " in name else f"--{name.replace('_', '-')}"
 
 
 def _value(config: dict[str, Any], name: str) -> str:

@@ -20,7 +20,7 @@ from divtrain.experiments.config import (
 from divtrain.experiments.graph import evaluation_graph, experiment_graph, training_graph
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import Context, OnProgress, Stage
+from divtrain.experiments.stages import Context, OnProgress, Stage, open_fabric
 from divtrain.experiments.summary import Summary, write_summary
 from divtrain.training import load_ensemble
 
@@ -40,6 +40,7 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> S
         DivtrainError: for anything the user can mend; what was computed stays on disk.
     """
     check_config(config)
+    open_fabric(config.accelerator)
     dataset = open_dataset(config.data)
     directory = RunDirectory(out)
     stages = experiment_graph(config, _common(config, dataset))
@@ -58,6 +59,7 @@ def train_ensembles(
         directory takes them up.
     """
     check_config(config)
+    open_fabric(config.accelerator)
     dataset = open_dataset(config.data)
     directory = RunDirectory(out)
     stages = training_graph(config, names, _common(config, dataset))
@@ -95,6 +97,7 @@ def evaluate_saved(saved: SavedEnsembles, out: Path, progress: Progress) -> Summ
             fit the data.
     """
     check_attack_config(saved.attack)
+    open_fabric(saved.accelerator)
     if not saved.data.name:
         name = load_ensemble(saved.surrogate)[1].get("data")
         if not isinstance(name, str):
@@ -108,7 +111,11 @@ def evaluate_saved(saved: SavedEnsembles, out: Path, progress: Progress) -> Summ
     )
     directory = RunDirectory(out)
     fields = flatten(saved.data) | flatten(saved.attack)
-    checkpoints = {f"checkpoint.{s.name}": s.config["checkpoint"] for s in stages if not s.inputs}
+    checkpoints = {
+        f"checkpoint of {stage.name}": stage.config["checkpoint"][:12]
+        for stage in stages
+        if not stage.inputs
+    }
     directory.open({"kind": "evaluate", "seed": saved.seed, **checkpoints, **fields})
     run_stages(stages, directory, dataset, saved.accelerator, progress)
     return write_summary(directory, stages, "evaluate")

@@ -2,9 +2,17 @@
 
 from divtrain.report.figures import accuracy_figure, coherence_figure
 from divtrain.report.rows import Cell, Row, make_rows
-from divtrain.report.tables import LEGEND, csv_table, describe, markdown_table, terminal_table
+from divtrain.report.tables import (
+    BOLD,
+    LEGEND,
+    csv_table,
+    describe,
+    markdown_table,
+    terminal_table,
+)
 
 __all__ = [
+    "BOLD",
     "LEGEND",
     "Cell",
     "Row",

@@ -97,7 +97,7 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
         axis.axvline(median, color=colour, linestyle="--", linewidth=1)
     axis.set_xlabel("coherence: largest cosine between two members' input gradients", fontsize=8)
     axis.set_ylabel("share of test images", fontsize=8)
-    axis.set_xlim(min([-0.5, *(v.min().item() - 0.05 for v in values.values())]), 1)
+    axis.set_xlim(max(-1.0, min(v.min().item() for v in values.values()) - 0.05), 1.0)
     axis.set_title(f"{title}: coherence on the test images, eval mode", fontsize=10)
     axis.legend(fontsize=8, frameon=False, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)

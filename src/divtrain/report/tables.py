@@ -29,11 +29,12 @@ OBJECTIVES = {
     "margin": "hinge",
 }
 
+BOLD = "**Bold**: the attack that leaves least."
 LEGEND = (
-    "Accuracy in percent over all images; eps in [0, 1] pixel units, L-infinity. **Bold**: the"
-    " attack that leaves least. *worst*: share of images right when clean and under every attack"
-    " of the row; for the white-box adversary, who can transfer attacks too, also under those."
-    " Transfer robustness says nothing about white-box robustness."
+    "Accuracy in percent over all images; eps in [0, 1] pixel units, L-infinity. *worst*: share of"
+    " images right when clean and under every attack of the row; for the white-box adversary, who"
+    " can transfer attacks too, also under those. *coherence*: mean over the images. Transfer"
+    " robustness says nothing about white-box robustness."
 )
 
 
@@ -78,7 +79,7 @@ def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> Renderab
         if not mine:
             continue
         columns = _columns(mine)
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+        table = Table(box=box.SIMPLE_HEAD, padding=0)
         for name in ("eps", "target", *map(attack_title, columns), "coherence"):
             table.add_column(name, justify="left" if name == "target" else "right")
         for index, row in enumerate(mine):
@@ -87,7 +88,7 @@ def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> Renderab
                 f"{row.eps:g}", _name(row, mine), *cells, _coherence(coherence, row.target),
                 end_section=index + 1 < len(mine) and mine[index + 1].eps != row.eps,
             )  # fmt: skip
-        tables.append(table)
+        tables += [Text(title, style="italic"), table]
     return Group(*tables)
 
 
@@ -110,7 +111,7 @@ def markdown_table(
                 _line([f"{row.eps:g}", _name(row, mine), *cells, _coherence(coherence, row.target)])
             )
         lines.append("")
-    lines += [LEGEND, ""]
+    lines += [f"{LEGEND} {BOLD}", ""]
     if warnings:
         lines += ["Warning signs:", "", *(f"- `{w.name}` {w.sentence}" for w in warnings), ""]
     return "\n".join(lines)

@@ -12,10 +12,10 @@ from divtrain.experiments.config import (
 
 
 def mnist_conv3() -> ExperimentConfig:
-    """Conv3 on MNIST with the paper's settings (Table 2, first group; targets base and div).
+    """Conv3 on MNIST with the paper's settings (Table 2, first group).
 
-    Standing of each value, as in the specification: P printed in the paper, C confirmed by public
-    code, I inferred, D our default where it is silent.
+    Standing of each value: P printed in the paper, C confirmed by public code, I inferred from the
+    text, D our default where it is silent. Targets are the paper's base and div, and base+noise.
 
     * Ensembles of 5 Conv3 (P), LeakyReLU (P) of slope 0.1 (C); surrogate and targets alike,
       trained separately (P); prediction by mean softmax (D).

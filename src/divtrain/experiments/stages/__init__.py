@@ -4,7 +4,7 @@ from divtrain.experiments.stages.coherence import COHERENCE, coherence_stage
 from divtrain.experiments.stages.craft import CRAFTED, craft_stage
 from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage
 from divtrain.experiments.stages.given import given_stage
-from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage
+from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, open_fabric
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "craft_stage",
     "evaluate_stage",
     "given_stage",
+    "open_fabric",
     "train_stage",
 ]

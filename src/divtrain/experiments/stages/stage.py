@@ -49,22 +49,8 @@ class Context:
     on_progress: OnProgress
 
     def fabric(self, precision: str = "fp32") -> "Fabric":
-        """Return a device with a precision.
-
-        Raises:
-            DivtrainError: when this machine has no such device.
-        """
-        from lightning_fabric import Fabric  # here: it takes longer to import than torch
-
-        logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-        words = {"fp32": "32-true", "bf16": "bf16-mixed"}
-        try:
-            return Fabric(accelerator=self.accelerator, devices=1, precision=words[precision])  # pyright: ignore
-        except (RuntimeError, ValueError) as error:
-            raise DivtrainError(
-                f"cannot compute on --accelerator {self.accelerator}: {error}; `divtrain doctor`"
-                " tells what is here"
-            ) from error
+        """Return the device with a precision."""
+        return open_fabric(self.accelerator, precision)
 
     def load(self, stage: "Stage") -> Ensemble:
         """Load the ensemble that an input stage trained, on the device, laid out for speed."""
@@ -95,3 +81,22 @@ class Stage:
         parts = [self.name, self.config, [stage.key for stage in self.inputs]]
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_fabric(accelerator: str, precision: str = "fp32") -> "Fabric":
+    """Return a device, in Fabric's words, with a precision, in ours.
+
+    Raises:
+        DivtrainError: when this machine has no such device.
+    """
+    from lightning_fabric import Fabric  # here: it takes longer to import than torch
+
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    words = {"fp32": "32-true", "bf16": "bf16-mixed"}
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=words[precision])  # pyright: ignore
+    except (RuntimeError, ValueError) as error:
+        raise DivtrainError(
+            f"this machine cannot compute on --accelerator {accelerator}; leave it out for what is"
+            " here, `divtrain doctor` tells"
+        ) from error
