@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#4C72B0", "#8C8C8C", "#DD8452", "#55A868", "#C44E52", "#8172B3")
+COLOURS = ("#4C72B0", "#DD8452", "#55A868", "#8C8C8C", "#C44E52", "#8172B3")
+OWN_COLOUR = {"base": 0, "div": 1, "base+noise": 3}
+"""The defences look alike in every figure; other targets take the colours that are left."""
 
 
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
@@ -70,7 +72,7 @@ def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) 
         [100 * cell.mean for _, cell in shown],
         width,
         yerr=[100 * (cell.deviation or 0) for _, cell in shown] if row.seeds > 1 else None,
-        color=COLOURS[place % len(COLOURS)],
+        color=_colour(row.target, targets),
         label=row.target,
         capsize=2,
     )
@@ -87,8 +89,8 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
     figure = _figure(6.4, 3.4)
     axis = figure.subplots()
     bins = torch.linspace(-1, 1, 61).tolist()
-    for place, (target, coherence) in enumerate(values.items()):
-        colour = COLOURS[place % len(COLOURS)]
+    for target, coherence in values.items():
+        colour = _colour(target, list(values))
         median = coherence.median().item()
         share = [1 / len(coherence)] * len(coherence)
         axis.hist(coherence.tolist(), bins, weights=share, alpha=0.45, color=colour,
@@ -99,9 +101,16 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
     axis.set_ylabel("share of test images", fontsize=8)
     axis.set_xlim(max(-1.0, min(v.min().item() for v in values.values()) - 0.05), 1.0)
     axis.set_title(f"{title}: coherence on the test images, eval mode", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, loc="upper left")
+    axis.legend(fontsize=8, frameon=False, loc="upper center")
     axis.spines[["top", "right"]].set_visible(False)
     return _png(figure)
+
+
+def _colour(target: str, targets: Sequence[str]) -> str:
+    others = [name for name in targets if name not in OWN_COLOUR]
+    free = [i for i in range(len(COLOURS)) if i not in {OWN_COLOUR.get(n) for n in targets}]
+    own = OWN_COLOUR.get(target)
+    return COLOURS[free[others.index(target) % len(free)] if own is None else own]
 
 
 def _figure(width: float, height: float) -> "Figure":
