@@ -65,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], COMMANDS)
-        return COMMANDS[words[0]](words[1:])
+        try:
+            return COMMANDS[words[0]](words[1:])
+        finally:
+            sys.stdout.flush()  # here, where a reader that is gone can be told from a mistake
     except DivtrainError as error:
         errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
         return 2
