@@ -19,7 +19,7 @@ test: $(VENV)/installed-test  ## install, then run every test
 lint: $(VENV)/installed-lint  ## style (ruff) and types (pyright)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/installed-lint  ## let ruff mend the style
 	$(BIN)/ruff format
