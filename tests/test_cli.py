@@ -181,3 +181,13 @@ def test_a_closed_pipe_is_no_mistake() -> None:
 def test_without_a_terminal_one_line_says_where_progress_is(run: Path, capsys: Captured) -> None:
     assert main(["run", "digits", f"--out={run}", *SMALL]) == 0
     assert words(capsys.readouterr().err) == f"running; progress goes to {run}/log.txt"
+
+
+def test_brackets_in_a_path_are_told_as_they_are(capsys: Captured) -> None:
+    assert main(["report", "runs/[red]mine[/red]"]) == 2
+    assert "runs/[red]mine[/red]" in words(capsys.readouterr().err)
+
+
+def test_a_target_whose_name_is_no_folder_is_refused(capsys: Captured) -> None:
+    assert main(["evaluate", "--surrogate=a", "--targets", "../b=c"]) == 2
+    assert "NAME=CHECKPOINT" in words(capsys.readouterr().err)

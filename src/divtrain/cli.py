@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments import (
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # here, where a reader that is gone can be told from a mistake
     except DivtrainError as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True, markup=True)
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except BrokenPipeError:  # a reader such as `head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -174,8 +176,11 @@ def _evaluate(words: list[str]) -> int:
     targets: dict[str, Path] = {}
     for word in options.targets:
         name, separator, path = word.partition("=")
-        if not separator or not name or not path or name in targets:
-            raise DivtrainError(f"expected each target once, as NAME=CHECKPOINT, got {word!r}")
+        if not separator or not re.fullmatch(r"[\w.+-]*\w", name) or not path or name in targets:
+            raise DivtrainError(
+                f"expected each target once, as NAME=CHECKPOINT with a name of letters, digits and"
+                f" . _ + -, got {word!r}"
+            )
         targets[name] = Path(path)
     saved = SavedEnsembles(
         options.surrogate, targets, options.data, options.attack, options.seed, options.accelerator
@@ -217,7 +222,9 @@ def _doctor(words: list[str]) -> int:
         mark = (
             "[green]ok[/]  " if check.good else "[red]FAIL[/]" if check.needed else "[dim]-[/]   "
         )
-        console.print(f"{mark} {check.name:26} {check.detail}", soft_wrap=True, highlight=False)
+        console.print(
+            f"{mark} {check.name:26} {escape(check.detail)}", soft_wrap=True, highlight=False
+        )
     return 1 if any(check.needed and not check.good for check in checks) else 0
 
 
@@ -262,7 +269,9 @@ def _print_summary(summary: Summary) -> None:
     if summary.warnings:
         console.print("\n[yellow]Warning signs[/]")
         for warning in summary.warnings:
-            console.print(f"  [yellow]{warning.name}[/] {warning.sentence}", highlight=False)
+            console.print(
+                f"  [yellow]{warning.name}[/] {escape(warning.sentence)}", highlight=False
+            )
     print()
     for file in summary.files:
         print(f"wrote {file}")

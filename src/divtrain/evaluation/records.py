@@ -75,17 +75,16 @@ def make_records(
     """
 
     def record(threat: Threat, source: str, attack: str, eps: float, mask: Tensor) -> Record:
-        if mask.shape != clean.shape:
-            raise DivtrainError(
-                f"expected a mask of {len(clean)} images for {attack} at eps {eps}, got"
-                f" {tuple(mask.shape)}"
-            )
         correct = int(mask.sum())
         accuracy = correct / len(mask)
         return Record(threat, source, target, attack, eps, accuracy, correct, len(mask), seed)
 
-    for (name, eps), mask in (also or {}).items():
-        record("transfer", "", name, eps, mask)  # checks its size
+    for (name, eps), mask in [*fooled_not.items(), *(also or {}).items()]:
+        if mask.shape != clean.shape:
+            raise DivtrainError(
+                f"expected a mask of {len(clean)} images for {name} at eps {eps}, got"
+                f" {tuple(mask.shape)}"
+            )
     threat: Threat = "white-box" if surrogate == target else "transfer"
     records = [record("clean", "", CLEAN, 0.0, clean)]
     for eps in sorted({eps for _, eps in fooled_not}):

@@ -38,7 +38,7 @@ def experiment_graph(config: ExperimentConfig, common: dict[str, Any]) -> list[S
 
 
 def training_graph(
-    config: ExperimentConfig, names: Sequence[str], common: dict[str, Any]
+    config: ExperimentConfig, common: dict[str, Any], names: Sequence[str]
 ) -> list[Stage]:
     """Return only the training stages of some targets (or ``surrogate``) of an experiment."""
     return [
@@ -99,7 +99,7 @@ def _attack(
                     f"white-box-{name}-s{seed}", name, trained, name, own, seed, transfer
                 )
             )
-        stages.append(coherence_stage(f"coherence-{name}-s{seed}", trained))
+        stages.append(coherence_stage(f"coherence-{name}-s{seed}", name, trained))
     return stages
 
 

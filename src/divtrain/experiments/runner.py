@@ -1,8 +1,9 @@
 """Runs the stages of a graph in order; what is done is not done again."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,8 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> S
     Raises:
         DivtrainError: for anything the user can mend; what was computed stays on disk.
     """
-    check_config(config)
-    open_fabric(config.accelerator)
-    dataset = open_dataset(config.data)
     directory = RunDirectory(out)
-    stages = experiment_graph(config, _common(config, dataset))
-    directory.open(flatten(config))
-    run_stages(stages, directory, dataset, config.accelerator, progress)
+    stages = _run_graph(config, experiment_graph, directory, progress)
     return write_summary(directory, stages, config.preset)
 
 
@@ -58,14 +54,25 @@ def train_ensembles(
         The stages' folders, each with its checkpoint and history; `run_experiment` on the same
         directory takes them up.
     """
+    directory = RunDirectory(out)
+    stages = _run_graph(config, partial(training_graph, names=names), directory, progress)
+    return [directory.folder(stage) for stage in stages]
+
+
+def _run_graph(
+    config: ExperimentConfig,
+    graph: Callable[[ExperimentConfig, dict[str, Any]], list[Stage]],
+    directory: RunDirectory,
+    progress: Progress,
+) -> list[Stage]:
+    """Check, open what is needed, and run the graph of an experiment."""
     check_config(config)
     open_fabric(config.accelerator)
     dataset = open_dataset(config.data)
-    directory = RunDirectory(out)
-    stages = training_graph(config, names, _common(config, dataset))
+    stages = graph(config, _common(config, dataset))
     directory.open(flatten(config))
     run_stages(stages, directory, dataset, config.accelerator, progress)
-    return [directory.folder(stage) for stage in stages]
+    return stages
 
 
 @dataclass(frozen=True)

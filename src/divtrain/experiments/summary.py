@@ -71,7 +71,7 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
             records += _read_records(folder / RECORDS)
         if (folder / COHERENCE).exists():
             tensors, about = read_tensors(folder / COHERENCE)
-            coherence.setdefault(_target(about["of"]), []).append(tensors["coherence"])
+            coherence.setdefault(about["target"], []).append(tensors["coherence"])
     if not records:
         raise DivtrainError(
             f"nothing in {directory.path} has been evaluated yet; run the same `divtrain run`"
@@ -97,8 +97,3 @@ def _read_records(file: Path) -> list[Record]:
         return [Record(**row) for row in read_json_lines(file)]
     except TypeError as error:
         raise DivtrainError(f"{file} is damaged: {error}; delete it and run again") from error
-
-
-def _target(stage: str) -> str:
-    """Name of the target that a training stage is named after: train-NAME-sSEED."""
-    return stage.split("-", 1)[1].rpartition("-s")[0]

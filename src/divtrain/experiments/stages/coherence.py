@@ -7,11 +7,11 @@ from divtrain.files import write_tensors
 COHERENCE = "coherence.safetensors"
 
 
-def coherence_stage(name: str, trained: Stage) -> Stage:
-    """Measure coherence at every test image, in eval mode."""
+def coherence_stage(name: str, target: str, trained: Stage) -> Stage:
+    """Measure the coherence of a target at every test image, in eval mode."""
 
     def work(context: Context) -> None:
         values = coherence_distribution(context.load(trained), context.dataset.test)
-        write_tensors(context.folder / COHERENCE, {"coherence": values}, {"of": trained.name})
+        write_tensors(context.folder / COHERENCE, {"coherence": values}, {"target": target})
 
-    return Stage(name, {}, (trained,), work)
+    return Stage(name, {"target": target}, (trained,), work)

@@ -91,10 +91,11 @@ def train_stage(
 def build_ensemble(model: ModelConfig, dataset: Dataset) -> Ensemble:
     """Build the members for the images of a data set, normalised by its training images."""
     _, channels, size, _ = dataset.train.x.shape
+    mean, std = dataset.channel_mean, dataset.channel_std
     members = [
         build(
             name, channels, size, dataset.classes, model.activation, model.slope,
-            dataset.channel_mean, dataset.channel_std,
+            mean, std,
         )
         for name in model.members
     ]  # fmt: skip
