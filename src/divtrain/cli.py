@@ -2,11 +2,12 @@
 
 import contextlib
 import inspect
+import itertools
 import os
-import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,25 +16,25 @@ from rich.console import Console
 from rich.markup import escape
 
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.evaluation import quick
 from divtrain.experiments import (
     PRESETS,
-    AttackConfig,
-    DataConfig,
+    Cards,
+    EvaluationConfig,
     ExperimentConfig,
     Progress,
     RunDirectory,
-    SavedEnsembles,
     Summary,
     TerminalProgress,
-    evaluate_saved,
+    defaults_from,
+    evaluate_models,
     find_preset,
-    rewrite_summary,
+    rewrite_report,
     run_experiment,
     train_ensembles,
 )
-from divtrain.experiments.config import Accelerator
 from divtrain.experiments.doctor import examine
-from divtrain.report import BOLD, LEGEND, describe, terminal_table
+from divtrain.report import BOLD, LEGEND, card_terminal, describe, terminal_table
 from divtrain.version import __version__
 
 console = Console()
@@ -41,13 +42,16 @@ if not console.is_terminal:
     console = Console(width=120)
 errors = Console(stderr=True)
 
+QUICK_IMAGES = 200
+"""Test images of `divtrain evaluate --quick` when nothing is said."""
+
 USAGE = f"""\
 divtrain {__version__}: train ensembles whose members do not fail together, and measure it.
 
   divtrain run PRESET        train, attack, evaluate, report; the same command goes on
   divtrain presets [NAME]    the presets, or one in full
   divtrain train PRESET      only train, into the same run directory
-  divtrain evaluate          attack and evaluate saved ensembles
+  divtrain evaluate          a report card of saved or importable models
   divtrain report RUN        write the report of a run again
   divtrain doctor            look at this machine
 
@@ -104,21 +108,15 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Attack a saved surrogate and let saved targets classify the result; white-box beside it."""
+    """Make a report card of each target: noise, queries, transfer, white-box, warning signs."""
 
-    surrogate: Path
-    """Checkpoint that the attacks are crafted on."""
-    targets: tuple[str, ...]
-    """NAME=CHECKPOINT of each target; a run keeps them in stages/train-NAME-sSEED."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(name=""))
-    """--data.name may be left out: the data the surrogate was trained on."""
-    attack: AttackConfig = field(default_factory=AttackConfig)
+    config: Annotated[EvaluationConfig, tyro.conf.arg(name="")]
+    quick: bool = False
+    """A few images, attacks and steps: to look, not to judge."""
+    strict: bool = False
+    """Exit with status 1 when a warning sign fires."""
     out: Path | None = None
     """Run directory; runs/evaluate-NAMES if not given."""
-    seed: int = 0
-    """Of random starts."""
-    accelerator: Accelerator = "auto"
-    """Device to compute on."""
 
 
 @dataclass(frozen=True)
@@ -172,29 +170,40 @@ def _train(words: list[str]) -> int:
 
 
 def _evaluate(words: list[str]) -> int:
-    options = tyro.cli(EvaluateOptions, args=words, prog="divtrain evaluate")
-    targets: dict[str, Path] = {}
-    for word in options.targets:
-        name, separator, path = word.partition("=")
-        if not separator or not re.fullmatch(r"[\w.+-]*\w", name) or not path or name in targets:
-            raise DivtrainError(
-                f"expected each target once, as NAME=CHECKPOINT with a name of letters, digits and"
-                f" . _ + -, got {word!r}"
-            )
-        targets[name] = Path(path)
-    saved = SavedEnsembles(
-        options.surrogate, targets, options.data, options.attack, options.seed, options.accelerator
-    )
-    out = options.out or Path("runs") / f"evaluate-{'-'.join(targets)}"
+    sys.path.insert(0, "")  # so that --targets NAME=MODULE:ATTRIBUTE finds a file that is here
+    targets = [] if {"-h", "--help"} & set(words) else _values_of("--targets", words)
+    default = defaults_from(targets) if targets else tyro.MISSING
+    wrapped = tyro.MISSING if default is tyro.MISSING else EvaluateOptions(default)
+    options = tyro.cli(EvaluateOptions, default=wrapped, args=words, prog="divtrain evaluate")
+    config = options.config
+    if options.quick:
+        config = replace(config, attack=quick(config.attack))
+        if config.data.test_size is None:
+            config = replace(config, data=replace(config.data, test_size=QUICK_IMAGES))
+    names = [word.partition("=")[0] for word in config.targets]
+    out = options.out or Path("runs") / f"evaluate-{'-'.join(names)}"
+    command = shlex.join(["divtrain", "evaluate", *words])
     with _progress(out) as progress:
-        summary = evaluate_saved(saved, out, progress)
-    _print_summary(summary)
-    return 0
+        cards = evaluate_models(config, out, progress, command)
+    _print_cards(cards)
+    return 1 if options.strict and any(card.warnings for card in cards.cards) else 0
+
+
+def _values_of(flag: str, words: list[str]) -> list[str]:
+    """Return the words that follow a flag, up to the next one."""
+    if flag not in words:
+        return []
+    rest = words[words.index(flag) + 1 :]
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), rest))
 
 
 def _report(words: list[str]) -> int:
     options = tyro.cli(ReportOptions, args=words, prog="divtrain report")
-    _print_summary(rewrite_summary(RunDirectory(options.run)))
+    report = rewrite_report(RunDirectory(options.run))
+    if isinstance(report, Cards):
+        _print_cards(report)
+    else:
+        _print_summary(report)
     return 0
 
 
@@ -276,6 +285,15 @@ def _print_summary(summary: Summary) -> None:
     for file in summary.files:
         print(f"wrote {file}")
     print(f"run directory: {summary.path}")
+
+
+def _print_cards(cards: Cards) -> None:
+    for card in cards.cards:
+        console.print(card_terminal(card))
+        print()
+    for file in cards.files:
+        print(f"wrote {file}")
+    print(f"run directory: {cards.path}")
 
 
 def _doc(preset: Callable[[], ExperimentConfig]) -> str:

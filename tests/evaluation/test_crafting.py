@@ -93,15 +93,15 @@ def test_what_leaves_the_evaluator_is_in_the_ball_and_the_bounds(
 def test_batch_size_has_no_influence_on_deterministic_attacks(
     attack: IterativeAttack, batch_size: int
 ) -> None:
-    whole, _ = craft(attack, surrogate(), made(), batch_size=12)
-    parts, _ = craft(attack, surrogate(), made(), batch_size=batch_size)
+    whole = craft(attack, surrogate(), made(), batch_size=12).x_adv
+    parts = craft(attack, surrogate(), made(), batch_size=batch_size).x_adv
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
     assert not torch.equal(whole, made().x)
 
 
 @pytest.mark.parametrize("attack", [RFGSM(eps=0.2), PGDCW(eps=0.2, steps=2)])
 def test_random_starts_are_a_function_of_the_seed(attack: IterativeAttack) -> None:
-    draws = [craft(attack, surrogate(), made(), seed=seed)[0] for seed in (3, 3, 4)]
+    draws = [craft(attack, surrogate(), made(), seed=seed).x_adv for seed in (3, 3, 4)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
 
@@ -117,7 +117,7 @@ def test_attacks_with_other_parameters_start_elsewhere() -> None:
     images = Images(torch.full((4, 1, 3, 3), 0.5), torch.zeros(4, dtype=torch.long))
 
     def start(attack: IterativeAttack) -> Tensor:
-        return (craft(attack, Flat(), images)[0] - 0.5) / attack.eps
+        return (craft(attack, Flat(), images).x_adv - 0.5) / attack.eps
 
     small, large, other = start(RFGSM(eps=0.1)), start(RFGSM(eps=0.2)), start(PGDCW(eps=0.1))
     assert not torch.allclose(small, large, atol=1e-3)
@@ -131,8 +131,8 @@ def fresh_objective(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 def test_random_starts_do_not_depend_on_where_an_objective_lies_in_memory() -> None:
     model = surrogate()
     first, second = fresh_objective(model), fresh_objective(model)
-    ours, _ = craft(RFGSM(eps=0.2, objective=first), model, made())
-    theirs, _ = craft(RFGSM(eps=0.2, objective=second), model, made())
+    ours = craft(RFGSM(eps=0.2, objective=first), model, made()).x_adv
+    theirs = craft(RFGSM(eps=0.2, objective=second), model, made()).x_adv
     assert torch.equal(ours, theirs)
 
 
@@ -153,7 +153,8 @@ class Cheat(IterativeAttack):
 @pytest.mark.parametrize("batch_size", [2, 12])
 def test_an_attack_that_cheats_is_mended_and_counted(batch_size: int) -> None:
     images = Images(made().x * 0.5, made().y)
-    x_adv, violations = craft(Cheat(eps=0.1), surrogate(), images, batch_size)
+    crafted = craft(Cheat(eps=0.1), surrogate(), images, batch_size)
+    x_adv, violations = crafted.x_adv, crafted.violations
     assert violations == Violations(outside_ball=3, outside_bounds=0, not_finite=3)
     torch.testing.assert_close(x_adv[images.y == 0], images.x[images.y == 0] + 0.1)
     assert torch.equal(x_adv[images.y != 0], images.x[images.y != 0])
@@ -161,7 +162,7 @@ def test_an_attack_that_cheats_is_mended_and_counted(batch_size: int) -> None:
 
 @pytest.mark.parametrize("attack", [FGSM, RFGSM, IFGSM, MIFGSM, PGDCW])
 def test_the_papers_attacks_violate_nothing(attack: type[IterativeAttack]) -> None:
-    _, violations = craft(attack(eps=0.3), surrogate(), made())
+    violations = craft(attack(eps=0.3), surrogate(), made()).violations
     assert violations == Violations(0, 0, 0)
 
 

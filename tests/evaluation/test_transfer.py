@@ -106,7 +106,7 @@ def test_worst_case_is_over_images_not_over_attacks() -> None:
     found = evaluate_transfer(surrogate, {"t": target}, images, ATTACKS, [0.25])
     masks = [correct_mask(target, images.x, images.y)]
     for attack in ATTACKS:
-        x_adv, _ = craft(build_attack(attack, 0.25), surrogate, images)
+        x_adv = craft(build_attack(attack, 0.25), surrogate, images).x_adv
         masks.append(correct_mask(target, x_adv, images.y))
     slow = sum(all(column) for column in zip(*(mask.tolist() for mask in masks), strict=True))
     by_attack = {record.attack: record.correct for record in found}

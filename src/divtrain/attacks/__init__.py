@@ -1,24 +1,51 @@
-"""The paper's five attacks over one loop, and the objectives they maximise."""
+"""The paper's five attacks over one loop, stronger ones over another, and their objectives."""
 
+from divtrain.attacks.apgd import APGD, APGDT
+from divtrain.attacks.attack import Attack, LinfAttack
+from divtrain.attacks.external import Adapter
 from divtrain.attacks.fgsm import FGSM, RFGSM
 from divtrain.attacks.ifgsm import IFGSM, MIFGSM
 from divtrain.attacks.iterative import IterativeAttack, input_gradient
-from divtrain.attacks.objectives import Objective, ObjectiveName, make_objective, margin
+from divtrain.attacks.noise import RandomNoise
+from divtrain.attacks.objectives import (
+    ModelObjective,
+    Objective,
+    ObjectiveName,
+    dlr,
+    make_objective,
+    margin,
+    reweighted,
+)
+from divtrain.attacks.pgd import PGD
 from divtrain.attacks.pgd_cw import PGDCW
 from divtrain.attacks.registry import ATTACKS, build_attack
+from divtrain.attacks.search import SearchAttack
+from divtrain.attacks.square import Square
 
 __all__ = [
+    "APGD",
+    "APGDT",
     "ATTACKS",
     "FGSM",
     "IFGSM",
     "MIFGSM",
+    "PGD",
     "PGDCW",
     "RFGSM",
+    "Adapter",
+    "Attack",
     "IterativeAttack",
+    "LinfAttack",
+    "ModelObjective",
     "Objective",
     "ObjectiveName",
+    "RandomNoise",
+    "SearchAttack",
+    "Square",
     "build_attack",
+    "dlr",
     "input_gradient",
     "make_objective",
     "margin",
+    "reweighted",
 ]

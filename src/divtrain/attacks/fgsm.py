@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from divtrain.attacks.iterative import IterativeAttack, uniform_in_ball
+from divtrain.attacks.attack import uniform_in_ball
+from divtrain.attacks.iterative import IterativeAttack
 from divtrain.errors import DivtrainError
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from divtrain.attacks.iterative import IterativeAttack, uniform_in_ball
+from divtrain.attacks.attack import uniform_in_ball
+from divtrain.attacks.iterative import IterativeAttack
 from divtrain.attacks.objectives import Objective, ObjectiveName, make_objective
 
 

@@ -1,13 +1,21 @@
-"""The paper's five attacks by name, with the paper's parameters."""
+"""Attacks by name: the paper's five with the paper's parameters, and stronger ones."""
 
+from collections.abc import Callable
 from typing import cast, get_args
 
+from divtrain.attacks.apgd import APGD, APGDT
+from divtrain.attacks.attack import Attack, LinfAttack
+from divtrain.attacks.external import EXTERNAL, build_external
 from divtrain.attacks.fgsm import FGSM, RFGSM
 from divtrain.attacks.ifgsm import IFGSM, MIFGSM
 from divtrain.attacks.iterative import IterativeAttack
+from divtrain.attacks.noise import RandomNoise
 from divtrain.attacks.objectives import ObjectiveName
+from divtrain.attacks.pgd import PGD
 from divtrain.attacks.pgd_cw import PGDCW
-from divtrain.errors import unknown_name
+from divtrain.attacks.search import SearchAttack
+from divtrain.attacks.square import Square
+from divtrain.errors import DivtrainError, unknown_name
 
 ATTACKS: dict[str, type[IterativeAttack]] = {
     "fgsm": FGSM,
@@ -16,24 +24,62 @@ ATTACKS: dict[str, type[IterativeAttack]] = {
     "mifgsm": MIFGSM,
     "pgdcw": PGDCW,
 }
+"""The paper's."""
+
+STRONGER: dict[str, type[SearchAttack]] = {
+    "pgd": PGD,
+    "apgd": APGD,
+    "apgdt": APGDT,
+    "square": Square,
+}
+"""What a sceptical reviewer adds."""
+
+FIXED_OBJECTIVE = ("apgdt", "square", "noise", *EXTERNAL)
 
 
-def build_attack(name: str, eps: float) -> IterativeAttack:
-    """Return the named attack at radius `eps` with the paper's other parameters.
+def build_attack(
+    name: str,
+    eps: float,
+    *,
+    steps: int | None = None,
+    restarts: int | None = None,
+    white_box: bool = False,
+) -> Attack:
+    """Return the named attack at radius `eps` with its default parameters (the paper's, if its).
 
     ``NAME:OBJECTIVE`` chooses another objective, e.g. ``mifgsm:ce_of_mean_logit``.
 
+    Args:
+        name: One of fgsm, rfgsm, ifgsm, mifgsm, pgdcw; pgd, apgd, apgdt, square; noise; nifgsm,
+            difgsm, tifgsm, vmifgsm (from torchattack); autoattack.
+        eps: Radius in [0, 1] pixel units.
+        steps: Steps (square: queries), for those that have them; None for the default.
+        restarts: Runs of pgd, apgd, apgdt and square; None for the default.
+        white_box: Whether the model attacked is also the target, so that pgd, apgd, apgdt and
+            square may leave an image alone once it is fooled.
+
     Raises:
-        DivtrainError: for an unknown name (the nearest are offered) or a bad eps.
+        DivtrainError: for an unknown name (the nearest are offered), a bad eps or option, or a
+            library that is not installed.
 
     >>> build_attack("mifgsm", eps=0.1)
     MIFGSM(eps=0.1, objective='mean_member_ce', steps=10, step_size=None, decay=1.0)
     """
     name, _, objective = name.partition(":")
-    if name not in ATTACKS:
-        raise unknown_name("attack", name, ATTACKS)
-    if not objective:
-        return ATTACKS[name](eps=eps)
-    if objective not in get_args(ObjectiveName):
+    if name not in (*ATTACKS, *STRONGER, "noise", *EXTERNAL):
+        raise unknown_name("attack", name, [*ATTACKS, *STRONGER, "noise", *EXTERNAL])
+    if objective and objective not in get_args(ObjectiveName):
         raise unknown_name("objective", objective, get_args(ObjectiveName))
-    return ATTACKS[name](eps=eps, objective=cast(ObjectiveName, objective))
+    if objective and name in FIXED_OBJECTIVE:
+        raise DivtrainError(f"{name} has no choice of objective; leave out ':{objective}'")
+    if name in EXTERNAL:
+        return build_external(name, eps)
+    given = {"objective": objective or None, "steps": steps, "restarts": restarts}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if name in STRONGER:
+        chosen["stop_when_fooled"] = white_box
+    kinds = {**ATTACKS, **STRONGER, "noise": RandomNoise}
+    try:
+        return cast(Callable[..., LinfAttack], kinds[name])(eps=eps, **chosen)
+    except TypeError as error:
+        raise DivtrainError(f"{name} does not take {' and '.join(chosen)}: {error}") from error

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from divtrain.attacks import IterativeAttack
+from divtrain.attacks import Attack, LinfAttack
 from divtrain.data import Images
+from divtrain.errors import DivtrainError
+from divtrain.evaluation.effort import Growth, Passes, count_passes
 from divtrain.modes import device_of
 
 TOLERANCE = 1e-6
@@ -58,14 +60,32 @@ def enforce_threat_model(
     return whole.clamp(low, high), violations
 
 
+@dataclass(frozen=True)
+class CraftedSet:
+    """Adversarial examples and what they cost.
+
+    Attributes:
+        x_adv: The examples on the CPU, inside the ball and [0, 1].
+        violations: What had to be mended.
+        passes: Passes through the attacked model, mean per image.
+        growth: The objective at each image at first, after three quarters of the steps and at
+            last, (3, image); None for attacks that do not report it.
+    """
+
+    x_adv: Float[Tensor, "image channel height width"]
+    violations: Violations
+    passes: Passes
+    growth: Float[Tensor, "3 image"] | None
+
+
 def craft(
-    attack: IterativeAttack,
+    attack: Attack,
     surrogate: nn.Module,
     images: Images,
     batch_size: int = 128,
     seed: int = 0,
     on_batch: OnBatch | None = None,
-) -> tuple[Float[Tensor, "image channel height width"], Violations]:
+) -> CraftedSet:
     """Attack every image on the surrogate.
 
     Args:
@@ -75,22 +95,37 @@ def craft(
         batch_size: Images at a time; has no influence on the result but through random starts.
         seed: Of random starts; combined with the attack's parameters.
         on_batch: For showing progress.
-
-    Returns:
-        Adversarial examples on the CPU, inside the ball and [0, 1], and what had to be mended.
     """
     device = device_of(surrogate)
     generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {_words(attack)}".encode()))
     parts: list[Tensor] = []
-    for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-        parts.append(attack(surrogate, x.to(device), y.to(device), generator).cpu())
-        if on_batch is not None:
-            on_batch(sum(map(len, parts)), len(images))
-    return enforce_threat_model(images.x.cpu(), torch.cat(parts), attack.eps)
+    growth = Growth()
+    with count_passes(surrogate) as passes:
+        for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
+            batch = (surrogate, x.to(device), y.to(device), generator)
+            if isinstance(attack, LinfAttack):
+                watcher = growth.watch(getattr(attack, "steps", 1))
+                x_adv = attack(*batch, watcher)
+                watcher.close()
+            else:
+                x_adv = attack(*batch)
+            if x_adv.shape != x.shape:
+                raise DivtrainError(
+                    f"expected adversarial examples of shape {tuple(x.shape)}, got"
+                    f" {tuple(x_adv.shape)} from {attack!r}"
+                )
+            parts.append(x_adv.detach().cpu())
+            if on_batch is not None:
+                on_batch(sum(map(len, parts)), len(images))
+    x_adv, violations = enforce_threat_model(images.x.cpu(), torch.cat(parts), attack.eps)
+    grown = growth.tensor()
+    if grown is not None and grown.shape[1] != len(images):
+        grown = None  # some batches had nothing left to attack
+    return CraftedSet(x_adv, violations, passes.per_image(len(images)), grown)
 
 
-def _words(attack: IterativeAttack) -> str:
+def _words(attack: Attack) -> str:
     """The attack and its parameters; the same in every process, also with a callable objective."""
-    if callable(attack.objective):
+    if isinstance(attack, LinfAttack) and callable(attack.objective):
         attack = replace(attack, objective="mean_member_ce")
     return repr(attack)

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from divtrain.errors import DivtrainError
+from divtrain.evaluation.intervals import wilson_interval
+from divtrain.evaluation.threat import Threat, ThreatModel
 
 CLEAN = "clean"
 WORST = "worst"
 """Name of the pseudo-attack that takes, image by image, the best of all attacks at one eps."""
-
-Threat = Literal["clean", "transfer", "white-box"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,7 @@ class Record:
     """Accuracy of one target under one attack.
 
     Attributes:
-        threat: ``clean``; ``transfer``: crafted on a surrogate, weights of the target unknown;
-            ``white-box``: crafted on the target itself.
+        threat: What the adversary knows, see `divtrain.evaluation.threat.KNOWLEDGE`.
         surrogate: What the examples were crafted on; empty for clean ones.
         target: What was asked to classify them.
         attack: Attack name, ``clean``, or ``worst``.
@@ -32,6 +30,9 @@ class Record:
         correct: Images classified right.
         images: The denominator: all images, not only those classified right when clean.
         seed: Seed of the experiment.
+        norm: Norm of the ball.
+        forward: Passes forward through the attacked model, mean per image; 0 where not counted.
+        backward: Passes back through it.
     """
 
     threat: Threat
@@ -43,6 +44,19 @@ class Record:
     correct: int
     images: int
     seed: int
+    norm: str = "Linf"
+    forward: float = 0.0
+    backward: float = 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval of 95 % for the accuracy."""
+        return wilson_interval(self.correct, self.images)
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """The adversary."""
+        return ThreatModel(self.threat, self.eps, self.surrogate, self.norm)
 
 
 def worst_case(masks: Mapping[str, Bool[Tensor, "image"]]) -> Bool[Tensor, "image"]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from divtrain.evaluation.records import CLEAN, WORST, Record
 
 ONE_STEP = ("fgsm", "rfgsm")
-MANY_STEPS = ("ifgsm", "mifgsm", "pgdcw")
+MANY_STEPS = ("ifgsm", "mifgsm", "pgdcw", "pgd", "apgd", "apgdt")
 MARGIN = 0.02
 """Differences in accuracy below two points, or two standard errors, are taken as noise."""
 
@@ -25,6 +25,11 @@ class WarningSign:
     name: str
     target: str
     sentence: str
+
+    @property
+    def anchor(self) -> str:
+        """Where the documentation explains it."""
+        return f"docs/reading-results.md#{self.name}"
 
 
 def warning_signs(records: Iterable[Record]) -> list[WarningSign]:

@@ -44,6 +44,30 @@ def correct_mask(
     return torch.cat(parts)
 
 
+def check_same_task(surrogate: nn.Module, target: nn.Module, images: Images, name: str) -> None:
+    """Check that a surrogate takes the images that the target takes, and knows its classes.
+
+    Raises:
+        DivtrainError: naming the surrogate and what differs.
+    """
+    classes: list[int] = []
+    for which, model in (("the target", target), (f"surrogate {name!r}", surrogate)):
+        try:
+            with eval_mode(model), torch.no_grad():
+                answer = model(images.x[:1].to(device_of(model)))
+        except (RuntimeError, DivtrainError) as error:
+            raise DivtrainError(
+                f"{which} does not take images of shape {tuple(images.x.shape[1:])}:"
+                f" {str(error).splitlines()[0]}"
+            ) from error
+        classes.append(answer.shape[-1])
+    if classes[0] != classes[1]:
+        raise DivtrainError(
+            f"the target has {classes[0]} classes, surrogate {name!r} has {classes[1]}; examples"
+            " crafted for other classes say nothing"
+        )
+
+
 def evaluate_transfer(
     surrogate: nn.Module,
     targets: Mapping[str, nn.Module],
@@ -92,7 +116,7 @@ def evaluate_transfer(
     masks: dict[str, dict[tuple[str, float], Tensor]] = {name: {} for name in targets}
     clean = {name: correct_mask(target, images.x, images.y) for name, target in targets.items()}
     for key, attack in built.items():
-        x_adv, _ = craft(attack, surrogate, images, batch_size, seed)
+        x_adv = craft(attack, surrogate, images, batch_size, seed).x_adv
         for target_name, target in targets.items():
             masks[target_name][key] = correct_mask(target, x_adv, images.y)
     return [

@@ -1,5 +1,6 @@
 """Experiments as graphs of stages; the only part of divtrain that touches a run directory."""
 
+from divtrain.experiments.cards import Cards, rewrite_report
 from divtrain.experiments.config import (
     AttackConfig,
     DataConfig,
@@ -7,12 +8,11 @@ from divtrain.experiments.config import (
     ModelConfig,
     TrainConfig,
 )
+from divtrain.experiments.evaluation import EvaluationConfig, defaults_from, evaluate_models
 from divtrain.experiments.presets import PRESETS, find_preset
 from divtrain.experiments.progress import Progress, TerminalProgress
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.runner import (
-    SavedEnsembles,
-    evaluate_saved,
     open_dataset,
     run_experiment,
     train_ensembles,
@@ -22,18 +22,21 @@ from divtrain.experiments.summary import Summary, rewrite_summary
 __all__ = [
     "PRESETS",
     "AttackConfig",
+    "Cards",
     "DataConfig",
+    "EvaluationConfig",
     "ExperimentConfig",
     "ModelConfig",
     "Progress",
     "RunDirectory",
-    "SavedEnsembles",
     "Summary",
     "TerminalProgress",
     "TrainConfig",
-    "evaluate_saved",
+    "defaults_from",
+    "evaluate_models",
     "find_preset",
     "open_dataset",
+    "rewrite_report",
     "rewrite_summary",
     "run_experiment",
     "train_ensembles",

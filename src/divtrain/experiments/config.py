@@ -145,19 +145,27 @@ def check_config(config: ExperimentConfig) -> None:
     for name in config.model.members:
         if name not in ARCHITECTURES:
             raise unknown_name("model", name, ARCHITECTURES)
-    train = config.train
-    if not 0 <= train.noise <= 1:
-        raise DivtrainError(f"expected --train.noise in [0, 1], got {train.noise!r}")
-    if not 0 <= train.gal_weight < float("inf"):
-        raise DivtrainError(f"expected --train.gal-weight >= 0, got {train.gal_weight!r}")
-    if not train.temperature > 0:
-        raise DivtrainError(f"expected --train.temperature > 0, got {train.temperature!r}")
+    check_training(config.train)
     if config.seeds < 1:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
     if not config.targets:
         raise DivtrainError("expected at least one of --targets")
     if config.data.shift < 0:
         raise DivtrainError(f"expected --data.shift >= 0, got {config.data.shift}")
+
+
+def check_training(train: TrainConfig) -> None:
+    """Check how ensembles are to be trained.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    if not 0 <= train.noise <= 1:
+        raise DivtrainError(f"expected --train.noise in [0, 1], got {train.noise!r}")
+    if not 0 <= train.gal_weight < float("inf"):
+        raise DivtrainError(f"expected --train.gal-weight >= 0, got {train.gal_weight!r}")
+    if not train.temperature > 0:
+        raise DivtrainError(f"expected --train.temperature > 0, got {train.temperature!r}")
     if train.precision not in get_args(Precision):
         raise unknown_name("precision", train.precision, get_args(Precision))
 

@@ -1,19 +1,28 @@
 """Which stages an experiment has, and what feeds what: Table 2's protocol as a graph."""
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from divtrain.errors import DivtrainError
-from divtrain.experiments.config import AttackConfig, ExperimentConfig
+from divtrain.data import Images
+from divtrain.ensemble import Ensemble
+from divtrain.evaluation import Attempt, Suite, make_plan
+from divtrain.evaluation.diagnosis import is_differentiable
+from divtrain.evaluation.plan import ONE_MEMBER
+from divtrain.experiments.config import AttackConfig, DataConfig, ExperimentConfig
+from divtrain.experiments.sources import Source
 from divtrain.experiments.stages import (
     Stage,
+    attempt_stage,
     coherence_stage,
     craft_stage,
     evaluate_stage,
     given_stage,
+    judge_stage,
     train_stage,
 )
+from divtrain.experiments.surrogates import Recipe
 
 SURROGATE = "surrogate"
 
@@ -49,20 +58,82 @@ def training_graph(
 
 
 def evaluation_graph(
-    surrogate: Path,
-    targets: Mapping[str, Path],
-    attack: AttackConfig,
-    seed: int,
+    targets: Sequence[Source],
+    surrogates: Mapping[str, Sequence[Source | Recipe]],
+    suite: Suite,
+    data: DataConfig,
+    test: Images,
     common: dict[str, Any],
+    seed: int,
 ) -> list[Stage]:
-    """Return the stages that evaluate saved ensembles instead of training any."""
-    if SURROGATE in targets:
-        raise DivtrainError(f"{SURROGATE!r} names the surrogate; call the target otherwise")
-    given = given_stage(f"given-{SURROGATE}-s{seed}", surrogate, common)
-    loaded = {
-        name: given_stage(f"given-{name}-s{seed}", path, common) for name, path in targets.items()
-    }
-    return [given, *loaded.values(), *_attack(given, loaded, attack, seed)]
+    """Return the stages that evaluate models that are there already.
+
+    Surrogates by recipe are trained; a surrogate, and what is crafted on it, is shared by all
+    targets that ask for the same.
+
+    Args:
+        targets: Models to evaluate.
+        surrogates: For each target's name, what its attacker crafts on.
+        suite: Attacks and budgets.
+        data: Augmentation in the surrogates' training.
+        test: The test images.
+        common: What every stage depends on: the data's fingerprint, the device.
+        seed: Of random starts.
+    """
+    stages: dict[str, Stage] = {}
+
+    def keep(stage: Stage) -> Stage:
+        return stages.setdefault(stage.name, stage)
+
+    for target in targets:
+        given = keep(given_stage(f"target-{file_name(target.name)}", target, common))
+        attacked = {target.name: given, ONE_MEMBER: given}
+        for surrogate in surrogates[target.name]:
+            attacked[surrogate.name] = keep(_surrogate(surrogate, data, common))
+        members = isinstance(target.model, Ensemble) and len(target.model) > 1
+        names = [surrogate.name for surrogate in surrogates[target.name]]
+        plan = make_plan(target.name, names, members, suite, is_differentiable(target.model, test))
+        crafted: dict[Attempt, Stage] = {}
+        for attempt in plan:
+            source = attacked[attempt.source]
+            crafted[attempt] = keep(
+                attempt_stage(
+                    _attempt_name(attempt, source), attempt, source, suite.batch_size, seed
+                )
+            )
+        keep(judge_stage(f"judge-{file_name(target.name)}", target.name, given, crafted, seed))
+    return list(stages.values())
+
+
+def file_name(text: str) -> str:
+    """Return a name that can be part of a file's name everywhere."""
+    return re.sub(r"[^\w.+=-]", "-", text)
+
+
+def _surrogate(surrogate: Source | Recipe, data: DataConfig, common: dict[str, Any]) -> Stage:
+    if isinstance(surrogate, Source):
+        return given_stage(f"surrogate-{file_name(surrogate.name)}", surrogate, common)
+    described = repr((surrogate.defence, surrogate.model, surrogate.train, surrogate.seed))
+    digest = hashlib.sha256(described.encode()).hexdigest()[:8]
+    return train_stage(
+        f"surrogate-{file_name(surrogate.name)}-{digest}",
+        surrogate.defence,
+        SURROGATE,
+        surrogate.seed,
+        data,
+        surrogate.model,
+        surrogate.train,
+        common,
+    )
+
+
+def _attempt_name(attempt: Attempt, source: Stage) -> str:
+    parts = ["craft", source.name, attempt.attack, f"{attempt.eps:g}"]
+    if attempt.source == ONE_MEMBER:
+        parts.insert(2, "members")
+    if attempt.images is not None:
+        parts.append(f"on{attempt.images}")
+    return file_name("-".join(parts))
 
 
 def _train(

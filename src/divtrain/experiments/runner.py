@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,16 @@ from typing import Any
 from divtrain.data import Dataset, balanced_subset, load_dataset
 from divtrain.errors import DivtrainError
 from divtrain.experiments.config import (
-    Accelerator,
-    AttackConfig,
     DataConfig,
     ExperimentConfig,
-    check_attack_config,
     check_config,
     flatten,
 )
-from divtrain.experiments.graph import evaluation_graph, experiment_graph, training_graph
+from divtrain.experiments.graph import experiment_graph, training_graph
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import Context, OnProgress, Stage, open_fabric
 from divtrain.experiments.summary import Summary, write_summary
-from divtrain.training import load_ensemble
 
 
 def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> Summary:
@@ -69,63 +64,10 @@ def _run_graph(
     check_config(config)
     open_fabric(config.accelerator)
     dataset = open_dataset(config.data)
-    stages = graph(config, _common(config, dataset))
+    stages = graph(config, common_inputs(dataset, config.accelerator))
     directory.open(flatten(config))
     run_stages(stages, directory, dataset, config.accelerator, progress)
     return stages
-
-
-@dataclass(frozen=True)
-class SavedEnsembles:
-    """Saved ensembles to evaluate.
-
-    Attributes:
-        surrogate: Checkpoint that the attacks are crafted on.
-        targets: Checkpoints that classify the result, by name.
-        data: Test images; an empty name stands for the data the surrogate was trained on.
-        attack: Attacks and radii.
-        seed: Of random starts.
-        accelerator: Device to compute on.
-    """
-
-    surrogate: Path
-    targets: dict[str, Path]
-    data: DataConfig
-    attack: AttackConfig
-    seed: int = 0
-    accelerator: Accelerator = "auto"
-
-
-def evaluate_saved(saved: SavedEnsembles, out: Path, progress: Progress) -> Summary:
-    """Evaluate saved ensembles by transfer from a saved surrogate, and white-box.
-
-    Raises:
-        DivtrainError: as `run_experiment` does, and for checkpoints that do not load or do not
-            fit the data.
-    """
-    check_attack_config(saved.attack)
-    open_fabric(saved.accelerator)
-    if not saved.data.name:
-        name = load_ensemble(saved.surrogate)[1].get("data")
-        if not isinstance(name, str):
-            raise DivtrainError(
-                f"{saved.surrogate} does not say what it was trained on; give --data.name"
-            )
-        saved = replace(saved, data=replace(saved.data, name=name))
-    dataset = open_dataset(saved.data)
-    stages = evaluation_graph(
-        saved.surrogate, saved.targets, saved.attack, saved.seed, _common(saved, dataset)
-    )
-    directory = RunDirectory(out)
-    fields = flatten(saved.data) | flatten(saved.attack)
-    checkpoints = {
-        f"checkpoint of {stage.name}": stage.config["checkpoint"][:12]
-        for stage in stages
-        if not stage.inputs
-    }
-    directory.open({"kind": "evaluate", "seed": saved.seed, **checkpoints, **fields})
-    run_stages(stages, directory, dataset, saved.accelerator, progress)
-    return write_summary(directory, stages, "evaluate")
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -189,5 +131,6 @@ def _logged(update: OnProgress, directory: RunDirectory, stage: str) -> OnProgre
     return both
 
 
-def _common(config: ExperimentConfig | SavedEnsembles, dataset: Dataset) -> dict[str, Any]:
-    return {"data": dataset.name, "fingerprint": dataset.fingerprint, "device": config.accelerator}
+def common_inputs(dataset: Dataset, accelerator: str) -> dict[str, Any]:
+    """What every stage depends on: the data's name and hash, the device."""
+    return {"data": dataset.name, "fingerprint": dataset.fingerprint, "device": accelerator}

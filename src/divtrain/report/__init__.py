@@ -1,6 +1,8 @@
 """From records to what a reader sees: rows, tables, figures. Knows nothing of run directories."""
 
-from divtrain.report.figures import accuracy_figure, coherence_figure
+from divtrain.report.card import Card, Facts, card_json, card_markdown, make_card
+from divtrain.report.card_page import card_html, card_terminal
+from divtrain.report.figures import accuracy_figure, coherence_figure, curve_figure
 from divtrain.report.rows import Cell, Row, make_rows
 from divtrain.report.tables import (
     BOLD,
@@ -14,12 +16,20 @@ from divtrain.report.tables import (
 __all__ = [
     "BOLD",
     "LEGEND",
+    "Card",
     "Cell",
+    "Facts",
     "Row",
     "accuracy_figure",
+    "card_html",
+    "card_json",
+    "card_markdown",
+    "card_terminal",
     "coherence_figure",
     "csv_table",
+    "curve_figure",
     "describe",
+    "make_card",
     "make_rows",
     "markdown_table",
     "terminal_table",

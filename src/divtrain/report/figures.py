@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from divtrain.evaluation import WORST, Threat
+from divtrain.evaluation import WORST, Record, Threat
 from divtrain.report.rows import Row
 from divtrain.report.tables import attack_title, describe
 
@@ -102,6 +102,45 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
     axis.set_xlim(max(-1.0, min(v.min().item() for v in values.values()) - 0.05), 1.0)
     axis.set_title(f"{title}: coherence on the test images, eval mode", fontsize=10)
     axis.legend(fontsize=8, frameon=False, loc="upper center")
+    axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def curve_figure(curve: Sequence[Record], target: str, classes: int) -> bytes:
+    """Draw accuracy against eps, a line for each threat, with Wilson's intervals, as PNG bytes.
+
+    Args:
+        curve: Records of the sweep, from `Evaluation.curve`.
+        target: Name of the target.
+        classes: Number of classes; chance is drawn.
+    """
+    figure = _figure(6.4, 3.4)
+    axis = figure.subplots()
+    lines = dict.fromkeys((record.threat, record.surrogate, record.attack) for record in curve)
+    for index, line in enumerate(lines):
+        mine = sorted(
+            (r for r in curve if (r.threat, r.surrogate, r.attack) == line), key=lambda r: r.eps
+        )
+        threat, surrogate, attack = line
+        source = f" from {surrogate}" if threat == "transfer" else ""
+        colour = COLOURS[(0, 4)[index]] if index < 2 else COLOURS[index % len(COLOURS)]
+        radii = [record.eps for record in mine]
+        axis.plot(radii, [100 * record.accuracy for record in mine], "o-", color=colour,
+                  markersize=3, label=f"{threat}{source}: {attack_title(attack)}")  # fmt: skip
+        ends = [record.interval for record in mine]
+        axis.fill_between(radii, [100 * low for low, _ in ends], [100 * high for _, high in ends],
+                          color=colour, alpha=0.2, linewidth=0)  # fmt: skip
+    axis.axhline(100 / classes, color="#8C8C8C", linestyle=":", linewidth=1)
+    axis.annotate("chance", (1, 100 / classes), xycoords=("axes fraction", "data"), fontsize=7,
+                  ha="right", va="bottom", color="#8C8C8C")  # fmt: skip
+    images = sorted({record.images for record in curve})
+    axis.set_xlabel("eps, L-infinity, pixels in [0, 1]", fontsize=8)
+    axis.set_ylabel("accuracy, %", fontsize=8)
+    axis.set_ylim(0, 102)
+    axis.set_xlim(left=0)
+    over = " or ".join(map(str, images))
+    axis.set_title(f"{target}: accuracy by eps ({over} images, 95 % intervals)", fontsize=10)
+    axis.legend(fontsize=7, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 

@@ -19,6 +19,16 @@ TITLES = {
     "ifgsm": "I-FGSM",
     "mifgsm": "MI-FGSM",
     "pgdcw": "PGD-CW",
+    "pgd": "PGD",
+    "apgd": "APGD",
+    "apgdt": "APGD-T",
+    "square": "Square",
+    "noise": "noise",
+    "nifgsm": "NI-FGSM",
+    "difgsm": "DI-FGSM",
+    "tifgsm": "TI-FGSM",
+    "vmifgsm": "VMI-FGSM",
+    "autoattack": "AutoAttack",
     WORST: "worst",
 }
 
@@ -27,6 +37,8 @@ OBJECTIVES = {
     "ce_of_mean_prob": "mean prob",
     "ce_of_mean_logit": "mean logit",
     "margin": "hinge",
+    "dlr": "DLR",
+    "reweighted": "reweighted",
 }
 
 BOLD = "**Bold**: the attack that leaves least."

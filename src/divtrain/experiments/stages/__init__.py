@@ -1,27 +1,35 @@
 """The stages an experiment is made of, a kind a file."""
 
+from divtrain.experiments.stages.attempt import ATTEMPT, attempt_stage
 from divtrain.experiments.stages.coherence import COHERENCE, coherence_stage
 from divtrain.experiments.stages.craft import CRAFTED, craft_stage
 from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage
 from divtrain.experiments.stages.given import given_stage
+from divtrain.experiments.stages.judge import JUDGED, OUTCOMES, judge_stage, read_evaluation
 from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, open_fabric
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 
 __all__ = [
+    "ATTEMPT",
     "COHERENCE",
     "CRAFTED",
     "ENSEMBLE",
     "HISTORY",
+    "JUDGED",
     "MASKS",
+    "OUTCOMES",
     "RECORDS",
     "STATE",
     "Context",
     "OnProgress",
     "Stage",
+    "attempt_stage",
     "coherence_stage",
     "craft_stage",
     "evaluate_stage",
     "given_stage",
+    "judge_stage",
     "open_fabric",
+    "read_evaluation",
     "train_stage",
 ]

@@ -21,9 +21,13 @@ def craft_stage(
             context.on_progress(done, total, "images")
 
         ens = context.load(attacked)
-        x_adv, violations = craft(built, ens, context.dataset.test, batch_size, seed, show)
-        about = {"attack": repr(built), "on": attacked.name, "violations": asdict(violations)}
-        write_tensors(context.folder / CRAFTED, {"x_adv": x_adv}, about)
+        crafted = craft(built, ens, context.dataset.test, batch_size, seed, show)
+        about = {
+            "attack": repr(built),
+            "on": attacked.name,
+            "violations": asdict(crafted.violations),
+        }
+        write_tensors(context.folder / CRAFTED, {"x_adv": crafted.x_adv}, about)
 
     config = {"attack": repr(built), "batch_size": batch_size, "seed": seed}
     return Stage(name, config, (attacked,), work)

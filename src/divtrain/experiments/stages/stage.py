@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from divtrain.data import Dataset
 from divtrain.ensemble import Ensemble
@@ -52,7 +53,13 @@ class Context:
         """Return the device with a precision."""
         return open_fabric(self.accelerator, precision)
 
-    def load(self, stage: "Stage") -> Ensemble:
+    def load(self, stage: "Stage") -> nn.Module:
+        """Return the model that an input stage yields, on the device."""
+        if stage.model is not None:
+            return stage.model.to(self.fabric().device)
+        return self.load_ensemble(stage)
+
+    def load_ensemble(self, stage: "Stage") -> Ensemble:
         """Load the ensemble that an input stage trained, on the device, laid out for speed."""
         ens, _ = load_ensemble(self.inputs[stage.name] / ENSEMBLE)
         ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -68,12 +75,14 @@ class Stage:
         config: All that determines its result beside its inputs; JSON-able.
         inputs: Stages whose files it reads.
         work: Does it.
+        model: What it yields, where that is there already instead of in a file.
     """
 
     name: str
     config: dict[str, Any]
     inputs: tuple["Stage", ...]
     work: Callable[[Context], None]
+    model: nn.Module | None = None
 
     @cached_property
     def key(self) -> str:

@@ -66,7 +66,9 @@ def train_stage(
 
         state = context.folder / STATE
         history = train(ens, stream, built.terms, optimisation, fabric, state, show)
-        about = {"name": name, "defence": defence, "seed": seed, **config, "versions": versions()}
+        recipe = {"train": asdict(settings), "data": asdict(data)}
+        about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
+        about["versions"] = versions()
         save_ensemble(context.folder / ENSEMBLE, ens, about)
         write_json_lines(context.folder / HISTORY, history)
         state.unlink(missing_ok=True)

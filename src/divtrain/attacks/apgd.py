@@ -1,0 +1,173 @@
+"""Auto-PGD (Croce and Hein, 2020, Algorithm 1): PGD whose step size needs no tuning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.attacks.attack import box, uniform_in_ball
+from divtrain.attacks.objectives import Objective, ObjectiveName, dlr, make_objective
+from divtrain.attacks.search import Look, SearchAttack, Sight
+from divtrain.ensemble import aggregate_logits
+from divtrain.errors import DivtrainError
+
+MOMENTUM = 0.75
+OSCILLATION = 0.75
+"""The step is halved when fewer than this share of the steps since the last look rose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(SearchAttack):
+    """Signed steps with momentum, halved where they stop paying, restarted at the best point.
+
+    The step starts at 2 eps. At looks that come closer and closer together (after 22 % of the
+    steps, then 19 %, 16 %, ...) it is halved at each image where the objective rose in fewer than
+    three quarters of the steps, or where neither step nor best value has changed since the last
+    look; the search goes on from the best point there.
+
+    With the cross-entropy of the answer it is AutoAttack's APGD-CE, with ``dlr`` its APGD-DLR.
+    """
+
+    objective: ObjectiveName | Objective = "ce_of_mean_prob"
+    steps: int = 100
+
+    def explore(
+        self,
+        sight: Sight,
+        x: Tensor,
+        where: Tensor,
+        generator: torch.Generator | None,
+        report: Callable[[int], None],
+    ) -> None:
+        """See `SearchAttack`."""
+        looks = _looks(self.steps)
+        low, high = box(x[where], self.eps)
+        point = uniform_in_ball(x[where], self.eps, generator).clamp(low, high)
+        value, gradient = sight.gradient(point, where)
+        state = _State(
+            where, low, high, point, point, gradient, value, point, gradient, value,
+            torch.full_like(value, 2 * self.eps), torch.zeros_like(value),
+            torch.zeros_like(value, dtype=torch.bool),
+        )  # fmt: skip
+        last_look = 0
+        for step in range(1, self.steps + 1):
+            state = state.keep(self.still(sight.best, state.where))
+            if len(state.where) == 0:
+                return
+            state.move(first=step == 1)
+            value, gradient = sight.gradient(state.point, state.where)
+            state.take(value, gradient)
+            report(step)
+            if step in looks:
+                state.look(step - last_look)
+                last_look = step
+
+
+def _looks(steps: int) -> set[int]:
+    """After which steps to look whether the step size still pays."""
+    gap, looks, at = max(int(0.22 * steps), 1), set(), 0
+    while at + gap <= steps:
+        at += gap
+        looks.add(at)
+        gap = max(gap - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+    return looks
+
+
+@dataclass
+class _State:
+    """Where the search is, a row an image still attacked."""
+
+    where: Tensor
+    low: Tensor
+    high: Tensor
+    point: Tensor
+    before: Tensor
+    gradient: Tensor
+    value: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    best_value: Tensor
+    size: Tensor
+    rises: Tensor
+    halved: Tensor
+
+    def __post_init__(self) -> None:
+        self.value_at_look = self.best_value
+
+    def keep(self, going: Tensor) -> "_State":
+        """Return the state of the images of a mask."""
+        if going.all():
+            return self
+        kept = replace(self, **{name: part[going] for name, part in self._parts().items()})
+        kept.value_at_look = self.value_at_look[going]
+        return kept
+
+    def _parts(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def move(self, first: bool) -> None:
+        """Step along the gradient's sign, with a share of the last move."""
+        size = self.size.view(-1, 1, 1, 1)
+        ahead = (self.point + size * self.gradient.sign()).clamp(self.low, self.high)
+        share = 1.0 if first else MOMENTUM
+        moved = self.point + share * (ahead - self.point) + (1 - share) * (self.point - self.before)
+        self.before, self.point = self.point, moved.clamp(self.low, self.high)
+
+    def take(self, value: Tensor, gradient: Tensor) -> None:
+        """Take in what was seen at the new points."""
+        self.rises = self.rises + (value > self.value)
+        self.value, self.gradient = value, gradient
+        better = value > self.best_value
+        wide = better.view(-1, 1, 1, 1)
+        self.best = torch.where(wide, self.point, self.best)
+        self.best_gradient = torch.where(wide, gradient, self.best_gradient)
+        self.best_value = torch.where(better, value, self.best_value)
+
+    def look(self, steps: int) -> None:
+        """Halve the step where it does not pay, and go on from the best point there."""
+        oscillates = self.rises <= OSCILLATION * steps
+        stuck = ~self.halved & (self.value_at_look >= self.best_value)
+        self.halved = oscillates | stuck
+        self.size = torch.where(self.halved, self.size / 2, self.size)
+        wide = self.halved.view(-1, 1, 1, 1)
+        self.point = torch.where(wide, self.best, self.point)
+        self.gradient = torch.where(wide, self.best_gradient, self.gradient)
+        self.value_at_look, self.rises = self.best_value, torch.zeros_like(self.rises)
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGDT(APGD):
+    """APGD on the targeted difference of logits ratio, a run for each of the likeliest classes.
+
+    Run r aims at the class ranked r-th after the true one on the clean image; `restarts` is the
+    number of classes tried (9 in AutoAttack; at most all but the true one).
+    """
+
+    objective: ObjectiveName | Objective = "dlr"
+    restarts: int = 9
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        if self.objective != "dlr":
+            raise DivtrainError(
+                f"the targeted attack's objective is dlr, got {self.objective!r}; use APGD for"
+                " others"
+            )
+
+    def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
+        """Aim at the class ranked `run`-th among the wrong ones."""
+        objective = make_objective("dlr", model)
+        aggregate = "logit" if getattr(model, "aggregate", "prob") == "logit" else "prob"
+        with torch.no_grad():
+            ranked = objective.answer(x, objective.member_logits(x))
+            wrong = ranked.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
+        target = wrong[:, min(run, wrong.shape[1] - 2)]
+
+        def both(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+            logits = objective.member_logits(points)
+            value = dlr(aggregate_logits(logits, aggregate), y[where], target[where])
+            return value, objective.answer(points, logits.detach())
+
+        return both

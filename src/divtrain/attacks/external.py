@@ -1,0 +1,126 @@
+"""Attacks of other libraries: any callable (x, y) on a model, and a few by name."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.attacks.attack import frozen_in_eval_mode
+from divtrain.checks import check_eps, check_images, check_label_shape
+from divtrain.errors import DivtrainError
+
+OnImages = Callable[[Tensor, Tensor], Tensor]
+"""Images (batch, channel, height, width) in [0, 1] and labels (batch,) to adversarial examples."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An attack of another library, as one of ours.
+
+    What it returns is not trusted: the evaluator clips it into the ball, counts what it had to
+    mend, and takes the clean image where it is not finite. Random choices inside it follow torch's
+    global generator, which is seeded from `generator` for the call and restored afterwards.
+
+    Attributes:
+        name: What records and reports call it.
+        eps: Radius of the L-infinity ball it was given, in [0, 1] pixel units.
+        make: Builds it for a model: returns a callable (x, y) -> adversarial examples.
+
+    >>> flip = Adapter("flip", eps=1.0, make=lambda model: lambda x, y: 1 - x)
+    >>> flip(nn.Identity(), torch.zeros(1, 1, 1, 1), torch.tensor([0]))
+    tensor([[[[1.]]]])
+    """
+
+    name: str
+    eps: float
+    make: Callable[[nn.Module], OnImages]
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        check_eps(self.eps)
+
+    def __repr__(self) -> str:
+        """Name and radius: the same in every process."""
+        return f"Adapter(name={self.name!r}, eps={self.eps!r})"
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Craft adversarial examples; the model is in eval mode and restored afterwards.
+
+        Raises:
+            DivtrainError: for bad images or labels, or when something else than images came back.
+        """
+        check_images(x)
+        check_label_shape(y, len(x))
+        devices = [x.device] if x.device.type == "cuda" else []
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.random.fork_rng(devices),
+            frozen_in_eval_mode(model),
+        ):
+            if generator is not None:
+                draw = torch.randint(2**62, (), generator=generator, device=generator.device)
+                torch.manual_seed(int(draw))
+            x_adv = self.make(model)(x.detach().clone(), y.clone())
+        if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+            came = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+            raise DivtrainError(
+                f"expected {self.name} to return images of shape {tuple(x.shape)}, got {came}"
+            )
+        return x_adv.detach().to(x.device, x.dtype)
+
+
+TORCHATTACK = {
+    "nifgsm": "NIFGSM",
+    "difgsm": "DIFGSM",
+    "tifgsm": "TIFGSM",
+    "vmifgsm": "VMIFGSM",
+}
+"""Transfer attacks of the library `torchattack`, by our name."""
+
+EXTERNAL = (*TORCHATTACK, "autoattack")
+
+
+def build_external(name: str, eps: float) -> Adapter:
+    """Return an attack of a library that is installed, by name, with that library's defaults.
+
+    Raises:
+        DivtrainError: when the library is not installed, saying how to get it.
+    """
+    if name in TORCHATTACK:
+        module = _import("torchattack", name, "pip install 'divtrain[torchattack]'")
+        kind = getattr(module, TORCHATTACK[name])
+        return Adapter(name, eps, lambda model: _torchattack(kind, model, eps))
+    module = _import("autoattack", name, "pip install git+https://github.com/fra31/auto-attack")
+    return Adapter(name, eps, lambda model: _autoattack(module, model, eps))
+
+
+def _import(module: str, attack: str, how: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DivtrainError(
+            f"attack {attack!r} comes from {module}, which cannot be imported here: {how}"
+        ) from error
+
+
+def _torchattack(kind: Any, model: nn.Module, eps: float) -> OnImages:
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        return kind(model, normalize=None, device=x.device, eps=eps)(x, y)
+
+    return attack
+
+
+def _autoattack(module: Any, model: nn.Module, eps: float) -> OnImages:
+    def attack(x: Tensor, y: Tensor) -> Tensor:
+        made = module.AutoAttack(
+            model, norm="Linf", eps=eps, version="standard", verbose=False, device=x.device
+        )
+        return made.run_standard_evaluation(x, y, bs=len(x))
+
+    return attack

@@ -1,0 +1,57 @@
+"""Projected gradient descent (Madry et al., 2018) with restarts, keeping the best point."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from divtrain.attacks.attack import box, uniform_in_ball
+from divtrain.attacks.search import SearchAttack, Sight
+from divtrain.errors import DivtrainError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(SearchAttack):
+    """Signed steps from a random start, several times, each image at its best point.
+
+    Attributes:
+        step_size: Length of each step in pixel units; None for 2.5 eps / steps.
+        random_start: Start every run at x + U(-eps, eps); otherwise the first starts at x.
+    """
+
+    steps: int = 40
+    step_size: float | None = None
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        if self.step_size is not None and not self.step_size > 0:
+            raise DivtrainError(
+                f"expected step_size > 0, got {self.step_size!r}; None chooses the default"
+            )
+
+    def explore(
+        self,
+        sight: Sight,
+        x: Tensor,
+        where: Tensor,
+        generator: torch.Generator | None,
+        report: Callable[[int], None],
+    ) -> None:
+        """See `SearchAttack`."""
+        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        low, high = box(x[where], self.eps)
+        start = uniform_in_ball(x[where], self.eps, generator) if self.random_start else x[where]
+        point = start.clamp(low, high)
+        for step in range(self.steps):
+            _, gradient = sight.gradient(point, where)
+            report(step)
+            point = (point + size * gradient.sign()).clamp(low, high)
+            going = self.still(sight.best, where)
+            where, point, low, high = where[going], point[going], low[going], high[going]
+            if len(where) == 0:
+                return
+        sight.values(point, where)
+        report(self.steps)

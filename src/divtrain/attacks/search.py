@@ -1,0 +1,169 @@
+"""The loop of attacks that keep the best point they met: restarts, and images dropped once fooled.
+
+An image counts as fooled as soon as *some* point fools the attacked model, and a point that fools
+beats every point that does not; among either, the higher objective wins. With `stop_when_fooled`
+an image is left alone from then on, which cannot change whether the attacked model is fooled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.attacks.attack import LinfAttack, OnStep
+from divtrain.attacks.iterative import value_and_gradient
+from divtrain.attacks.objectives import ModelObjective
+from divtrain.errors import DivtrainError
+
+
+@dataclass
+class Best:
+    """The best point met so far at each image of a batch.
+
+    Attributes:
+        x: The points, of the images' shape.
+        value: The objective there, (batch,).
+        fooled: Whether the model is fooled there, (batch,).
+    """
+
+    x: Tensor
+    value: Tensor
+    fooled: Tensor
+
+    def offer(self, where: Tensor, x: Tensor, value: Tensor, fooled: Tensor) -> None:
+        """Take points at the images `where` that are better than what is there."""
+        higher = value > self.value[where]
+        better = (fooled & ~self.fooled[where]) | ((fooled == self.fooled[where]) & higher)
+        chosen = where[better]
+        self.x[chosen], self.value[chosen] = x[better], value[better]
+        self.fooled[chosen] = fooled[better]
+
+
+Look = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Maps points and the images `where` they belong to, to (objective, the model's answer)."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a search sees of the model; every point it looks at is offered to `best`.
+
+    Attributes:
+        look: The model.
+        y: Labels of the whole batch.
+        best: The best points so far.
+    """
+
+    look: Look
+    y: Tensor
+    best: Best
+
+    def values(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at points from forward passes alone: (objective, whether the model is fooled)."""
+        with torch.no_grad():
+            values, answer = self.look(x, where)
+        return values, self._judge(x, where, values, answer)
+
+    def gradient(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Look at points: (objective, its gradient)."""
+        answers: list[Tensor] = []
+
+        def objective(x: Tensor, _: Tensor) -> Tensor:
+            values, answer = self.look(x, where)
+            answers.append(answer)
+            return values
+
+        values, gradient = value_and_gradient(objective, x, self.y[where])
+        self._judge(x, where, values, answers[0])
+        return values, gradient
+
+    def _judge(self, x: Tensor, where: Tensor, values: Tensor, answer: Tensor) -> Tensor:
+        fooled = answer.detach().argmax(1) != self.y[where]
+        self.best.offer(where, x.detach(), values, fooled)
+        return fooled
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchAttack(LinfAttack):
+    """An attack that keeps, image by image, the best point of several runs.
+
+    Attributes:
+        steps: Steps of each run.
+        restarts: Number of runs; later ones only attack images that are not fooled yet.
+        stop_when_fooled: Leave an image alone once it fools the attacked model. Right when that
+            model is also the target, where it saves most of the time; when the result is to be
+            transferred, further steps make it transfer better.
+    """
+
+    steps: int = 50
+    restarts: int = 1
+    stop_when_fooled: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise DivtrainError(f"expected {name} >= 1, got {getattr(self, name)}")
+
+    def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
+        """Return what run number `run` on the images `x` maximises and sees."""
+        del x, run
+        objective = self.bind(model)
+
+        def both(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+            if not isinstance(objective, ModelObjective):
+                return objective(points, y[where]), model(points.detach())
+            logits = objective.member_logits(points)
+            return objective.value(logits, y[where]), objective.answer(points, logits.detach())
+
+        return both
+
+    def explore(
+        self,
+        sight: Sight,
+        x: Tensor,
+        where: Tensor,
+        generator: torch.Generator | None,
+        report: Callable[[int], None],
+    ) -> None:
+        """Do one run on the images `where` of the batch `x`, looking at points through `sight`.
+
+        Args:
+            sight: The model; keeps the best points itself.
+            x: Clean images of the whole batch.
+            where: Which of them to attack, (image,).
+            generator: Source of randomness.
+            report: To be called with the number of steps done after each.
+        """
+        raise NotImplementedError
+
+    def perturb(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator | None,
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """See `LinfAttack`."""
+        lowest = torch.full((len(x),), -torch.inf, device=x.device)
+        best = Best(x.clone(), lowest, torch.zeros_like(y, dtype=torch.bool))
+        where = torch.arange(len(x), device=x.device)
+
+        def report(step: int) -> None:
+            if on_step is not None:
+                on_step(step, best.value)
+
+        for run in range(self.restarts):
+            sight = Sight(self.look(model, x, y, run), y, best)
+            if run == 0:
+                sight.values(x, where)  # the clean image is allowed, and may fool already
+            left = where[~best.fooled] if run > 0 or self.stop_when_fooled else where
+            if len(left) > 0:
+                self.explore(sight, x, left, generator, report)
+        return best.x
+
+    def still(self, best: Best, where: Tensor) -> Tensor:
+        """Mask of the images `where` that are to be attacked further."""
+        return ~best.fooled[where] if self.stop_when_fooled else torch.ones_like(where).bool()

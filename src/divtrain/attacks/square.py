@@ -1,0 +1,116 @@
+"""Square Attack (Andriushchenko et al., 2020): random search from the model's answers alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.attacks.attack import box
+from divtrain.attacks.objectives import Objective, ObjectiveName, answer_of, lead
+from divtrain.attacks.search import Look, SearchAttack, Sight
+from divtrain.errors import DivtrainError
+from divtrain.gal import HasMembers
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries, of 10,000, after which the share of pixels in a square is halved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(SearchAttack):
+    """Set random squares to x +- eps and keep what lowers the lead of the true class.
+
+    Needs no gradient, so masked gradients do not hinder it: where it fools what gradient attacks
+    could not, those failed. `steps` is the number of queries an image.
+
+    Attributes:
+        share: Share of the image in the first squares.
+    """
+
+    objective: ObjectiveName | Objective = "dlr"
+    steps: int = 1000
+    share: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        super().__post_init__()
+        if not 0 < self.share <= 1:
+            raise DivtrainError(f"expected share in (0, 1], got {self.share!r}")
+        if self.objective != "dlr":
+            raise DivtrainError(
+                f"Square lowers the lead of the true class, got objective {self.objective!r};"
+                " leave it out"
+            )
+
+    def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
+        """See the lead of the true class in the model's answer, nothing inside the model."""
+        del x, run
+        answer_from = answer_of(model)
+
+        def both(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+            logits = (
+                model.member_logits(points)
+                if isinstance(model, HasMembers)
+                else model(points).unsqueeze(0)
+            )
+            answer = answer_from(points, logits)
+            return -lead(answer, y[where]), answer
+
+        return both
+
+    def explore(
+        self,
+        sight: Sight,
+        x: Tensor,
+        where: Tensor,
+        generator: torch.Generator | None,
+        report: Callable[[int], None],
+    ) -> None:
+        """See `SearchAttack`."""
+        low, high = box(x[where], self.eps)
+        stripes = _signs((len(where), x.shape[1], 1, x.shape[3]), generator, x)
+        point = (x[where] + self.eps * stripes).clamp(low, high)
+        value, _ = sight.values(point, where)
+        for query in range(1, self.steps):
+            going = self.still(sight.best, where)
+            where, point, value = where[going], point[going], value[going]
+            low, high = low[going], high[going]
+            if len(where) == 0:
+                return
+            proposal = self._with_square(x[where], point, low, high, query, generator)
+            new, _ = sight.values(proposal, where)
+            better = new > value
+            point = torch.where(better.view(-1, 1, 1, 1), proposal, point)
+            value = torch.where(better, new, value)
+            report(query)
+
+    def _with_square(
+        self,
+        x: Tensor,
+        point: Tensor,
+        low: Tensor,
+        high: Tensor,
+        query: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Return the points with a square of each set to x +- eps, a sign a channel."""
+        count, channels, height, width = x.shape
+        halvings = sum(query * 10_000 / self.steps > mark for mark in HALVINGS)
+        area = self.share / 2**halvings * height * width
+        side = max(1, min(round(area**0.5), height, width))
+        corner = torch.rand(2, count, generator=generator, device=x.device)
+        top = (corner[0] * (height - side + 1)).long().view(-1, 1)
+        left = (corner[1] * (width - side + 1)).long().view(-1, 1)
+        rows = torch.arange(height, device=x.device)
+        columns = torch.arange(width, device=x.device)
+        inside = ((rows >= top) & (rows < top + side)).unsqueeze(2) & (
+            (columns >= left) & (columns < left + side)
+        ).unsqueeze(1)
+        signs = _signs((count, channels, 1, 1), generator, x)
+        return torch.where(inside.unsqueeze(1), (x + self.eps * signs).clamp(low, high), point)
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Random entries of -1 and 1."""
+    coins = torch.randint(0, 2, shape, generator=generator, device=like.device)
+    return coins.to(like.dtype) * 2 - 1

@@ -1,0 +1,133 @@
+"""Looking at a model before attacking it: can its answers and gradients be trusted?"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.attacks import make_objective
+from divtrain.attacks.objectives import lead
+from divtrain.data import Images
+from divtrain.errors import DivtrainError
+from divtrain.gal import HasMembers
+from divtrain.modes import device_of, eval_mode
+
+SATURATION = 50.0
+"""A lead of the first class over the second, in nats, that no plain training reaches: softmax is
+exactly 1 in float32 from 17 nats on, and gradients underflow from 87."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was seen on some clean images, each a share of them unless said otherwise.
+
+    Attributes:
+        images: How many images were looked at.
+        classes: Number of classes.
+        randomised: Answers that differ between two passes on the same images.
+        saturated: Answers whose first class leads the second by over `SATURATION` nats.
+        rounded: Answers whose softmax is exactly 0 or 1 in float32 at the label; no fault in
+            itself, but cross-entropies of other libraries lose their gradient there.
+        differentiable: Whether autograd sees through the model at all.
+        zero_gradient: Images where the gradient of the answer's cross-entropy is zero.
+        nan_gradient: Images where it has a NaN.
+        probabilities: Whether what should be logits are probabilities: not negative, and summing
+            to 1 at every image.
+    """
+
+    images: int
+    classes: int
+    randomised: float
+    saturated: float
+    rounded: float
+    differentiable: bool
+    zero_gradient: float
+    nan_gradient: float
+    probabilities: bool
+
+    def as_json(self) -> dict[str, float | int | bool]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnosis:
+    """Look at a model on clean images, in eval mode.
+
+    Args:
+        model: Any module from images to logits or log-probabilities, on its device.
+        images: Some hundred clean images and labels.
+        batch_size: Images at a time.
+
+    Raises:
+        DivtrainError: for outputs that are not (batch, class) or do not fit the labels.
+    """
+    device = device_of(model)
+    first, second, gradients, outputs = [], [], [], []
+    objective = make_objective("ce_of_mean_prob", model)
+    for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
+        x, y = x.to(device), y.to(device)
+        with eval_mode(model), torch.no_grad():
+            answers = [_answer(model, x) for _ in range(2)]
+            logits = model.member_logits(x) if isinstance(model, HasMembers) else answers[0][None]
+        first.append(answers[0])
+        second.append(answers[1])
+        outputs.append(logits)
+        with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+            seen = x.clone().requires_grad_()
+            values = objective(seen, y)
+            if values.requires_grad:
+                (gradient,) = torch.autograd.grad(values.sum(), seen, allow_unused=True)
+                if gradient is not None:
+                    gradients.append(gradient)
+    y = images.y.to(device)
+    gradient = torch.cat(gradients).flatten(1) if gradients else torch.zeros(0)
+    answer, again = torch.cat(first), torch.cat(second)
+    ranked = answer.sort(1, descending=True).values
+    margin = lead(answer, y)
+    scale = answer.abs().amax().clamp(min=1e-6)
+    return Diagnosis(
+        images=len(images),
+        classes=answer.shape[1],
+        randomised=_share((answer - again).abs().amax(1) > 1e-3 * scale),
+        saturated=_share(ranked[:, 0] - ranked[:, 1] > SATURATION),
+        rounded=_share((torch.softmax(answer.float(), 1).amax(1) == 1) & (margin.abs() > 0)),
+        differentiable=bool(gradients),
+        zero_gradient=_share((gradient == 0).all(1)) if gradients else 1.0,
+        nan_gradient=_share(gradient.isnan().any(1)) if gradients else 0.0,
+        probabilities=are_probabilities(torch.cat(outputs, dim=1).flatten(0, 1)),
+    )
+
+
+def is_differentiable(model: nn.Module, images: Images) -> bool:
+    """Whether autograd sees through the model, from its images to its answer."""
+    device = device_of(model)
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        seen = images.x[:1].to(device).clone().requires_grad_()
+        answer = _answer(model, seen)
+        if not answer.requires_grad:
+            return False
+        return torch.autograd.grad(answer.sum(), seen, allow_unused=True)[0] is not None
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether every row, (row, class), is a probability distribution (to two decimals).
+
+    >>> are_probabilities(torch.tensor([[0.2, 0.8], [1.0, 0.0]]))
+    True
+    >>> are_probabilities(torch.tensor([[0.2, 0.8], [-1.0, 2.0]]))
+    False
+    """
+    inside = (outputs >= 0).all() & (outputs <= 1).all()
+    return bool(inside & ((outputs.sum(1) - 1).abs() < 0.02).all())
+
+
+def _answer(model: nn.Module, x: Tensor) -> Tensor:
+    answer = model(x)
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(x):
+        came = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise DivtrainError(f"expected logits of shape ({len(x)}, classes), got {came}")
+    return answer
+
+
+def _share(mask: Tensor) -> float:
+    return mask.float().mean().item()

@@ -1,0 +1,130 @@
+"""Gathers what an evaluation wrote and writes the report cards into the run directory."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from divtrain.errors import DivtrainError
+from divtrain.evaluation import Evaluation
+from divtrain.experiments.graph import file_name
+from divtrain.experiments.run_directory import RunDirectory
+from divtrain.experiments.stages import OUTCOMES, read_evaluation
+from divtrain.experiments.summary import Summary, rewrite_summary
+from divtrain.files import (
+    make_folder,
+    read_json,
+    write_bytes,
+    write_json,
+    write_json_lines,
+    write_text,
+)
+from divtrain.report import (
+    Card,
+    Facts,
+    card_html,
+    card_json,
+    card_markdown,
+    curve_figure,
+    make_card,
+)
+
+FACTS = "facts.json"
+
+
+@dataclass(frozen=True)
+class Cards:
+    """The report of an evaluation.
+
+    Attributes:
+        cards: One for each target.
+        path: The run directory.
+        files: What was written there.
+    """
+
+    cards: list[Card]
+    path: Path
+    files: list[Path]
+
+
+def write_facts(directory: RunDirectory, facts: Mapping[str, Facts]) -> None:
+    """Write down, for each target, what is evaluated with what; the cards are made from it."""
+    write_json(directory.path / FACTS, {name: asdict(each) for name, each in facts.items()})
+
+
+def write_cards(directory: RunDirectory, folders: Sequence[Path]) -> Cards:
+    """Write card-TARGET.html, .md, .json, the curve and records.jsonl of an evaluation.
+
+    Args:
+        directory: The run directory.
+        folders: Folders of stages that are done.
+
+    Raises:
+        DivtrainError: when no target has been judged yet.
+    """
+    seconds = _seconds(folders)
+    judged = [read_evaluation(folder) for folder in folders if (folder / OUTCOMES).exists()]
+    if not judged:
+        raise DivtrainError(
+            f"nothing in {directory.path} has been evaluated yet; run the same `divtrain evaluate`"
+            " command again to go on"
+        )
+    facts = _read_facts(directory.path / FACTS)
+    cards = [make_card(each, _with_time(facts, each, seconds)) for each in judged]
+    files = [file for card in cards for file in _write(directory.path, card)]
+    records = [vars(record) for card in cards for record in (*card.records, *card.curve)]
+    write_json_lines(directory.path / "records.jsonl", records)
+    return Cards(cards, directory.path, files)
+
+
+def rewrite_report(directory: RunDirectory) -> Cards | Summary:
+    """Write the report of a run, or the cards of an evaluation, again; computes nothing.
+
+    Raises:
+        DivtrainError: when there is no run, or nothing in it has been evaluated yet.
+    """
+    if (directory.path / FACTS).exists():
+        return write_cards(directory, directory.finished())
+    return rewrite_summary(directory)
+
+
+def _write(path: Path, card: Card) -> list[Path]:
+    name = f"card-{file_name(card.evaluation.target)}"
+    curve = None
+    files = [path / f"{name}.html", path / f"{name}.md", path / f"{name}.json"]
+    if card.curve:
+        curve = curve_figure(card.curve, card.evaluation.target, card.evaluation.diagnosis.classes)
+        image = make_folder(path / "figures") / f"{name}.png"
+        write_bytes(image, curve)
+        files.append(image)
+    write_text(files[0], card_html(card, curve))
+    write_text(files[1], card_markdown(card, f"figures/{name}.png" if curve else None))
+    write_text(files[2], json.dumps(card_json(card), indent=1) + "\n")
+    return files
+
+
+def _read_facts(file: Path) -> dict[str, Facts]:
+    try:
+        return {name: Facts(**fields) for name, fields in read_json(file).items()}
+    except (TypeError, AttributeError) as error:
+        raise DivtrainError(f"{file} is damaged: {error}; run `divtrain evaluate` again") from error
+
+
+def _with_time(facts: Mapping[str, Facts], judged: Evaluation, seconds: dict[str, float]) -> Facts:
+    if judged.target not in facts:
+        raise DivtrainError(f"the run says nothing of target {judged.target!r}; evaluate it again")
+    own = facts[judged.target]
+    times = {f"{what}": f"{spent:.0f} s" for what, spent in seconds.items() if spent}
+    return Facts(own.command, own.target, own.surrogates, own.data, {**own.machine, **times})
+
+
+def _seconds(folders: Sequence[Path]) -> dict[str, float]:
+    """Time spent on training surrogates, and on everything else."""
+    spent = {"training surrogates": 0.0, "attacks and evaluation": 0.0}
+    for folder in folders:
+        manifest: dict[str, Any] = read_json(folder / "manifest.json")
+        training = "epochs" in manifest.get("config", {})
+        what = "training surrogates" if training else "attacks and evaluation"
+        spent[what] += float(manifest.get("seconds", 0.0))
+    return spent

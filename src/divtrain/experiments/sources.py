@@ -1,0 +1,86 @@
+"""Models that are there already: a checkpoint of divtrain's, or anything importable."""
+
+import hashlib
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from divtrain.errors import DivtrainError
+from divtrain.training import load_ensemble
+
+IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that is there already.
+
+    Attributes:
+        name: What records call it.
+        where: Where it came from: a path, or MODULE:NAME.
+        model: The model, in eval mode, on the CPU.
+        about: What its checkpoint says about it; empty for imported ones.
+        digest: SHA-256 of its weights.
+    """
+
+    name: str
+    where: str
+    model: nn.Module
+    about: dict[str, Any]
+    digest: str
+
+
+def is_source(word: str) -> bool:
+    """Whether a word names a file or something importable, rather than a recipe."""
+    return bool(IMPORTABLE.fullmatch(word)) or word.endswith(".safetensors") or Path(word).is_file()
+
+
+def open_source(name: str, word: str) -> Source:
+    """Load a checkpoint, or import MODULE:NAME (a module, or a function that returns one).
+
+    Raises:
+        DivtrainError: when there is no such thing, or it is no `torch.nn.Module`.
+    """
+    if IMPORTABLE.fullmatch(word) and not Path(word).exists():
+        model, about = _import(word), {}
+    else:
+        model, about = load_ensemble(word)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return Source(name, word, model.eval(), about, weights_digest(model))
+
+
+def _import(word: str) -> nn.Module:
+    module, _, attribute = word.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise DivtrainError(
+            f"cannot import {module!r} for {word}: {error}; run from the folder that holds it, or"
+            " install it"
+        ) from error
+    except AttributeError as error:
+        raise DivtrainError(f"{module!r} has no {attribute!r}") from error
+    if not isinstance(found, nn.Module) and callable(found):
+        found = cast(Callable[[], object], found)()
+    if not isinstance(found, nn.Module):
+        raise DivtrainError(
+            f"expected {word} to be a torch.nn.Module or a function that returns one, got"
+            f" {type(found).__name__}"
+        )
+    return found
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of a model's structure, weights and buffers."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        whole = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(whole.shape)} {whole.dtype}".encode())
+        digest.update(whole.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""One attempt of an evaluation: an attack on a model, kept with what it cost."""
+
+import hashlib
+from dataclasses import asdict
+
+from torch import Tensor
+
+from divtrain.ensemble import Ensemble
+from divtrain.evaluation import Attempt, CraftedSet, Passes, Violations
+from divtrain.evaluation.evaluation import craft_attempt, craft_on_members, some_images
+from divtrain.evaluation.plan import ONE_MEMBER
+from divtrain.experiments.stages.stage import Context, Stage
+from divtrain.files import read_tensors, write_tensors
+
+ATTEMPT = "attempt.safetensors"
+
+
+def attempt_stage(name: str, attempt: Attempt, attacked: Stage, batch: int, seed: int) -> Stage:
+    """Attack the test images as an attempt says; writes the crafted set, or one for each member.
+
+    Args:
+        name: Name of the stage.
+        attempt: What to do.
+        attacked: The stage that yields the model attacked.
+        batch: Images at a time.
+        seed: Of random starts.
+    """
+
+    def work(context: Context) -> None:
+        def show(done: int, total: int) -> None:
+            context.on_progress(done, total, "images")
+
+        model, images = context.load(attacked), some_images(context.dataset.test, attempt.images)
+        if attempt.source == ONE_MEMBER:
+            assert isinstance(model, Ensemble)
+            sets = craft_on_members(attempt, model, images, batch, seed, show)
+        else:
+            sets = [craft_attempt(attempt, model, images, batch, seed, show)]
+        write_tensors(context.folder / ATTEMPT, _tensors(sets), _about(attempt, sets))
+
+    recipe = {n: v for n, v in asdict(attempt).items() if n != "sweep"}
+    return Stage(name, {"attempt": recipe, "batch": batch, "seed": seed}, (attacked,), work)
+
+
+def _tensors(sets: list[CraftedSet]) -> dict[str, Tensor]:
+    tensors = {f"x_adv.{i}": crafted.x_adv for i, crafted in enumerate(sets)}
+    growth = {f"growth.{i}": s.growth for i, s in enumerate(sets) if s.growth is not None}
+    return tensors | growth
+
+
+def _about(attempt: Attempt, sets: list[CraftedSet]) -> dict[str, object]:
+    return {
+        "threat_model": asdict(attempt.threat_model),
+        "attack": attempt.attack,
+        "sets": [
+            {
+                "passes": asdict(crafted.passes),
+                "violations": asdict(crafted.violations),
+                "sha256": hashlib.sha256(crafted.x_adv.contiguous().numpy().tobytes()).hexdigest(),
+            }
+            for crafted in sets
+        ],
+    }
+
+
+def read_attempt(context: Context, stage: Stage) -> tuple[list[CraftedSet], str]:
+    """Read what an attempt's stage wrote: its crafted sets, and the hash of the examples."""
+    tensors, about = read_tensors(context.inputs[stage.name] / ATTEMPT)
+    sets = [
+        CraftedSet(
+            tensors[f"x_adv.{i}"],
+            Violations(**each["violations"]),
+            Passes(**each["passes"]),
+            tensors.get(f"growth.{i}"),
+        )
+        for i, each in enumerate(about["sets"])
+    ]
+    digests = [each["sha256"] for each in about["sets"]]
+    joint = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return sets, digests[0] if len(digests) == 1 else joint

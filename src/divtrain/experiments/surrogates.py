@@ -1,0 +1,96 @@
+"""Surrogates by recipe: what an attacker would train to attack a given target."""
+
+from dataclasses import dataclass, replace
+
+from divtrain.errors import DivtrainError, unknown_name
+from divtrain.experiments.config import ModelConfig, TrainConfig
+from divtrain.experiments.defences import DEFENCES
+from divtrain.models import ARCHITECTURES
+
+OWN = "own"
+CHANGES = ("relu", "single", "members=N", "model=NAME", "epochs=N", "seed=N")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train a surrogate.
+
+    Attributes:
+        name: The words it was asked for with, e.g. ``own,members=8``.
+        defence: Name of the defence.
+        model: Architecture.
+        train: Training settings.
+        seed: Seed; a surrogate shares nothing with a target of the same seed.
+    """
+
+    name: str
+    defence: str
+    model: ModelConfig
+    train: TrainConfig
+    seed: int
+
+
+def parse_recipe(
+    word: str, own_defence: str | None, model: ModelConfig, train: TrainConfig, seed: int
+) -> Recipe:
+    """Read a recipe: ``[DEFENCE][,CHANGE]...``, changes to what the target's own recipe says.
+
+    ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence.
+    Changes: ``relu``; ``single`` (one member); ``members=N`` (the target's architectures in turn);
+    ``model=NAME`` (every member of that architecture); ``epochs=N``; ``seed=N``.
+
+    Args:
+        word: The recipe.
+        own_defence: The target's defence; None when it is not known.
+        model: The target's architecture.
+        train: The target's training settings.
+        seed: Seed when the recipe names none.
+
+    Raises:
+        DivtrainError: for words it does not know, or ``own`` where the defence is not known.
+
+    >>> recipe = parse_recipe("own,members=8", "div", ModelConfig(), TrainConfig(), 0)
+    >>> recipe.defence, len(recipe.model.members)
+    ('div', 8)
+    """
+    parts = word.split(",")
+    defence = "base"
+    if parts[0] == OWN:
+        if own_defence is None:
+            raise DivtrainError(
+                "surrogate 'own' needs to know how the target was trained, which its checkpoint"
+                f" does not tell; name the defence instead: {', '.join(DEFENCES)}"
+            )
+        defence, parts = own_defence, parts[1:]
+    elif parts[0] in DEFENCES:
+        defence, parts = parts[0], parts[1:]
+    for part in parts:
+        key, _, value = part.partition("=")
+        if part == "relu":
+            model = replace(model, activation="relu")
+        elif part == "single":
+            model = replace(model, members=model.members[:1])
+        elif key == "model" and value in ARCHITECTURES:
+            model = replace(model, members=(value,) * len(model.members))
+        elif key == "model":
+            raise unknown_name("model", value, ARCHITECTURES)
+        elif key in ("members", "epochs", "seed") and value.isdigit() and int(value) >= 0:
+            number = int(value)
+            if key == "seed":
+                seed = number
+            elif number < 1:
+                raise DivtrainError(f"expected {key} >= 1 in surrogate {word!r}, got {number}")
+            elif key == "epochs":
+                train = replace(train, epochs=number)
+            else:
+                turns = (model.members * number)[:number]
+                model = replace(model, members=turns)
+        else:
+            known = [OWN, *DEFENCES, *CHANGES, "a checkpoint", "MODULE:NAME"]
+            raise unknown_name(f"part of surrogate {word!r}:", part, known)
+    if len(model.members) < 2 and defence not in ("base", "base+noise"):
+        raise DivtrainError(
+            f"surrogate {word!r} asks for {defence} with one member, but diversity is a property of"
+            " pairs"
+        )
+    return Recipe(word, defence, model, train, seed)
