@@ -23,17 +23,19 @@ def plain_net(seed: int, images: dt.data.Images) -> nn.Module:
 def main() -> list[dt.evaluation.Record]:
     digits = dt.data.load_dataset("digits")
     surrogate, mine = plain_net(0, digits.train), plain_net(1, digits.train)
-    transfer = dt.evaluation.evaluate_transfer(
-        surrogate, {"mine": mine}, digits.test, attacks=("fgsm", "mifgsm"), eps=(0.05, 0.1)
+    suite = dt.evaluation.Suite(
+        eps=(0.05, 0.1), transfer=("fgsm", "mifgsm"), white_box=("fgsm", "mifgsm", "apgd"), sweep=()
     )
-    white_box = dt.evaluation.evaluate_transfer(
-        mine, {"mine": mine}, digits.test, ("fgsm", "mifgsm"), (0.05, 0.1), surrogate_name="mine"
-    )
-    for record in transfer + white_box:
-        print(f"{record.threat:9} eps {record.eps:<4} {record.attack:6} {record.accuracy:6.1%}")
-    for sign in dt.evaluation.warning_signs(transfer + white_box):
+    found = dt.evaluation.evaluate(mine, digits.test, {"surrogate": surrogate}, suite, "mine")
+    for record in found.records():
+        low, high = record.interval
+        print(
+            f"{record.threat:9} eps {record.eps:<4} {record.attack:6} {record.accuracy:6.1%}"
+            f"  [{low:.1%}, {high:.1%}]"
+        )
+    for sign in dt.evaluation.warning_signs_of(found):
         print(f"warning: {sign.sentence}")
-    return transfer + white_box
+    return found.records()
 
 
 if __name__ == "__main__":

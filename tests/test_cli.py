@@ -51,20 +51,6 @@ def test_train_prints_the_checkpoints(tmp_path: Path, capsys: Captured) -> None:
     assert path.parent.name == "train-div-s0"
 
 
-def test_evaluate_takes_checkpoints(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    stages = run / "stages"
-    command = [
-        "evaluate", f"--surrogate={stages}/train-surrogate-s0/ensemble.safetensors",
-        "--targets", f"mine={stages}/train-div-s0/ensemble.safetensors",
-        "--data.test-size=20", "--attack.names", "fgsm", "--attack.eps", "0.1", "0.2",
-        "--attack.white-box", "fgsm", f"--out={tmp_path / 'evaluation'}",
-    ]  # fmt: skip
-    assert main(command) == 0
-    out = words(capsys.readouterr().out)
-    assert "mine" in out
-    assert "20 test images" in out
-
-
 def test_presets_lists_all_and_shows_one(capsys: Captured) -> None:
     assert main(["presets"]) == 0
     out = capsys.readouterr().out
@@ -125,8 +111,9 @@ def test_every_command_has_help(command: list[str], capsys: Captured) -> None:
         (["run", "digits", "--train.batch-size", "9999", "--out=/nonexistent/x"], "cannot write"),
         (["train", "digits", "--only", "dive"], "did you mean 'div'"),
         (["report", "nowhere"], "no run at nowhere"),
-        (["evaluate", "--surrogate=a", "--targets", "b"], "NAME=CHECKPOINT"),
-        (["evaluate", "--surrogate=none.safetensors", "--targets", "b=c"], "no file at"),
+        (["evaluate", "--targets", "b"], "NAME=CHECKPOINT"),
+        (["evaluate", "--targets", "b=c"], "no file at"),
+        (["evaluate", "--targets", "b=nowhere.models:net"], "cannot import"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(
@@ -189,5 +176,5 @@ def test_brackets_in_a_path_are_told_as_they_are(capsys: Captured) -> None:
 
 
 def test_a_target_whose_name_is_no_folder_is_refused(capsys: Captured) -> None:
-    assert main(["evaluate", "--surrogate=a", "--targets", "../b=c"]) == 2
+    assert main(["evaluate", "--targets", "../b=c"]) == 2
     assert "NAME=CHECKPOINT" in words(capsys.readouterr().err)

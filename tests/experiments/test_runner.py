@@ -18,9 +18,7 @@ from divtrain.experiments import (
     ModelConfig,
     Progress,
     RunDirectory,
-    SavedEnsembles,
     TrainConfig,
-    evaluate_saved,
     rewrite_summary,
     run_experiment,
     train_ensembles,
@@ -202,77 +200,6 @@ def test_training_alone_is_taken_up_by_the_run(whole: Path, tmp_path: Path) -> N
     run_experiment(SMALL, out, watch)
     assert "train-div-s0" not in watch.began
     assert records(out) == records(whole)
-
-
-def test_saved_ensembles_evaluate_to_the_records_of_their_run(whole: Path, tmp_path: Path) -> None:
-    def checkpoint(name: str) -> Path:
-        return whole / f"stages/train-{name}-s0/ensemble.safetensors"
-
-    saved = SavedEnsembles(
-        checkpoint("surrogate"),
-        {name: checkpoint(name) for name in ("base", "div")},
-        SMALL.data,
-        SMALL.attack,
-        accelerator="cpu",
-    )
-    summary = evaluate_saved(saved, tmp_path / "evaluation", Progress())
-    assert records(tmp_path / "evaluation") == records(whole)
-    assert set(summary.coherence) == {"base", "div"}
-    unnamed = replace(saved, data=replace(SMALL.data, name=""))
-    evaluate_saved(unnamed, tmp_path / "evaluation", Progress())
-    small = replace(saved, data=DataConfig(name="digits", test_size=31))
-    with pytest.raises(dt.DivtrainError, match=r"--test-size is 31 now, was 30"):
-        evaluate_saved(small, tmp_path / "evaluation", Progress())
-
-
-def test_other_data_under_the_same_name_are_evaluated_anew(whole: Path, tmp_path: Path) -> None:
-    import numpy as np
-
-    file, out = tmp_path / "images.npz", tmp_path / "evaluation"
-    checkpoint = whole / "stages/train-base-s0/ensemble.safetensors"
-    attack = AttackConfig(names=("fgsm",), eps=(0.1,), white_box=())
-    saved = SavedEnsembles(checkpoint, {"base": checkpoint}, DataConfig(name=str(file)), attack)
-    for seed in (0, 1):
-        x = np.random.default_rng(seed).random((20, 8, 8), np.float32)
-        np.savez(file, x_train=x, y_train=np.arange(20) % 10, x_test=x, y_test=np.arange(20) % 10)
-        watch = Watching()
-        evaluate_saved(saved, out, watch)
-        assert len(watch.began) == 5
-
-
-def test_data_of_ones_own_are_found_again_by_an_evaluation(tmp_path: Path) -> None:
-    import numpy as np
-
-    file = tmp_path / "mine.npz"
-    x, y = np.random.default_rng(0).random((60, 8, 8), np.float32), np.arange(60) % 10
-    np.savez(file, x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
-    mine = replace(SMALL, data=DataConfig(name=str(file)), targets=("base",))
-    (folder,) = train_ensembles(mine, ["base"], tmp_path / "run", Progress())
-    checkpoint = folder / "ensemble.safetensors"
-    attack = AttackConfig(names=("fgsm",), eps=(0.1,), white_box=())
-    saved = SavedEnsembles(checkpoint, {"base": checkpoint}, DataConfig(name=""), attack)
-    assert evaluate_saved(saved, tmp_path / "evaluation", Progress()).rows[0].images == 20
-    with pytest.raises(dt.DivtrainError, match="checkpoint of given-base-s0 is .* now, was"):
-        other = replace(SMALL, data=DataConfig(name=str(file)), seed=1)
-        (folder,) = train_ensembles(other, ["base"], tmp_path / "other", Progress())
-        again = {"base": folder / "ensemble.safetensors"}
-        evaluate_saved(replace(saved, targets=again), tmp_path / "evaluation", Progress())
-
-
-def test_a_saved_ensemble_that_does_not_fit_the_data_is_refused(
-    whole: Path, tmp_path: Path
-) -> None:
-    import numpy as np
-
-    file = tmp_path / "large.npz"
-    x, y = np.zeros((20, 12, 12), np.uint8), np.arange(20) % 10
-    np.savez(file, x_train=x, y_train=y, x_test=x, y_test=y)
-    checkpoint = whole / "stages/train-base-s0/ensemble.safetensors"
-    saved = SavedEnsembles(
-        checkpoint, {"base": checkpoint}, DataConfig(name=str(file)), SMALL.attack
-    )
-    with pytest.raises(dt.DivtrainError, match="does not fit the data.*got .*12, 12"):
-        evaluate_saved(saved, tmp_path / "evaluation", Progress())
 
 
 def test_a_report_can_be_written_again_from_the_directory_alone(whole: Path) -> None:

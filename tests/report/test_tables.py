@@ -122,7 +122,12 @@ def test_an_attack_that_a_target_lacks_leaves_its_cell_empty() -> None:
 def test_markdown_has_one_table_a_threat_with_its_title_and_the_legend() -> None:
     text = markdown_table(table(), COHERENCE, [])
     assert text.count("**Transfer: crafted on the surrogate") == 1
-    assert text.count("**White-box: crafted on the target itself** (500 test images, 1 seed)") == 1
+    assert (
+        text.count(
+            "**White-box: crafted on the target itself** (500 test images, 1 seed, L-infinity)"
+        )
+        == 1
+    )
     assert LEGEND in text
     assert "Warning signs" not in text
 
@@ -180,9 +185,9 @@ def test_terminal_shows_the_lowest_attack_bold() -> None:
 @pytest.mark.parametrize(
     ("images", "seeds", "expected"),
     [
-        ((500, 500), 1, "500 test images, 1 seed"),
-        ((500, 100), 1, "100 or 500 test images, 1 seed"),
-        ((500, 500), 3, "500 test images, mean ± standard deviation over 3 seeds"),
+        ((500, 500), 1, "500 test images, 1 seed, L-infinity"),
+        ((500, 100), 1, "100 or 500 test images, 1 seed, L-infinity"),
+        ((500, 500), 3, "500 test images, mean ± standard deviation over 3 seeds, L-infinity"),
     ],
 )
 def test_description_says_what_the_numbers_are_over(

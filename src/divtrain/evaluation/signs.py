@@ -79,9 +79,9 @@ def member_beats_ensemble(evaluation: Evaluation) -> Iterator[str]:
     for eps in evaluation.eps():
         alone = _one_member(evaluation, eps)
         whole = [a for a in _on_target(evaluation, eps) if alone and a.attack == alone.attack]
-        if not alone or not whole:
+        accuracies = evaluation.outcomes[alone].members if alone else ()
+        if not alone or not whole or not accuracies:
             continue
-        accuracies = evaluation.outcomes[alone].members
         best = max(range(len(accuracies)), key=accuracies.__getitem__)
         mask = _shared(evaluation, whole[0], alone)
         ensemble = mask.float().mean().item()
@@ -153,7 +153,8 @@ def vanishing_gradients(evaluation: Evaluation) -> Iterator[str]:
             " images; gradient attacks are blind there."
         )
     if seen.nan_gradient > 0:
-        yield f"the input gradient holds NaN at {seen.nan_gradient:.1%} of {seen.images} images."
+        share = f"{seen.nan_gradient:.1%} of {seen.images} clean images"
+        yield f"the input gradient is not finite at {share}."
 
 
 def saturated(evaluation: Evaluation) -> Iterator[str]:

@@ -9,6 +9,7 @@ from divtrain.evaluation.evaluation import EVERY_SURROGATE
 from divtrain.evaluation.signs import warning_signs_of
 from divtrain.report.tables import attack_title
 
+DOCUMENTATION = "docs/reading-results.md"
 ORDER = ("noise", "query", "transfer", "white-box")
 NOT_PROVEN = (
     "Every robust accuracy here is an upper bound: a stronger attack may find more. Transfer"
@@ -222,8 +223,8 @@ def card_markdown(card: Card, curve: str | None = None) -> str:
     lines = [f"# {card.evaluation.target}: report card", "", *_paragraphs(card.headline())]
     if card.warnings:
         lines += [f"**{len(card.warnings)} warning signs: the numbers below flatter.**", ""]
-        lines += [f"- [`{w.name}`]({w.anchor}) {w.sentence}" for w in card.warnings]
-        lines.append("")
+        lines += [f"- `{w.name}` {w.sentence}" for w in card.warnings]
+        lines += ["", f"What each means: `{DOCUMENTATION}`, a section each.", ""]
     else:
         lines += ["No warning sign fired.", ""]
     names = ["threat", "crafted on", "attack"]

@@ -9,7 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from divtrain.evaluation import KNOWLEDGE
-from divtrain.report.card import ORDER, Card, cell_text, fact_lines, notes, passes, percent
+from divtrain.report.card import (
+    DOCUMENTATION,
+    ORDER,
+    Card,
+    cell_text,
+    fact_lines,
+    notes,
+    passes,
+    percent,
+)
 
 
 def card_terminal(card: Card) -> RenderableType:
@@ -58,4 +67,5 @@ def card_html(card: Card, curve: bytes | None) -> str:
         notes=notes(card),
         facts=[(name, value.strip("`")) for name, value in fact_lines(card.facts)],
         curve=image,
+        documentation=DOCUMENTATION,
     )

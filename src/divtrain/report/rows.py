@@ -20,11 +20,13 @@ class Cell:
         mean: Mean over the seeds, in [0, 1].
         deviation: Sample standard deviation over the seeds; None for one seed.
         strongest: Whether this attack leaves the lowest accuracy of its row.
+        interval: Wilson's interval of 95 %; None for several seeds, which have a deviation.
     """
 
     mean: float
     deviation: float | None
     strongest: bool = False
+    interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         """Percent, with the deviation where there is one."""
@@ -88,4 +90,5 @@ def _cell(records: list[Record], lowest: float | None) -> Cell:
     values = list(by_seed.values())
     mean = statistics.mean(values) if values else float("nan")
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Cell(mean, deviation, lowest is not None and mean == lowest)
+    interval = records[-1].interval if len(values) == 1 else None
+    return Cell(mean, deviation, lowest is not None and mean == lowest, interval)

@@ -58,6 +58,8 @@ CSV_COLUMNS = (
     "attack",
     "accuracy_percent",
     "deviation_percent",
+    "low_percent",
+    "high_percent",
     "images",
     "seeds",
 )
@@ -75,7 +77,7 @@ def describe(rows: Sequence[Row]) -> str:
     images = sorted({row.images for row in rows})
     seeds = max(row.seeds for row in rows)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
-    return f"{' or '.join(map(str, images))} test images, {spread}"
+    return f"{' or '.join(map(str, images))} test images, {spread}, L-infinity"
 
 
 def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> RenderableType:
@@ -130,7 +132,10 @@ def markdown_table(
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """Render one line an accuracy, numbers in percent, an empty deviation for one seed."""
+    """Render one line an accuracy, in percent, with Wilson's interval or a deviation.
+
+    One seed has an interval of 95 % and no deviation, several have a deviation and no interval.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -138,6 +143,7 @@ def csv_table(rows: Sequence[Row]) -> str:
         for name, cell in row.cells.items():
             deviation = "" if cell.deviation is None else f"{100 * cell.deviation:.4f}"
             mean = f"{100 * cell.mean:.4f}"
+            ends = [f"{100 * end:.4f}" for end in cell.interval or ()] or ["", ""]
             writer.writerow(
                 [
                     row.threat,
@@ -147,6 +153,7 @@ def csv_table(rows: Sequence[Row]) -> str:
                     name,
                     mean,
                     deviation,
+                    *ends,
                     row.images,
                     row.seeds,
                 ]

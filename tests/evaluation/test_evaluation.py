@@ -1,0 +1,172 @@
+"""One target under everything: masks, records, worst cases, oracles by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import divtrain as dt
+from divtrain.attacks import Adapter, build_attack
+from divtrain.data import Images
+from divtrain.evaluation import Evaluation, Suite, correct_mask, evaluate
+from divtrain.evaluation.evaluation import chosen_images
+from divtrain.evaluation.plan import ONE_MEMBER, Attempt
+from evaluation.trained import SUITE, images, trained
+
+
+@pytest.fixture(scope="module")
+def judged() -> Evaluation:
+    surrogates = {"plain": trained(0.0, 1), "other": trained(0.0, 2)}
+    return evaluate(trained(0.5, 0), images(), surrogates, SUITE, "div")
+
+
+def test_transferred_masks_are_those_of_the_attack_by_hand(judged: Evaluation) -> None:
+    x, y = images().x, images().y
+    for source, seed in (("plain", 1), ("other", 2)):
+        x_adv = build_attack("mifgsm", 0.2)(trained(0.0, seed), x, y)
+        by_hand = correct_mask(trained(0.5, 0), x_adv, y)
+        assert torch.equal(
+            judged.outcomes[Attempt("transfer", source, "mifgsm", 0.2)].correct, by_hand
+        )
+
+
+def test_worst_cases_are_over_what_each_adversary_has(judged: Evaluation) -> None:
+    found = {(r.threat, r.surrogate, r.attack, r.eps): r for r in judged.records()}
+    for eps in SUITE.eps:
+        transfer = judged.attempts("transfer", eps)
+        masks = {
+            a: judged.correct_on_all(a) for a in judged.outcomes if not a.sweep and a.eps == eps
+        }
+        plain = torch.stack([judged.clean, *(masks[a] for a in transfer if a.source == "plain")])
+        both = torch.stack([judged.clean, *(masks[a] for a in transfer)])
+        noise = judged.attempts("noise", eps)
+        every = torch.stack([judged.clean, *(m for a, m in masks.items() if a not in noise)])
+        for key, mask in (
+            (("transfer", "plain"), plain),
+            (("transfer", "all surrogates"), both),
+            (("white-box", "div"), every),
+        ):
+            assert found[(*key, "worst", eps)].correct == int(mask.all(0).sum())
+
+
+def test_the_worst_case_over_surrogates_is_at_most_that_over_each(judged: Evaluation) -> None:
+    found = {(r.surrogate, r.eps): r.accuracy for r in judged.records() if r.attack == "worst"}
+    for eps in SUITE.eps:
+        assert found["all surrogates", eps] <= min(found["plain", eps], found["other", eps])
+        assert found["div", eps] <= found["all surrogates", eps]
+
+
+def test_images_left_out_count_as_not_fooled(judged: Evaluation) -> None:
+    attempt = Attempt("query", "div", "square", 0.2, SUITE.probe_images, SUITE.queries)
+    whole = judged.correct_on_all(attempt)
+    chosen = chosen_images(300, SUITE.probe_images)
+    assert torch.equal(whole[chosen], judged.outcomes[attempt].correct)
+    others = torch.ones(300, dtype=torch.bool)
+    others[chosen] = False
+    assert whole[others].all()
+    assert not judged.outcomes[attempt].correct.all()
+
+
+def test_attacking_one_member_is_judged_on_the_ensemble_and_on_itself(judged: Evaluation) -> None:
+    alone = next(a for a in judged.outcomes if a.source == ONE_MEMBER and a.eps == 0.1)
+    outcome, ens = judged.outcomes[alone], trained(0.5, 0)
+    chosen = chosen_images(300, alone.images)
+    x, y = images().x[chosen], images().y[chosen]
+    assert len(outcome.members) == 5
+    from divtrain.evaluation import craft
+
+    sets = [craft(alone.build(), member, Images(x, y)).x_adv for member in ens.members]
+    joint = torch.stack([correct_mask(ens, x_adv, y) for x_adv in sets]).all(0)
+    assert torch.equal(outcome.correct, joint)
+    own = correct_mask(ens.members[3], sets[3], y).float().mean().item()
+    assert outcome.members[3] == pytest.approx(own)
+    assert outcome.passes.backward == pytest.approx(SUITE.steps)
+
+
+def test_reweighted_pgd_leaves_less_than_summed_pgd_on_a_diverse_ensemble(
+    judged: Evaluation,
+) -> None:
+    left = {(r.attack, r.eps): r.accuracy for r in judged.records() if r.surrogate == "div"}
+    for eps in SUITE.eps:
+        assert left["pgd:reweighted", eps] < left["pgd", eps] - 0.05
+
+
+def test_a_seeded_evaluation_equals_itself_and_another_seed_draws_anew() -> None:
+    few = replace(SUITE, eps=(0.1,), transfer=(), white_box=("pgd",), sweep=())
+    one, same, other = (
+        evaluate(trained(0.5, 0), images(), {}, few, seed=seed) for seed in (3, 3, 4)
+    )
+    assert one.records() == same.records()
+    attempt = Attempt("white-box", "target", "pgd", 0.1, None, few.steps, few.restarts)
+    first, second = (e.outcomes[attempt].correct for e in (one, other))
+    assert not torch.equal(first, second) or one.records() != other.records()
+
+
+def test_chosen_images_are_spread_over_all() -> None:
+    assert chosen_images(7, None).tolist() == list(range(7))
+    assert chosen_images(7, 100).tolist() == list(range(7))
+    assert chosen_images(100, 10).tolist() == list(range(0, 100, 10))
+
+
+def test_without_surrogates_or_white_box_attacks_the_rest_is_there() -> None:
+    few = replace(SUITE, eps=(0.1,), white_box=(), sweep=())
+    found = evaluate(trained(0.0, 0), images(), suite=few).records()
+    assert {record.threat for record in found} == {"clean", "noise", "query"}
+
+
+class Cheat:
+    """What an attack must not do: leaves the ball and the bounds, and returns NaN."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        x_adv = x + 0.5
+        x_adv[0] = torch.nan
+        return x_adv
+
+
+def test_attacks_that_cheat_are_mended_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(name: str, eps: float, **_: object) -> object:
+        return Adapter("cheat", eps, lambda model: Cheat())
+
+    monkeypatch.setattr("divtrain.evaluation.plan.build_attack", build)
+    few = Suite(eps=(0.1,), transfer=(), white_box=("fgsm",), query=(), sweep=())
+    found = evaluate(trained(0.0, 0).members[0], images(), suite=few)
+    outcome = found.outcomes[Attempt("white-box", "target", "fgsm", 0.1)]
+    violations = outcome.violations
+    assert violations.not_finite == 3  # one a batch of 128
+    assert violations.outside_ball >= 297
+    assert violations.outside_bounds > 200
+    assert outcome.correct[0] == found.clean[0]
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "message"),
+    [
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
+            "the target has 10 classes, surrogate 'a' has 4",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), "does not take images of shape"),
+    ],
+)
+def test_a_surrogate_of_another_task_is_refused(surrogate: nn.Module, message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        evaluate(trained(0.0, 0), images(), {"a": surrogate}, SUITE)
+
+
+def test_the_target_is_no_surrogate() -> None:
+    ens = trained(0.0, 0)
+    with pytest.raises(dt.DivtrainError, match="is the target itself"):
+        evaluate(ens, images(), {"a": ens}, SUITE)
+    with pytest.raises(dt.DivtrainError, match="names both"):
+        evaluate(ens, images(), {"target": trained(0.0, 1)}, SUITE)
+
+
+def test_records_name_the_adversary() -> None:
+    few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), sweep=())
+    found = evaluate(trained(0.0, 0), images(), {"plain": trained(0.0, 1)}, few).records()
+    names = {str(record.threat_model) for record in found if record.attack == "fgsm"}
+    assert names == {
+        "transfer (plain), Linf eps 0.1, pixels in [0, 1]",
+        "white-box, Linf eps 0.1, pixels in [0, 1]",
+    }
