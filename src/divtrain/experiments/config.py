@@ -67,7 +67,10 @@ class TrainConfig:
     temperature: float = 1.0
     """Of GAL's log-sum-exp; the paper has none (1)."""
     noise: float = 0.3
-    """eps_max of the truncated normal noise (sigma is half of it), for div and base+noise."""
+    """eps_max: of the truncated normal noise (sigma is half of it) for div and base+noise, and of
+    the radii of the static adversary for adv."""
+    static_nets: int = 1
+    """Pretrained nets that adv's examples are crafted on, of the members' architectures in turn."""
     precision: Precision = "fp32"
     """fp32, or bf16 for mixed precision."""
     save_every: float = 120.0
@@ -102,7 +105,7 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
     targets: tuple[str, ...] = ("base", "base+noise", "div")
-    """Defences to train and evaluate: base, base+noise, div."""
+    """Defences to train and evaluate: base, base+noise, div, adv, adv+div."""
     seed: int = 0
     """First seed; everything random follows from it."""
     seeds: int = 1
@@ -166,6 +169,8 @@ def check_training(train: TrainConfig) -> None:
         raise DivtrainError(f"expected --train.gal-weight >= 0, got {train.gal_weight!r}")
     if not train.temperature > 0:
         raise DivtrainError(f"expected --train.temperature > 0, got {train.temperature!r}")
+    if train.static_nets < 1:
+        raise DivtrainError(f"expected --train.static-nets >= 1, got {train.static_nets}")
     if train.precision not in get_args(Precision):
         raise unknown_name("precision", train.precision, get_args(Precision))
 

@@ -1,12 +1,14 @@
 """The defences by name: each a list of loss terms and a list of views of the training images."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
 
 from divtrain.data import Clean, Noisy, View
 from divtrain.errors import unknown_name
 from divtrain.experiments.config import TrainConfig
-from divtrain.training import CrossEntropy, GradientAlignment, Term
+from divtrain.training import Adversarial, CrossEntropy, GradientAlignment, Term
 
 
 @dataclass(frozen=True)
@@ -15,11 +17,26 @@ class Defence:
 
     Attributes:
         terms: The loss is their sum.
-        views: Each image is trained on once an epoch in each.
+        views: Each image is trained on once an epoch in each. An `Adversarial` view is given its
+            static nets by the stage that trains.
     """
 
     terms: Sequence[Term]
     views: Sequence[View]
+
+    @property
+    def needs_static_nets(self) -> bool:
+        """Whether static nets must be trained first."""
+        return any(isinstance(view, Adversarial) for view in self.views)
+
+    def with_static_nets(self, nets: Iterable[nn.Module]) -> "Defence":
+        """Return the defence with the nets that its adversarial examples are crafted on."""
+        given = tuple(nets)
+        views = [
+            replace(view, nets=given) if isinstance(view, Adversarial) else view
+            for view in self.views
+        ]
+        return replace(self, views=views)
 
 
 def _base(train: TrainConfig) -> Defence:
@@ -39,10 +56,22 @@ def _div(train: TrainConfig) -> Defence:
     return Defence(terms, [Clean(), Noisy(train.noise)])
 
 
+def _adv(train: TrainConfig) -> Defence:
+    """Ensemble Adversarial Training: cross-entropy on D' and FGSM examples of static nets, 1:1."""
+    return Defence([CrossEntropy()], [Clean(), Adversarial(train.noise)])
+
+
+def _adv_div(train: TrainConfig) -> Defence:
+    """Both: Eq. 9 on D', D_noise and the examples of static nets."""
+    return replace(_div(train), views=[Clean(), Noisy(train.noise), Adversarial(train.noise)])
+
+
 DEFENCES: dict[str, Callable[[TrainConfig], Defence]] = {
     "base": _base,
     "base+noise": _base_noise,
     "div": _div,
+    "adv": _adv,
+    "adv+div": _adv_div,
 }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from divtrain.data import Images
@@ -11,6 +12,7 @@ from divtrain.evaluation import Attempt, Suite, make_plan
 from divtrain.evaluation.diagnosis import is_differentiable
 from divtrain.evaluation.plan import ONE_MEMBER
 from divtrain.experiments.config import AttackConfig, DataConfig, ExperimentConfig
+from divtrain.experiments.defences import build_defence
 from divtrain.experiments.sources import Source
 from divtrain.experiments.stages import (
     Stage,
@@ -41,7 +43,8 @@ def experiment_graph(config: ExperimentConfig, common: dict[str, Any]) -> list[S
     for seed in range(config.seed, config.seed + config.seeds):
         surrogate = _train(config, SURROGATE, "base", seed, common)
         targets = {name: _train(config, name, name, seed, common) for name in config.targets}
-        stages += [surrogate, *targets.values()]
+        static = {each.name: each for target in targets.values() for each in target.inputs}
+        stages += [surrogate, *static.values(), *targets.values()]
         stages += _attack(surrogate, targets, config.attack, seed)
     return stages
 
@@ -50,11 +53,13 @@ def training_graph(
     config: ExperimentConfig, common: dict[str, Any], names: Sequence[str]
 ) -> list[Stage]:
     """Return only the training stages of some targets (or ``surrogate``) of an experiment."""
-    return [
+    trained = [
         _train(config, name, "base" if name == SURROGATE else name, seed, common)
         for seed in range(config.seed, config.seed + config.seeds)
         for name in names
     ]
+    static = {each.name: each for stage in trained for each in stage.inputs}
+    return [*static.values(), *trained]
 
 
 def evaluation_graph(
@@ -83,6 +88,8 @@ def evaluation_graph(
     stages: dict[str, Stage] = {}
 
     def keep(stage: Stage) -> Stage:
+        for each in stage.inputs:
+            stages.setdefault(each.name, each)
         return stages.setdefault(stage.name, stage)
 
     for target in targets:
@@ -115,16 +122,8 @@ def _surrogate(surrogate: Source | Recipe, data: DataConfig, common: dict[str, A
         return given_stage(f"surrogate-{file_name(surrogate.name)}", surrogate, common)
     described = repr((surrogate.defence, surrogate.model, surrogate.train, surrogate.seed))
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
-    return train_stage(
-        f"surrogate-{file_name(surrogate.name)}-{digest}",
-        surrogate.defence,
-        SURROGATE,
-        surrogate.seed,
-        data,
-        surrogate.model,
-        surrogate.train,
-        common,
-    )
+    name = f"surrogate-{file_name(surrogate.name)}-{digest}"
+    return _train_recipe(name, surrogate, SURROGATE, data, common)
 
 
 def _attempt_name(attempt: Attempt, source: Stage) -> str:
@@ -140,15 +139,26 @@ def _train(
     config: ExperimentConfig, name: str, defence: str, seed: int, common: dict[str, Any]
 ) -> Stage:
     role = SURROGATE if name == SURROGATE else "target"
+    recipe = Recipe(defence, defence, config.model, config.train, seed)
+    return _train_recipe(f"train-{name}-s{seed}", recipe, role, config.data, common)
+
+
+def _train_recipe(
+    name: str, recipe: Recipe, role: str, data: DataConfig, common: dict[str, Any]
+) -> Stage:
+    """Return the stage that trains a recipe, fed by its static nets where it needs them."""
+    static = None
+    if build_defence(recipe.defence, recipe.train).needs_static_nets:
+        count, members = recipe.train.static_nets, recipe.model.members
+        few = replace(recipe.model, members=(members * count)[:count])
+        # A surrogate's static nets are its attacker's own; targets of a seed share theirs.
+        alone = f"train-static-s{recipe.seed}" if role == "target" else f"{name}-static"
+        static = train_stage(
+            alone, "base", "static" if role == "target" else f"{role} static", recipe.seed, data,
+            few, recipe.train, common,
+        )  # fmt: skip
     return train_stage(
-        f"train-{name}-s{seed}",
-        defence,
-        role,
-        seed,
-        config.data,
-        config.model,
-        config.train,
-        common,
+        name, recipe.defence, role, recipe.seed, data, recipe.model, recipe.train, common, static
     )
 
 

@@ -18,9 +18,16 @@ from divtrain.version import versions
 
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
-FREE_TO_CHANGE = ("data.root", "seeds", "targets", "attack.white_box", "train.save_every")
-"""Fields that may differ from one command to the next on the same directory: where files lie, and
-how much is run; what was computed before stays right."""
+FREE_TO_CHANGE = (
+    "data.root",
+    "seeds",
+    "targets",
+    "attack.white_box",
+    "train.save_every",
+    "train.static_nets",
+)
+"""Fields that may differ from one command to the next on the same directory: where files lie, how
+much is run, and what a stage's key tells apart; what was computed before stays right."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def parse_recipe(
         else:
             known = [OWN, *DEFENCES, *CHANGES, "a checkpoint", "MODULE:NAME"]
             raise unknown_name(f"part of surrogate {word!r}:", part, known)
-    if len(model.members) < 2 and defence not in ("base", "base+noise"):
+    if len(model.members) < 2 and defence in ("div", "adv+div"):
         raise DivtrainError(
             f"surrogate {word!r} asks for {defence} with one member, but diversity is a property of"
             " pairs"

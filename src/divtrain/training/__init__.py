@@ -1,11 +1,13 @@
 """One loop; a defence is a list of loss terms and a stream of views."""
 
+from divtrain.training.adversarial import Adversarial
 from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
 from divtrain.training.loop import Schedule, TrainingSettings, train
 from divtrain.training.state import History
 from divtrain.training.terms import CrossEntropy, GradientAlignment, Term, total_loss
 
 __all__ = [
+    "Adversarial",
     "CrossEntropy",
     "GradientAlignment",
     "History",

@@ -29,19 +29,21 @@ def train_stage(
     model: ModelConfig,
     settings: TrainConfig,
     common: dict[str, Any],
+    static: Stage | None = None,
 ) -> Stage:
     """Train an ensemble; writes its checkpoint and its history.
 
     Args:
         name: Name of the stage.
         defence: Name of the defence.
-        role: ``target`` or ``surrogate``: targets of one seed share their initial weights, and
-            those with as many views the order of images; the surrogate shares nothing.
+        role: ``target``, ``surrogate`` or ``static``: targets of one seed share their initial
+            weights, and those with as many views the order of images; the others share nothing.
         seed: Seed of the experiment.
         data: Augmentation.
         model: Architecture of the members.
         settings: How to train.
         common: What every stage depends on: the data's fingerprint, the device.
+        static: The stage that trained the static nets, for defences that need them.
     """
     built = build_defence(defence, settings)
     own_seed = zlib.crc32(f"{seed} {role}".encode())
@@ -55,8 +57,11 @@ def train_stage(
             torch.manual_seed(own_seed)
             ens = build_ensemble(model, dataset)
         images = dataset.train.to(fabric.device)
+        defended = built
+        if static is not None:
+            defended = built.with_static_nets(context.load_ensemble(static).members)
         stream = Stream(
-            images, settings.batch_size, built.views, data.shift, data.flip, seed=own_seed
+            images, settings.batch_size, defended.views, data.shift, data.flip, seed=own_seed
         )
 
         def show(step: int, steps: int, means: dict[str, float]) -> None:
@@ -87,7 +92,7 @@ def train_stage(
         "precision": settings.precision,
         "own_seed": own_seed,
     }
-    return Stage(name, config, (), work)
+    return Stage(name, config, () if static is None else (static,), work)
 
 
 def build_ensemble(model: ModelConfig, dataset: Dataset) -> Ensemble:

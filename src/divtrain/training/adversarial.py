@@ -1,0 +1,53 @@
+"""Ensemble Adversarial Training's examples: FGSM on a static net (Tramer et al., 2018)."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.attacks import input_gradient, make_objective
+from divtrain.attacks.attack import frozen_in_eval_mode
+from divtrain.data import truncated_normal
+from divtrain.errors import DivtrainError
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """A view of the training images: FGSM on static pretrained nets, a radius drawn for each image.
+
+    The nets never learn: examples do not chase the ensemble that trains on them, which is what
+    tells Ensemble Adversarial Training from adversarial training on oneself. With several nets
+    each image is attacked on one of them, drawn at random.
+
+    Attributes:
+        eps_max: Largest radius, in pixel units; each image's is |N(0, (eps_max / 2)^2)|, truncated
+            to [0, eps_max].
+        nets: The static nets, any modules from images to logits, on the device of the images.
+    """
+
+    eps_max: float
+    nets: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
+
+    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return adversarial examples in [0, 1].
+
+        Raises:
+            DivtrainError: when no net was given.
+        """
+        if not self.nets:
+            raise DivtrainError("expected at least one static net to attack, got none")
+        radius = torch.zeros(len(x), 1, 1, 1, device=x.device)
+        if self.eps_max > 0:
+            shape = (len(x), 1, 1, 1)
+            radius = truncated_normal(shape, self.eps_max / 2, self.eps_max, generator, x.device)
+        chosen = torch.randint(len(self.nets), (len(x),), generator=generator, device=x.device)
+        x_adv = x.clone()
+        for index, net in enumerate(self.nets):
+            here = (chosen == index).nonzero().squeeze(1)
+            if len(here):
+                with frozen_in_eval_mode(net):
+                    gradient = input_gradient(
+                        make_objective("mean_member_ce", net), x[here], y[here]
+                    )
+                x_adv[here] = (x[here] + radius[here].abs() * gradient.sign()).clamp(0, 1)
+        return x_adv

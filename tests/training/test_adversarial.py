@@ -1,0 +1,87 @@
+"""Ensemble Adversarial Training's view of the images."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import divtrain as dt
+from divtrain.attacks import FGSM
+from divtrain.data import Images, Stream
+from divtrain.training import Adversarial
+
+
+def linear(seed: int, classes: int = 4) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+
+
+def images(count: int = 400) -> tuple[Tensor, Tensor]:
+    return torch.rand(count, 1, 4, 4) * 0.2 + 0.4, torch.arange(count) % 4
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_each_image_is_moved_along_the_static_nets_gradient_by_a_radius_of_its_own() -> None:
+    """Far from 0 and 1 the perturbation is radius times what FGSM of eps 1 would add."""
+    net, (x, y) = linear(0), images()
+    moved = Adversarial(0.3, (net,))(x, y, generator()) - x
+    direction = (FGSM(eps=0.05)(net, x, y) - x).sign()
+    radii = moved.abs().flatten(1).amax(1)
+    torch.testing.assert_close(moved, radii.view(-1, 1, 1, 1) * direction, atol=1e-6, rtol=0)
+    assert len(radii.unique()) > 350
+
+
+def test_the_radius_is_the_size_of_a_truncated_normal() -> None:
+    """|N(0, 0.15)| below 0.3: half of them below 0.0965 (scipy's quantile), none beyond 0.3."""
+    from scipy.stats import truncnorm
+
+    net, (x, y) = linear(0), images(4000)
+    radii = (Adversarial(0.3, (net,))(x, y, generator()) - x).abs().flatten(1).amax(1)
+    assert radii.max() <= 0.3 + 1e-6
+    for share in (0.25, 0.5, 0.75):
+        expected = truncnorm(0, 2, scale=0.15).ppf(share)
+        assert radii.quantile(share).item() == pytest.approx(expected, abs=0.01)
+
+
+def test_examples_stay_between_zero_and_one() -> None:
+    x, y = torch.rand(50, 1, 4, 4).round(), torch.arange(50) % 4
+    x_adv = Adversarial(0.9, (linear(0),))(x, y, generator())
+    assert 0 <= x_adv.min() <= x_adv.max() <= 1
+
+
+def test_no_radius_changes_nothing() -> None:
+    x, y = images()
+    assert torch.equal(Adversarial(0.0, (linear(0),))(x, y, generator()), x)
+
+
+def test_every_net_of_several_is_attacked() -> None:
+    nets, (x, y) = (linear(0), linear(1), linear(2)), images()
+    moved = (Adversarial(0.3, nets)(x, y, generator()) - x).sign()
+    own = torch.stack([(FGSM(eps=0.05)(net, x, y) - x).sign() for net in nets])
+    matches = (own == moved).flatten(2).all(2).float().mean(1)
+    assert matches.sum().item() == pytest.approx(1, abs=0.02)
+    assert (matches - 1 / 3).abs().max() < 0.08
+
+
+def test_the_nets_are_left_as_they_were_and_do_not_learn() -> None:
+    net, (x, y) = nn.Sequential(linear(0), nn.BatchNorm1d(4)).train(), images()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    Adversarial(0.3, (net,))(x, y, generator())
+    assert net.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    x, y = images()
+    views = (lambda x, y, g: x, Adversarial(0.3, (linear(0), linear(1))))
+    one, two = (Stream(Images(x, y), 50, views, seed=3).batch(5)[0] for _ in range(2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, Stream(Images(x, y), 50, views, seed=4).batch(5)[0])
+
+
+def test_without_nets_it_says_what_is_missing() -> None:
+    with pytest.raises(dt.DivtrainError, match="at least one static net"):
+        Adversarial(0.3)(*images(), generator())
