@@ -27,5 +27,15 @@ def test_own_models_finds_white_box_attacks_stronger_than_transferred_ones() -> 
     assert found["transfer", 0.1, "worst"] <= found["transfer", 0.05, "worst"]
 
 
+def test_other_libraries_leave_about_as_much_as_our_pgd() -> None:
+    left = load("other_libraries").main()
+    assert left["divtrain"] < 0.5
+    assert all(abs(other - left["divtrain"]) < 0.05 for other in left.values())
+
+
 def test_every_example_is_tested() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"own_loop", "own_models"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "own_loop",
+        "own_models",
+        "other_libraries",
+    }

@@ -10,17 +10,47 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.attacks import (
+    APGD,
+    APGDT,
     ATTACKS,
     FGSM,
     IFGSM,
     MIFGSM,
+    PGD,
     PGDCW,
     RFGSM,
+    Attack,
     IterativeAttack,
+    LinfAttack,
+    RandomNoise,
+    SearchAttack,
+    Square,
     build_attack,
 )
 
 EVERY = [pytest.param(kind, id=name) for name, kind in ATTACKS.items()]
+STRONGER: list[Callable[[float], LinfAttack]] = [
+    lambda eps: PGD(eps=eps, steps=5, restarts=2),
+    lambda eps: PGD(eps=eps, steps=5, random_start=False, stop_when_fooled=True),
+    lambda eps: APGD(eps=eps, steps=5, stop_when_fooled=True),
+    lambda eps: APGD(eps=eps, steps=5, objective="dlr"),
+    lambda eps: APGDT(eps=eps, steps=5, restarts=2),
+    lambda eps: Square(eps=eps, steps=20),
+    lambda eps: Square(eps=eps, steps=20, restarts=2, stop_when_fooled=True),
+    lambda eps: RandomNoise(eps=eps),
+]
+MORE = [
+    *(
+        pytest.param(lambda eps, kind=kind: kind(eps=eps), id=name)
+        for name, kind in ATTACKS.items()
+    ),
+    *(
+        pytest.param(make, id=f"{type(make(0.1)).__name__.lower()}-{number}")
+        for number, make in enumerate(STRONGER)
+    ),
+]
+"""The paper's and the others, each from a radius."""
+Make = Callable[[float], LinfAttack]
 
 
 def linear(seed: int = 0, classes: int = 3) -> nn.Module:
@@ -43,15 +73,18 @@ def ball(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 # Every attack
 
 
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("make", MORE)
 @pytest.mark.parametrize("eps", [0.0, 0.03, 0.3, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_examples_stay_in_the_ball_and_in_the_bounds(
-    kind: type[IterativeAttack], eps: float
+    make: Make, eps: float, dtype: torch.dtype
 ) -> None:
     x, y = images()
     x[0], x[1] = 0.0, 1.0
-    x_adv = kind(eps=eps)(ensemble(), x, y)
+    x, before = x.to(dtype), x.clone().to(dtype)
+    x_adv = make(eps)(ensemble().to(dtype), x, y)
     low, high = ball(x, eps)
+    assert torch.equal(x, before)
     assert x_adv.dtype == x.dtype
     assert not x_adv.requires_grad
     assert (x_adv >= low).all()
@@ -86,8 +119,8 @@ def test_a_linear_classifier_of_two_classes_is_attacked_optimally(
         torch.testing.assert_close(kind(eps=0.1)(net, x, y), best, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("kind", EVERY)
-def test_the_model_is_left_as_it_was_found(kind: type[IterativeAttack]) -> None:
+@pytest.mark.parametrize("make", MORE)
+def test_the_model_is_left_as_it_was_found(make: Make) -> None:
     frozen, net = linear(1), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(8), nn.Linear(8, 3))
     ens, (x, y) = dt.Ensemble([net, frozen]), images()
     ens.train()
@@ -96,7 +129,7 @@ def test_the_model_is_left_as_it_was_found(kind: type[IterativeAttack]) -> None:
     modes = [module.training for module in ens.modules()]
     flags = [parameter.requires_grad for parameter in ens.parameters()]
     state = {name: value.clone() for name, value in ens.state_dict().items()}
-    kind(eps=0.1)(ens, x, y)
+    make(0.1)(ens, x, y)
     assert [module.training for module in ens.modules()] == modes
     assert [parameter.requires_grad for parameter in ens.parameters()] == flags
     assert all(parameter.grad is None for parameter in ens.parameters())
@@ -120,15 +153,13 @@ def test_the_model_is_restored_when_an_attack_fails() -> None:
     assert model.weight.requires_grad
 
 
-@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("make", MORE)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_attacks_work_where_gradients_are_disabled(
-    kind: type[IterativeAttack], mode: Callable[[], object]
-) -> None:
+def test_attacks_work_where_gradients_are_disabled(make: Make, mode: Callable[[], object]) -> None:
     ens, (x, y) = ensemble(), images()
-    expected = kind(eps=0.1)(ens, x, y, torch.Generator().manual_seed(3))
+    expected = make(0.1)(ens, x, y, torch.Generator().manual_seed(3))
     with mode():  # pyright: ignore[reportGeneralTypeIssues]
-        got = kind(eps=0.1)(ens, x + 0, y + 0, torch.Generator().manual_seed(3))
+        got = make(0.1)(ens, x + 0, y + 0, torch.Generator().manual_seed(3))
         torch.testing.assert_close(got, expected, atol=0, rtol=0)
 
 
@@ -141,6 +172,39 @@ def test_a_seeded_attack_repeats_itself(kind: type[IterativeAttack]) -> None:
     first = dataclasses.replace(kind(eps=0.2), steps=1) if kind is PGDCW else kind(eps=0.2)
     again = [first(ens, x, y, torch.Generator().manual_seed(seed)) for seed in (1, 2)]
     assert torch.equal(again[0], again[1]) != random
+
+
+@pytest.mark.parametrize("make", STRONGER)
+def test_a_seeded_stronger_attack_repeats_itself_whatever_the_global_generator(make: Make) -> None:
+    ens, (x, y) = ensemble(), images()
+    before = torch.get_rng_state()
+    one, same = (make(0.2)(ens, x, y, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one, same)
+
+
+@pytest.mark.parametrize("make", STRONGER)
+def test_flat_models_leave_the_stronger_attacks_examples_finite(make: Make) -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 3) + 0 * x.sum()
+
+    x, y = images()
+    x_adv = make(0.1)(Flat(), x, y)
+    assert x_adv.isfinite().all()
+    if not isinstance(make(0.1), RandomNoise):
+        assert torch.equal(x_adv, x)  # nothing is better than the clean image
+
+
+def test_random_noise_moves_every_pixel_by_eps_up_or_down_and_looks_at_no_model() -> None:
+    class Unseen(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("the model was looked at")
+
+    x, y = torch.full((500, 2, 2, 2), 0.5), torch.zeros(500, dtype=torch.int64)
+    moved = RandomNoise(eps=0.1)(Unseen(), x, y) - x
+    torch.testing.assert_close(moved.abs(), torch.full_like(x, 0.1))
+    assert moved.sign().mean().abs() < 0.07  # 4 standard deviations of 4000 coins
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -288,10 +352,10 @@ def test_defaults_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("eps", [-0.1, 1.1, math.nan, math.inf])
-@pytest.mark.parametrize("kind", EVERY)
-def test_a_bad_eps_is_refused(kind: type[IterativeAttack], eps: float) -> None:
+@pytest.mark.parametrize("make", MORE)
+def test_a_bad_eps_is_refused(make: Make, eps: float) -> None:
     with pytest.raises(dt.DivtrainError, match=r"eps in \[0, 1\]"):
-        kind(eps=eps)
+        make(eps)
 
 
 def test_an_eps_of_eight_is_understood() -> None:
@@ -335,6 +399,45 @@ def test_bad_images_and_labels_are_refused(x: Tensor, y: Tensor, message: str) -
         FGSM(eps=0.1)(linear(), x, y)
 
 
+@pytest.mark.parametrize("make", STRONGER[:-1])
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X * 255, Y, "divide 8-bit"),
+        (X / 0 * 0, Y, "NaN"),
+        (X[0], Y, "height, width"),
+        (X, torch.tensor([0, 3]), "from 0 to 2"),
+        (X, Y[:1], "one label an image"),
+        (X, Y.float(), "int64"),
+    ],
+)
+def test_bad_images_and_labels_are_refused_by_the_stronger_attacks_too(
+    make: Make, x: Tensor, y: Tensor, message: str
+) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        make(0.1)(linear(), x, y)
+
+
+@pytest.mark.parametrize("name", ["pgd", "pgd:margin", "apgd", "apgd:dlr", "apgdt", "square"])
+def test_models_that_answer_in_half_precision_can_be_attacked(name: str) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = linear()
+            with torch.no_grad():  # no class wins at mid grey, so that every image can be fooled
+                self.net[1].bias -= self.net(torch.full((1, 2, 2, 2), 0.5))[0]  # pyright: ignore
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x).to(torch.bfloat16)
+
+    model = Half()
+    x, _ = images(40)
+    y = model(x).argmax(1)
+    x_adv = build_attack(name, 0.3, steps=20)(model, x, y)
+    assert x_adv.dtype == x.dtype
+    assert (model(x_adv).argmax(1) != y).float().mean() > 0.5
+
+
 def test_a_model_that_detaches_its_input_is_told_so() -> None:
     class Detached(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -348,3 +451,67 @@ def test_an_objective_that_reduces_over_the_batch_is_told_so() -> None:
     attack = FGSM(eps=0.1, objective=lambda x, y: x.sum())
     with pytest.raises(dt.DivtrainError, match="one value an image"):
         attack(linear(), X, Y)
+
+
+# By name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("fgsm", FGSM(eps=0.1)),
+        ("rfgsm", RFGSM(eps=0.1)),
+        ("ifgsm", IFGSM(eps=0.1)),
+        ("pgdcw", PGDCW(eps=0.1)),
+        ("pgd", PGD(eps=0.1)),
+        ("apgd", APGD(eps=0.1)),
+        ("apgdt", APGDT(eps=0.1)),
+        ("square", Square(eps=0.1)),
+        ("noise", RandomNoise(eps=0.1)),
+        ("pgd:margin", PGD(eps=0.1, objective="margin")),
+        ("apgd:dlr", APGD(eps=0.1, objective="dlr")),
+        ("mifgsm:reweighted", MIFGSM(eps=0.1, objective="reweighted")),
+    ],
+)
+def test_attacks_are_built_by_name(name: str, expected: Attack) -> None:
+    assert build_attack(name, 0.1) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("pgd", PGD), ("apgd", APGD), ("apgdt", APGDT), ("square", Square)]
+)
+def test_steps_restarts_and_white_box_are_passed_on(name: str, kind: type[SearchAttack]) -> None:
+    built = build_attack(name, 0.1, steps=7, restarts=2, white_box=True)
+    assert built == kind(eps=0.1, steps=7, restarts=2, stop_when_fooled=True)
+    assert build_attack(name, 0.1) == kind(eps=0.1, stop_when_fooled=False)
+
+
+def test_steps_of_the_papers_attacks_are_passed_on_and_white_box_changes_nothing() -> None:
+    assert build_attack("mifgsm", 0.1, steps=3) == MIFGSM(eps=0.1, steps=3)
+    assert build_attack("fgsm", 0.1, white_box=True) == FGSM(eps=0.1)
+    assert build_attack("noise", 0.1, white_box=True) == RandomNoise(eps=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fgsm", {"restarts": 2}, "fgsm does not take restarts"),
+        ("mifgsm", {"restarts": 2}, "mifgsm does not take restarts"),
+        ("fgsm", {"steps": 2}, "fgsm does not take steps"),
+        ("noise", {"steps": 2}, "noise does not take steps"),
+        ("pgd", {"steps": 0}, "steps >= 1"),
+        ("pgd", {"restarts": 0}, "restarts >= 1"),
+        ("apgdt:dlr", {}, "leave out ':dlr'"),
+        ("square:margin", {}, "no choice of objective"),
+        ("noise:margin", {}, "no choice of objective"),
+        ("nifgsm:margin", {}, "no choice of objective"),
+        ("autoattack:margin", {}, "no choice of objective"),
+        ("apdg", {}, "did you mean 'apgd'"),
+        ("pgd:margn", {}, "did you mean 'margin'"),
+    ],
+)
+def test_what_an_attack_does_not_have_is_refused(
+    name: str, options: dict[str, int], message: str
+) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        build_attack(name, 0.1, **options)  # pyright: ignore[reportArgumentType]

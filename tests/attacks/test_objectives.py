@@ -7,13 +7,19 @@ from torch import Tensor, nn
 import divtrain as dt
 from divtrain.attacks import (
     MIFGSM,
+    PGD,
     PGDCW,
     ObjectiveName,
     build_attack,
+    dlr,
     input_gradient,
     make_objective,
     margin,
+    reweighted,
 )
+from divtrain.attacks.objectives import lead
+from divtrain.ensemble import Aggregate
+from divtrain.evaluation import count_passes
 
 X, Y = (
     torch.rand(4, 1, 2, 4, generator=torch.Generator().manual_seed(0)),
@@ -170,7 +176,7 @@ def test_attacks_are_built_with_an_objective_by_name(name: ObjectiveName) -> Non
 def test_gradcheck_of_the_objectives() -> None:
     ens = dt.Ensemble([member(seed).double() for seed in range(2)])
     x = X.double().requires_grad_()
-    for name in ("mean_member_ce", "ce_of_mean_prob", "ce_of_mean_logit", "margin"):
+    for name in ("mean_member_ce", "ce_of_mean_prob", "ce_of_mean_logit", "margin", "dlr"):
         objective = make_objective(name, ens, 1.0)
         assert torch.autograd.gradcheck(lambda x, objective=objective: objective(x, Y), x)
 
@@ -178,3 +184,201 @@ def test_gradcheck_of_the_objectives() -> None:
 def test_margins_of_infinite_confidence_do_not_turn_into_nan() -> None:
     z = torch.tensor([[-math.inf, 0.0, 1.0]])
     assert margin(z, torch.tensor([1]), 0.0).isfinite().all()
+
+
+# The lead and the difference of logits ratio
+
+
+def test_the_lead_is_over_the_best_other_class() -> None:
+    z = torch.tensor([[1.0, 4.0, 2.0], [1.0, 4.0, 2.0], [-1.0, -9.0, -math.inf]])
+    assert lead(z, torch.tensor([0, 1, 0])).tolist() == [-3.0, 2.0, 8.0]
+    both = torch.stack([z, 2 * z])
+    assert lead(both, torch.tensor([0, 1, 0])).tolist() == [[-3.0, 2.0, 8.0], [-6.0, 4.0, 16.0]]
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "target", "expected"),
+    [
+        ([5.0, 3.0, 1.0, 0.0], 0, None, -2 / 4),
+        ([5.0, 3.0, 1.0, 0.0], 1, None, 2 / 4),
+        ([5.0, 3.0, 1.0, 0.0], 3, None, 5 / 4),
+        ([5.0, 3.0, 1.0], 0, None, -2 / 4),
+        ([5.0, 3.0], 0, None, -2.0),
+        ([5.0, 3.0], 1, None, 2.0),
+        ([5.0, 3.0, 1.0, 0.0], 0, 1, -2 / 4.5),
+        ([5.0, 3.0, 1.0, 0.0], 0, 3, -5 / 4.5),
+        ([5.0, 3.0, 1.0, 0.0], 2, 0, 4 / 4.5),
+        ([5.0, 3.0, 1.0, 0.0, -9.0], 0, 4, -14 / 4.5),
+        ([5.0, 3.0], 0, 1, -2.0),
+        ([5.0, 3.0], 1, 0, 2.0),
+    ],
+)
+def test_dlr_is_equations_6_and_7(
+    logits: list[float], label: int, target: int | None, expected: float
+) -> None:
+    aim = None if target is None else torch.tensor([target])
+    got = dlr(torch.tensor([logits]), torch.tensor([label]), aim)
+    assert got.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_dlr_does_not_depend_on_the_scale_or_the_offset_of_the_logits(
+    classes: int, targeted: bool
+) -> None:
+    if targeted and classes < 4:
+        return  # there is no z_4 to scale by
+    z, y = torch.randn(50, classes), torch.arange(50) % classes
+    target = (y + 1) % classes if targeted else None
+    value = dlr(z, y, target)
+    torch.testing.assert_close(dlr(100 * z, y, target), value)
+    torch.testing.assert_close(dlr(z + 5, y, target), value, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dlr(z.log_softmax(-1), y, target), value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+def test_targeted_dlr_rises_with_the_target_wherever_it_ranks(classes: int) -> None:
+    """Were the scale of three classes z_1 - z_3, it would be -1 and flat for the last of them."""
+    z = (10.0 - torch.arange(classes)).requires_grad_()
+    for target in range(1, classes):
+        value = dlr(z[None], torch.tensor([0]), torch.tensor([target]))
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+        assert gradient[target] > 0.01
+
+
+def test_dlr_of_an_ensemble_is_that_of_its_answer() -> None:
+    nets = [member(seed) for seed in range(3)]
+    for aggregate in ("prob", "logit"):
+        ens = dt.Ensemble(nets, aggregate)
+        torch.testing.assert_close(make_objective("dlr", ens)(X, Y), dlr(ens(X), Y))
+    vote = make_objective("dlr", dt.Ensemble(nets, "vote"))  # votes have no gradient
+    torch.testing.assert_close(vote(X, Y), dlr(dt.Ensemble(nets)(X), Y))
+
+
+@pytest.mark.parametrize("name", ["dlr", "reweighted"])
+def test_they_too_attack_logits_and_log_probabilities_alike(name: ObjectiveName) -> None:
+    net = member(0)
+    log = nn.Sequential(net, nn.LogSoftmax(-1))
+    one, other = (input_gradient(make_objective(name, m), X, Y) for m in (net, log))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert (one != 0).any()
+
+
+# Members weighted anew
+
+
+def test_reweighted_is_the_cross_entropy_of_a_single_member() -> None:
+    net = member(0)
+    expected = nn.functional.cross_entropy(net(X), Y, reduction="none")
+    torch.testing.assert_close(make_objective("reweighted", net)(X, Y), expected)
+    torch.testing.assert_close(
+        make_objective("reweighted", dt.Ensemble([member(0)]))(X, Y), expected
+    )
+
+
+def test_reweighted_is_the_cross_entropy_of_the_weighted_mean_logit() -> None:
+    z = torch.tensor([[[3.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]])  # the leads are 2 and -1
+    weight = torch.tensor([2 / 1.5, -1 / 1.5]).softmax(0)
+    mixed = weight[0] * z[0] + weight[1] * z[1]
+    y = torch.tensor([0])
+    torch.testing.assert_close(reweighted(z, y), nn.functional.cross_entropy(mixed, y)[None])
+
+
+def test_reweighted_knows_neither_the_members_order_nor_their_offsets() -> None:
+    z, y = torch.randn(4, 20, 5), torch.arange(20) % 5
+    value = reweighted(z, y)
+    torch.testing.assert_close(reweighted(z[[2, 0, 3, 1]], y), value)
+    torch.testing.assert_close(reweighted(z + torch.randn(4, 20, 1), y), value)
+
+
+def test_the_weights_do_not_depend_on_the_logits_scale_and_carry_no_gradient() -> None:
+    z, y = torch.randn(3, 20, 4, requires_grad=True), torch.arange(20) % 4
+    for scale in (1.0, 1000.0):
+        rows = (scale * z).detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(reweighted(rows, y).sum(), rows)
+        weight = torch.softmax(lead(z, y) / lead(z, y).abs().mean(0), 0).detach()
+        mixed = (weight.unsqueeze(-1) * rows.detach()).sum(0).requires_grad_()
+        (one,) = torch.autograd.grad(nn.functional.cross_entropy(mixed, y, reduction="sum"), mixed)
+        torch.testing.assert_close(gradient, weight.unsqueeze(-1) * one)
+
+
+def test_members_that_are_all_undecided_weigh_alike() -> None:
+    value = reweighted(torch.zeros(3, 2, 4), torch.tensor([0, 1]))
+    torch.testing.assert_close(value, torch.full((2,), math.log(4)))
+
+
+def mirrored() -> tuple[dt.Ensemble, Tensor, Tensor]:
+    """Two members whose losses have opposite input gradients at all images, while leads differ.
+
+    The lead of the first is 1 and of the second 3; the second is the steeper by as much as its
+    loss is the flatter.
+    """
+    torch.manual_seed(0)
+    slope = torch.randn(8)
+    x = torch.rand(5, 1, 2, 4) * 0.2 + 0.4
+    flat = x.flatten(1)
+    flat -= ((flat - 0.5) @ slope / (slope @ slope))[:, None] * slope  # now x . slope is constant
+    ratio = torch.tensor(-1.0).sigmoid() / torch.tensor(-3.0).sigmoid()
+    members = []
+    for sign, share, ahead in ((1, 1.0, 1.0), (-1, ratio.item(), 3.0)):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(8, 2))
+        with torch.no_grad():
+            rise = sign * share * slope / 2
+            net.get_parameter("1.weight").copy_(torch.stack([rise, -rise]))
+            half = ahead / 2 - 0.5 * rise.sum()
+            net.get_parameter("1.bias").copy_(torch.stack([half, -half]))
+        members.append(net)
+    return dt.Ensemble(members), flat.view_as(x), torch.zeros(5, dtype=torch.int64)
+
+
+def test_reweighting_finds_a_way_where_the_members_gradients_cancel() -> None:
+    ens, x, y = mirrored()
+    leads = lead(ens.member_logits(x), y)
+    torch.testing.assert_close(leads[0], torch.full((5,), 1.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(leads[1], torch.full((5,), 3.0), atol=1e-4, rtol=0)
+    mean = input_gradient(make_objective("mean_member_ce", ens), x, y)
+    anew = input_gradient(make_objective("reweighted", ens), x, y)
+    alone = input_gradient(make_objective("mean_member_ce", ens.members[1]), x, y)
+    assert (mean.abs() < 1e-5).all()
+    assert (anew.flatten(1).norm(dim=1) > 100 * mean.flatten(1).norm(dim=1)).all()
+    assert torch.equal(anew.sign(), alone.sign())  # it goes for the member that is surer
+
+
+def test_an_attack_on_the_reweighted_objective_lowers_the_lead_of_the_surest_member() -> None:
+    ens, x, y = mirrored()
+    x_adv = PGD(eps=0.05, objective="reweighted", random_start=False)(ens, x, y)
+    surest = lead(ens.member_logits(x_adv), y).amax(0)
+    assert (surest < 3.0 - 0.1).all()
+
+
+# The model's answer, from logits that are there already
+
+
+@pytest.mark.parametrize("aggregate", ["prob", "logit", "vote"])
+def test_the_answer_of_an_ensemble_costs_no_second_pass(aggregate: Aggregate) -> None:
+    ens = dt.Ensemble([member(seed) for seed in range(3)], aggregate)
+    objective = make_objective("mean_member_ce", ens)
+    expected = ens(X)
+    with count_passes(ens) as passes:
+        logits = objective.member_logits(X)
+        answer = objective.answer(X, logits)
+    torch.testing.assert_close(answer, expected)
+    assert passes.forward == pytest.approx(len(X))
+
+
+def test_the_answer_of_a_single_net_is_its_output() -> None:
+    net = member(0)
+    objective = make_objective("margin", net)
+    assert torch.equal(objective.answer(X, objective.member_logits(X)), net(X))
+
+
+def test_an_ensemble_with_an_answer_of_its_own_is_asked() -> None:
+    class LastMember(dt.Ensemble):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.members[-1](x)
+
+    ens = LastMember([member(seed) for seed in range(3)])
+    objective = make_objective("mean_member_ce", ens)
+    answer = objective.answer(X, objective.member_logits(X))
+    assert torch.equal(answer, ens.members[-1](X))
+    assert not torch.allclose(answer, dt.Ensemble(list(ens.members))(X))

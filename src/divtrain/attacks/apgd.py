@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from divtrain.attacks.attack import box, uniform_in_ball
 from divtrain.attacks.objectives import Objective, ObjectiveName, dlr, make_objective
 from divtrain.attacks.search import Look, SearchAttack, Sight
+from divtrain.checks import check_labels
 from divtrain.ensemble import aggregate_logits
 from divtrain.errors import DivtrainError
 
 MOMENTUM = 0.75
 OSCILLATION = 0.75
-"""The step is halved when fewer than this share of the steps since the last look rose."""
+"""The step is halved when at most this share of the steps since the last look rose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class APGD(SearchAttack):
     """Signed steps with momentum, halved where they stop paying, restarted at the best point.
 
     The step starts at 2 eps. At looks that come closer and closer together (after 22 % of the
-    steps, then 19 %, 16 %, ...) it is halved at each image where the objective rose in fewer than
+    steps, then 19 %, 16 %, ...) it is halved at each image where the objective rose in at most
     three quarters of the steps, or where neither step nor best value has changed since the last
     look; the search goes on from the best point there.
 
@@ -156,14 +157,21 @@ class APGDT(APGD):
                 " others"
             )
 
+    def runs(self, model: nn.Module, x: Tensor) -> int:
+        """No more runs than there are wrong classes."""
+        with torch.no_grad():
+            classes = model(x[:1]).shape[1]
+        return min(self.restarts, classes - 1)
+
     def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
         """Aim at the class ranked `run`-th among the wrong ones."""
         objective = make_objective("dlr", model)
         aggregate = "logit" if getattr(model, "aggregate", "prob") == "logit" else "prob"
         with torch.no_grad():
             ranked = objective.answer(x, objective.member_logits(x))
+            check_labels(y, len(x), ranked.shape[1])
             wrong = ranked.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
-        target = wrong[:, min(run, wrong.shape[1] - 2)]
+        target = wrong[:, run]
 
         def both(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
             logits = objective.member_logits(points)

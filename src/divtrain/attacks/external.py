@@ -1,10 +1,13 @@
 """Attacks of other libraries: any callable (x, y) on a model, and a few by name."""
 
 import importlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,8 +24,9 @@ class Adapter:
     """An attack of another library, as one of ours.
 
     What it returns is not trusted: the evaluator clips it into the ball, counts what it had to
-    mend, and takes the clean image where it is not finite. Random choices inside it follow torch's
-    global generator, which is seeded from `generator` for the call and restored afterwards.
+    mend, and takes the clean image where it is not finite. Random choices inside it follow the
+    global generators of torch, numpy and Python, which are seeded from `generator` for the call
+    and restored afterwards.
 
     Attributes:
         name: What records and reports call it.
@@ -56,23 +60,54 @@ class Adapter:
         """
         check_images(x)
         check_label_shape(y, len(x))
-        devices = [x.device] if x.device.type == "cuda" else []
+        device = x.device if generator is None else generator.device
+        seed = int(torch.randint(2**31, (), generator=generator, device=device))
+        whole = _Whole(model) if isinstance(model, nn.Sequential) else model
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            torch.random.fork_rng(devices),
-            frozen_in_eval_mode(model),
+            _seeded(seed),
+            frozen_in_eval_mode(whole),
         ):
-            if generator is not None:
-                draw = torch.randint(2**62, (), generator=generator, device=generator.device)
-                torch.manual_seed(int(draw))
-            x_adv = self.make(model)(x.detach().clone(), y.clone())
+            try:
+                x_adv = self.make(whole)(x.detach().clone(), y.clone())
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise DivtrainError(
+                    f"{self.name} failed on images of shape {tuple(x.shape)}:"
+                    f" {type(error).__name__}: {str(error).splitlines()[0]}"
+                ) from error
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             came = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
             raise DivtrainError(
                 f"expected {self.name} to return images of shape {tuple(x.shape)}, got {came}"
             )
         return x_adv.detach().to(x.device, x.dtype)
+
+
+class _Whole(nn.Module):
+    """A model as one piece: some libraries take a Sequential apart and call its layers."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Context in which every global source of randomness starts from `seed`; then all restored."""
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
 
 
 TORCHATTACK = {

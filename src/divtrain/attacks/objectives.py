@@ -136,8 +136,8 @@ def dlr(
     """Difference of logits ratio (Croce and Hein, 2020, Eq. 6 and 7), free of the logits' scale.
 
     With z sorted from the largest, -(z_y - max_{j != y} z_j) / (z_1 - z_3); for a target class t,
-    -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2). With two classes, where there is no z_3, the plain
-    difference.
+    -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2). The plain difference where there are too few classes
+    for the scale: two for the first form, three for the second.
 
     Args:
         logits: Logits or log-probabilities.
@@ -155,7 +155,7 @@ def dlr(
     else:
         own, aim = logits.gather(1, y[:, None]), logits.gather(1, target[:, None])
         difference = (own - aim).squeeze(1)
-        far = ranked[:, 2:4].mean(1) if classes > 2 else ranked[:, 0] - 1
+        far = ranked[:, 2:4].mean(1) if classes > 3 else ranked[:, 0] - 1
         scale = ranked[:, 0] - far
     return -difference / (scale + 1e-12)
 

@@ -43,7 +43,9 @@ class PGD(SearchAttack):
         """See `SearchAttack`."""
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         low, high = box(x[where], self.eps)
-        start = uniform_in_ball(x[where], self.eps, generator) if self.random_start else x[where]
+        start = x[where]
+        if self.random_start or sight.run > 0:
+            start = uniform_in_ball(start, self.eps, generator)
         point = start.clamp(low, high)
         for step in range(self.steps):
             _, gradient = sight.gradient(point, where)

@@ -73,6 +73,10 @@ def build_attack(
     if objective and name in FIXED_OBJECTIVE:
         raise DivtrainError(f"{name} has no choice of objective; leave out ':{objective}'")
     if name in EXTERNAL:
+        if steps is not None or restarts is not None:
+            raise DivtrainError(
+                f"{name} does not take steps or restarts here; give them through an Adapter"
+            )
         return build_external(name, eps)
     given = {"objective": objective or None, "steps": steps, "restarts": restarts}
     chosen = {key: value for key, value in given.items() if value is not None}

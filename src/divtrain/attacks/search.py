@@ -33,6 +33,7 @@ class Best:
 
     def offer(self, where: Tensor, x: Tensor, value: Tensor, fooled: Tensor) -> None:
         """Take points at the images `where` that are better than what is there."""
+        value = value.to(self.value.dtype)
         higher = value > self.value[where]
         better = (fooled & ~self.fooled[where]) | ((fooled == self.fooled[where]) & higher)
         chosen = where[better]
@@ -52,11 +53,13 @@ class Sight:
         look: The model.
         y: Labels of the whole batch.
         best: The best points so far.
+        run: Number of the run, from 0.
     """
 
     look: Look
     y: Tensor
     best: Best
+    run: int = 0
 
     def values(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Look at points from forward passes alone: (objective, whether the model is fooled)."""
@@ -78,6 +81,11 @@ class Sight:
         return values, gradient
 
     def _judge(self, x: Tensor, where: Tensor, values: Tensor, answer: Tensor) -> Tensor:
+        if values.shape != where.shape:
+            raise DivtrainError(
+                f"expected an objective that returns one value an image, shape"
+                f" {tuple(where.shape)}, got {tuple(values.shape)}; do not reduce over the batch"
+            )
         fooled = answer.detach().argmax(1) != self.y[where]
         self.best.offer(where, x.detach(), values, fooled)
         return fooled
@@ -105,6 +113,11 @@ class SearchAttack(LinfAttack):
         for name in ("steps", "restarts"):
             if getattr(self, name) < 1:
                 raise DivtrainError(f"expected {name} >= 1, got {getattr(self, name)}")
+
+    def runs(self, model: nn.Module, x: Tensor) -> int:
+        """How many runs to make."""
+        del model, x
+        return self.restarts
 
     def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
         """Return what run number `run` on the images `x` maximises and sees."""
@@ -147,16 +160,18 @@ class SearchAttack(LinfAttack):
         on_step: OnStep | None,
     ) -> Tensor:
         """See `LinfAttack`."""
-        lowest = torch.full((len(x),), -torch.inf, device=x.device)
-        best = Best(x.clone(), lowest, torch.zeros_like(y, dtype=torch.bool))
+        lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        best = Best(x.clone(), lowest, torch.zeros(len(x), dtype=torch.bool, device=x.device))
         where = torch.arange(len(x), device=x.device)
 
         def report(step: int) -> None:
             if on_step is not None:
                 on_step(step, best.value)
 
-        for run in range(self.restarts):
-            sight = Sight(self.look(model, x, y, run), y, best)
+        for run in range(self.runs(model, x)):
+            if best.fooled.all() and run > 0:
+                break
+            sight = Sight(self.look(model, x, y, run), y, best, run)
             if run == 0:
                 sight.values(x, where)  # the clean image is allowed, and may fool already
             left = where[~best.fooled] if run > 0 or self.stop_when_fooled else where

@@ -21,7 +21,8 @@ class Square(SearchAttack):
     """Set random squares to x +- eps and keep what lowers the lead of the true class.
 
     Needs no gradient, so masked gradients do not hinder it: where it fools what gradient attacks
-    could not, those failed. `steps` is the number of queries an image.
+    could not, those failed. `steps` is the number of queries an
+    image, beside the clean one.
 
     Attributes:
         share: Share of the image in the first squares.

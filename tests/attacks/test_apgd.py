@@ -1,0 +1,325 @@
+"""Auto-PGD against the paper (Croce and Hein, 2020), plain PGD, and chosen landscapes."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import divtrain as dt
+from divtrain.attacks import APGD, APGDT, PGD, dlr, make_objective
+from divtrain.attacks.apgd import _looks, _State
+from divtrain.ensemble import Aggregate
+from divtrain.evaluation import count_passes
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# When to look, and what for
+
+
+def looks_of_the_paper(steps: int) -> set[int]:
+    """p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06); w_j = p_j steps."""
+    shares = [0.0, 0.22]
+    while shares[-1] <= 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    return {math.ceil(round(share * steps, 6)) for share in shares[1:] if share <= 1}
+
+
+def test_the_looks_come_when_the_paper_says() -> None:
+    assert _looks(100) == looks_of_the_paper(100) == {22, 41, 57, 70, 80, 87, 93, 99}
+    assert _looks(1000) == looks_of_the_paper(1000)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 10, 33, 50])
+def test_the_looks_of_few_steps_lie_among_them_and_come_closer_and_closer(steps: int) -> None:
+    looks = sorted(_looks(steps))
+    assert looks[0] >= 1
+    assert looks[-1] <= steps
+    gaps = [later - earlier for earlier, later in zip([0, *looks], looks, strict=False)]
+    assert gaps == sorted(gaps, reverse=True)
+    assert steps - looks[-1] < max(gaps[-1], 1)
+
+
+def state(
+    rises: list[int], best_value: list[float], value_at_look: list[float], halved: list[bool]
+) -> _State:
+    """A state of images of one pixel: the point is at 0.2, the best at 0.8."""
+    count = len(rises)
+    here, best = torch.full((count, 1, 1, 1), 0.2), torch.full((count, 1, 1, 1), 0.8)
+    made = _State(
+        where=torch.arange(count),
+        low=torch.zeros_like(here),
+        high=torch.ones_like(here),
+        point=here,
+        before=torch.full_like(here, 0.1),
+        gradient=torch.full_like(here, -1.0),
+        value=torch.zeros(count),
+        best=best,
+        best_gradient=torch.full_like(here, 2.0),
+        best_value=torch.tensor(best_value),
+        size=torch.full((count,), 0.4),
+        rises=torch.tensor(rises).float(),
+        halved=torch.tensor(halved),
+    )
+    made.value_at_look = torch.tensor(value_at_look)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("rises", "improved", "halved_before", "halves"),
+    [
+        (16, True, False, False),
+        (16, True, True, False),
+        (14, True, False, True),  # condition 1: fewer than 15 of 20 steps rose
+        (14, True, True, True),
+        (0, False, True, True),
+        (16, False, False, True),  # condition 2: same step, same best value as at the last look
+        (16, False, True, False),  # the step was halved at the last look: give it time
+        (20, False, False, True),
+    ],
+)
+def test_the_step_is_halved_in_the_papers_two_cases(
+    rises: int, improved: bool, halved_before: bool, halves: bool
+) -> None:
+    looking = state([rises], [2.0], [1.0 if improved else 2.0], [halved_before])
+    looking.look(20)
+    assert looking.halved.tolist() == [halves]
+    assert looking.size.item() == pytest.approx(0.2 if halves else 0.4)
+    assert looking.point.item() == pytest.approx(0.8 if halves else 0.2)
+    assert looking.gradient.item() == (2.0 if halves else -1.0)
+    assert looking.value_at_look.tolist() == [2.0]
+    assert looking.rises.tolist() == [0.0]
+
+
+def test_each_image_has_its_own_step_size_also_when_others_are_dropped() -> None:
+    looking = state([14, 16, 14], [2.0, 2.0, 3.0], [1.0, 1.0, 1.0], [False, False, True])
+    looking.look(20)
+    assert looking.size.tolist() == pytest.approx([0.2, 0.4, 0.2])
+    looking.value_at_look = torch.tensor([5.0, 6.0, 7.0])
+    kept = looking.keep(torch.tensor([False, True, True]))
+    assert kept.where.tolist() == [1, 2]
+    assert kept.size.tolist() == pytest.approx([0.4, 0.2])
+    assert kept.value_at_look.tolist() == [6.0, 7.0]
+    assert kept.point.flatten().tolist() == pytest.approx([0.2, 0.8])
+
+
+@pytest.mark.parametrize(("first", "expected"), [(True, 0.6), (False, 0.2 + 0.75 * 0.4 + 0.025)])
+def test_a_step_is_the_papers_with_a_quarter_of_the_last_move(first: bool, expected: float) -> None:
+    """z = x_k + eta sign g; x_{k+1} = x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})."""
+    moving = state([0], [0.0], [0.0], [False])
+    moving.gradient = -moving.gradient
+    moving.move(first)
+    assert moving.point.item() == pytest.approx(expected)
+    assert moving.before.item() == pytest.approx(0.2)
+
+
+def test_a_step_is_projected() -> None:
+    moving = state([0], [0.0], [0.0], [False])
+    moving.gradient, moving.high = -moving.gradient, torch.full((1, 1, 1, 1), 0.3)
+    moving.move(first=True)
+    assert moving.point.item() == pytest.approx(0.3)
+
+
+def test_what_rises_is_counted_and_the_best_is_kept() -> None:
+    taking = state([3, 3, 3], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [False] * 3)
+    taking.value = torch.tensor([0.5, 0.5, 0.5])
+    taking.take(torch.tensor([2.0, 0.7, 0.5]), torch.full((3, 1, 1, 1), 7.0))
+    assert taking.rises.tolist() == [4, 4, 3]
+    assert taking.best_value.tolist() == [2.0, 1.0, 0.5]
+    assert taking.best.flatten().tolist() == pytest.approx([0.2, 0.8, 0.2])
+    assert taking.best_gradient.flatten().tolist() == [7.0, 2.0, 7.0]
+    assert taking.value.tolist() == pytest.approx([2.0, 0.7, 0.5])
+
+
+# Where the search goes
+
+
+class Sure(nn.Module):
+    """Always class 0, whatever it sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = 0 * x.flatten(1).sum(1)
+        return torch.stack([flat + 1, flat, flat - 1], 1)
+
+
+def test_it_closes_in_on_a_maximum_inside_the_ball_where_plain_steps_overshoot() -> None:
+    x, y = torch.full((20, 1, 3, 3), 0.5), torch.zeros(20, dtype=torch.int64)
+    top = x + 0.1 * (2 * torch.rand(x.shape, generator=seeded()) - 1)
+
+    def hill(points: Tensor, _: Tensor) -> Tensor:
+        return -((points - top) ** 2).flatten(1).sum(1)
+
+    plain = PGD(eps=0.1, steps=100, step_size=0.02, objective=hill)(Sure(), x, y, seeded(4))
+    auto = APGD(eps=0.1, steps=100, objective=hill)(Sure(), x, y, seeded(4))
+    assert (hill(auto, y) > hill(plain, y) / 20).all()
+    assert (auto - top).abs().max() < 0.1 / 20
+
+
+def test_the_best_point_of_all_that_were_seen_is_returned() -> None:
+    x, y = torch.rand(30, 1, 3, 3), torch.zeros(30, dtype=torch.int64)
+    points: list[Tensor] = []
+    values: list[Tensor] = []
+
+    def waves(x: Tensor, _: Tensor) -> Tensor:
+        value = torch.sin(40 * x.flatten(1)).sum(1)
+        points.append(x.detach().clone())
+        values.append(value.detach().clone())
+        return value
+
+    x_adv = APGD(eps=0.2, steps=30, objective=waves)(Sure(), x, y)
+    assert len(points) == 32  # the clean image, the start, and every step
+    rank = torch.stack(values).argmax(0)
+    assert torch.equal(x_adv, torch.stack(points)[rank, torch.arange(30)])
+    assert len(rank.unique()) > 2
+
+
+def test_the_first_step_is_two_radii_long() -> None:
+    """So it ends at the far side of the ball wherever the random start was."""
+    x, y = torch.full((10, 1, 2, 2), 0.5), torch.zeros(10, dtype=torch.int64)
+    points: list[Tensor] = []
+
+    def slope(points_: Tensor, _: Tensor) -> Tensor:
+        points.append(points_.detach().clone())
+        return points_.flatten(1).sum(1)
+
+    APGD(eps=0.1, steps=2, objective=slope)(Sure(), x, y)
+    clean, start, moved = points[:3]
+    assert torch.equal(clean, x)
+    assert start.var() > 0
+    torch.testing.assert_close(moved, x + 0.1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Tensor, Tensor]:
+    """A small net trained on real digits."""
+    torch.manual_seed(0)
+    raw = load_digits()
+    x = torch.tensor(raw.images / 16).float().unsqueeze(1)  # pyright: ignore
+    y = torch.tensor(raw.target)  # pyright: ignore
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(256, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x[300:]), y[300:]).backward()
+        optimizer.step()
+    return net.eval(), x[:300], y[:300]
+
+
+@pytest.mark.parametrize("step_size", [None, 0.2, 0.001])
+@pytest.mark.parametrize("eps", [0.06, 0.1])
+def test_it_is_at_least_as_strong_as_pgd_of_as_many_steps(
+    digits: tuple[nn.Module, Tensor, Tensor], eps: float, step_size: float | None
+) -> None:
+    net, x, y = digits
+    plain = PGD(eps=eps, steps=50, step_size=step_size, objective="ce_of_mean_prob")
+    auto = APGD(eps=eps, steps=50)
+    right: list[Tensor] = []
+    value: list[Tensor] = []
+    for attack in (plain, auto):
+        x_adv = attack(net, x, y, seeded())
+        right.append(net(x_adv).argmax(1) == y)
+        value.append(make_objective("ce_of_mean_prob", net)(x_adv, y))
+    assert right[1].sum() <= right[0].sum() + 1  # one image of 300 is luck of the start
+    both = right[0] & right[1]
+    assert both.any()
+    assert value[1][both].mean() >= value[0][both].mean()
+    if step_size is not None:  # APGD finds its step itself
+        assert value[1][both].mean() > value[0][both].mean()
+
+
+def test_the_runs_for_each_class_find_what_one_run_does_not(
+    digits: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    net, x, y = digits
+    one = APGDT(eps=0.1, steps=20, restarts=1, stop_when_fooled=True)
+    left = [
+        (net(attack(net, x, y, seeded())).argmax(1) == y).sum().item()
+        for attack in (one, dataclasses.replace(one, restarts=9))
+    ]
+    assert left[1] < left[0]
+    assert 0 < left[0] < (net(x).argmax(1) == y).sum()
+
+
+# Targeted
+
+
+@pytest.mark.parametrize("aggregate", ["prob", "logit", "vote"])
+@pytest.mark.parametrize("run", [0, 1, 2, 3])
+def test_run_r_aims_at_the_class_ranked_r_th_among_the_wrong_ones(
+    run: int, aggregate: Aggregate
+) -> None:
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(8, 6)) for _ in range(3)]
+    ens = dt.Ensemble(nets, aggregate)
+    x, y = torch.rand(7, 2, 2, 2), torch.arange(7) % 6
+    targets = torch.tensor(
+        [
+            [c for c in row if c != own][run]
+            for row, own in zip(
+                ens(x).argsort(1, descending=True).tolist(), y.tolist(), strict=True
+            )
+        ]
+    )
+    points, where = torch.rand(4, 2, 2, 2), torch.tensor([5, 1, 2, 0])
+    value, answer = APGDT(eps=0.1).look(ens, x, y, run)(points, where)
+    seen = dt.Ensemble(nets, "logit" if aggregate == "logit" else "prob")(points)
+    torch.testing.assert_close(value, dlr(seen, y[where], targets[where]))
+    torch.testing.assert_close(answer, ens(points))
+
+
+class TwoRoads(nn.Module):
+    """Class 1 is close but out of reach; class 2 is further and in reach, by brightness."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.flatten(1).mean(1)
+        return torch.stack([0 * bright, -0.1 + 0 * bright, 10 * bright - 6.0], 1)
+
+
+def test_a_class_that_is_out_of_reach_does_not_hide_the_next() -> None:
+    x, y = torch.full((5, 1, 2, 2), 0.5), torch.zeros(5, dtype=torch.int64)
+    one, two = (APGDT(eps=0.2, steps=20, restarts=runs)(TwoRoads(), x, y) for runs in (1, 2))
+    assert (TwoRoads()(one).argmax(1) == 0).all()
+    assert (TwoRoads()(two).argmax(1) == 2).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_few_classes_are_enough(classes: int) -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(8, classes))
+    x = torch.rand(40, 2, 2, 2)
+    y = net(x).argmax(1)
+    weight = net.get_parameter("1.weight").detach()
+    low, high = (x - 0.1).clamp(min=0), (x + 0.1).clamp(max=1)
+    reachable = torch.zeros(40, dtype=torch.bool)
+    for other in range(classes):  # a linear net is fooled towards a class at one corner, if at all
+        corner = torch.where((weight[other] - weight[y] > 0).view_as(x), high, low)
+        reachable |= net(corner).argmax(1) != y
+    assert 0 < reachable.sum() < 40
+    x_adv = APGDT(eps=0.1, steps=20)(net, x, y)
+    assert torch.equal(net(x_adv).argmax(1) != y, reachable)
+
+
+def test_no_more_runs_are_made_than_there_are_wrong_classes() -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    x = torch.rand(10, 2, 2, 2)
+    y = net(x).argmax(1)
+    spent = []
+    for restarts in (2, 9):
+        with count_passes(net) as passes:
+            APGDT(eps=0.001, steps=5, restarts=restarts)(net, x, y)
+        spent.append(passes)
+    assert spent[0] == spent[1]
+
+
+def test_another_objective_than_dlr_is_refused() -> None:
+    with pytest.raises(dt.DivtrainError, match="use APGD for others"):
+        APGDT(eps=0.1, objective="margin")
