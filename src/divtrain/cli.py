@@ -34,7 +34,15 @@ from divtrain.experiments import (
     train_ensembles,
 )
 from divtrain.experiments.doctor import examine
-from divtrain.report import BOLD, LEGEND, card_terminal, describe, terminal_table
+from divtrain.report import (
+    BOLD,
+    LEGEND,
+    card_terminal,
+    comparison_terminal,
+    count_claims,
+    describe,
+    terminal_table,
+)
 from divtrain.version import __version__
 
 console = Console()
@@ -275,6 +283,9 @@ def _print_summary(summary: Summary) -> None:
     console.print(terminal_table(summary.rows, summary.coherence))
     legend = f"{LEGEND} {BOLD}" if console.is_terminal else LEGEND
     console.print(f"{describe(summary.rows)}. {legend.replace('*', '')}", highlight=False)
+    if summary.comparisons:
+        claims = count_claims(summary.comparisons)
+        console.print(comparison_terminal(summary.group, summary.comparisons, claims))
     if summary.warnings:
         console.print("\n[yellow]Warning signs[/]")
         for warning in summary.warnings:

@@ -59,7 +59,8 @@ def test_white_box_searches_stop_at_fooled_images_and_transfers_do_not() -> None
 
 
 def test_budgets_reach_the_attacks() -> None:
-    suite = replace(SUITE, steps=7, restarts=3, target_classes=5, queries=11)
+    white_box = ("pgd", "apgdt")
+    suite = replace(SUITE, white_box=white_box, steps=7, restarts=3, target_classes=5, queries=11)
     built = {a.attack: a.build() for a in make_plan("target", [], False, suite) if not a.sweep}
     pgd, apgdt, square = built["pgd"], built["apgdt"], built["square"]
     assert isinstance(pgd, PGD)

@@ -5,7 +5,9 @@ from typing import Any, Literal, get_args
 
 import tyro
 
+from divtrain.analysis import regular_hadamard
 from divtrain.attacks import ATTACKS, build_attack
+from divtrain.checks import check_eps
 from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.models import ARCHITECTURES
@@ -95,6 +97,20 @@ class AttackConfig:
 
 
 @dataclass(frozen=True)
+class GaasConfig:
+    """Figure 5: orthogonal gradient-aligned directions that all fool a target."""
+
+    images: int = 0
+    """Test images, all classified right, to look at; 0 leaves the analysis out."""
+    orders: tuple[int, ...] = (4, 16, 36, 64, 100)
+    """Numbers of directions, 4 u^2 each; 1 (FGSM) comes with them."""
+    eps: tuple[float, ...] = (0.03, 0.06, 0.09)
+    """L-infinity radii in [0, 1] pixel units."""
+    targets: tuple[str, ...] = ("base", "div")
+    """Which of --targets."""
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment: train a surrogate and targets, attack, evaluate, report."""
 
@@ -104,6 +120,7 @@ class ExperimentConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
+    gaas: GaasConfig = field(default_factory=GaasConfig)
     targets: tuple[str, ...] = ("base", "base+noise", "div")
     """Defences to train and evaluate: base, base+noise, div, adv, adv+div."""
     seed: int = 0
@@ -112,6 +129,8 @@ class ExperimentConfig:
     """Repeat with this many consecutive seeds and report mean and standard deviation."""
     accelerator: Accelerator = "auto"
     """Device to compute on."""
+    group: tyro.conf.Suppress[str] = ""
+    """Group of Table 2 to compare with; empty for none."""
 
 
 def check_attack_config(config: AttackConfig) -> None:
@@ -149,12 +168,36 @@ def check_config(config: ExperimentConfig) -> None:
         if name not in ARCHITECTURES:
             raise unknown_name("model", name, ARCHITECTURES)
     check_training(config.train)
+    check_gaas(config.gaas, config.data)
     if config.seeds < 1:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
     if not config.targets:
         raise DivtrainError("expected at least one of --targets")
     if config.data.shift < 0:
         raise DivtrainError(f"expected --data.shift >= 0, got {config.data.shift}")
+
+
+def check_gaas(config: GaasConfig, data: DataConfig) -> None:
+    """Check images, radii and orders.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    if not config.images:
+        return
+    if config.images < 0:
+        raise DivtrainError(f"expected --gaas.images >= 0, got {config.images}")
+    if data.test_size is not None and config.images > data.test_size:
+        raise DivtrainError(
+            f"expected --gaas.images of at most the {data.test_size} test images, got"
+            f" {config.images}"
+        )
+    if not config.eps or not config.orders:
+        raise DivtrainError("expected at least one of --gaas.eps and --gaas.orders")
+    for eps in config.eps:
+        check_eps(eps)
+    for order in config.orders:
+        regular_hadamard(order)
 
 
 def check_training(train: TrainConfig) -> None:
@@ -199,7 +242,13 @@ def unflatten(fields: dict[str, Any]) -> ExperimentConfig:
         value = tuple(value) if isinstance(value, list) else value
         group, _, rest = name.rpartition(".")
         (groups.setdefault(group, {}) if group else top)[rest] = value
-    kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "attack": AttackConfig}
+    kinds = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
+        "attack": AttackConfig,
+        "gaas": GaasConfig,
+    }
     try:
         return ExperimentConfig(**top, **{g: kinds[g](**values) for g, values in groups.items()})
     except (TypeError, KeyError) as error:

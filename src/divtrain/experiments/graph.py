@@ -20,6 +20,7 @@ from divtrain.experiments.stages import (
     coherence_stage,
     craft_stage,
     evaluate_stage,
+    gaas_stage,
     given_stage,
     judge_stage,
     train_stage,
@@ -46,6 +47,12 @@ def experiment_graph(config: ExperimentConfig, common: dict[str, Any]) -> list[S
         static = {each.name: each for target in targets.values() for each in target.inputs}
         stages += [surrogate, *static.values(), *targets.values()]
         stages += _attack(surrogate, targets, config.attack, seed)
+        if config.gaas.images:
+            stages += [
+                gaas_stage(f"gaas-{name}-s{seed}", name, trained, config.gaas, seed)
+                for name, trained in targets.items()
+                if name in config.gaas.targets
+            ]
     return stages
 
 

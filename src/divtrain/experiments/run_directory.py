@@ -25,6 +25,11 @@ FREE_TO_CHANGE = (
     "attack.white_box",
     "train.save_every",
     "train.static_nets",
+    "gaas.images",
+    "gaas.orders",
+    "gaas.eps",
+    "gaas.targets",
+    "group",
 )
 """Fields that may differ from one command to the next on the same directory: where files lie, how
 much is run, and what a stage's key tells apart; what was computed before stays right."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import Record, WarningSign, warning_signs
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import COHERENCE, RECORDS, Stage
+from divtrain.experiments.stages import COHERENCE, GAAS_FILE, RECORDS, Stage, read_gaas
 from divtrain.files import (
     make_folder,
     read_json_lines,
@@ -20,10 +20,17 @@ from divtrain.files import (
     write_text,
 )
 from divtrain.report import (
+    Comparison,
+    GaasPoint,
     Row,
     accuracy_figure,
     coherence_figure,
+    compare,
+    comparison_csv,
+    comparison_markdown,
+    count_claims,
     csv_table,
+    gaas_figure,
     make_rows,
     markdown_table,
 )
@@ -39,6 +46,8 @@ class Summary:
         warnings: Warning signs.
         path: The run directory.
         files: What was written there.
+        group: Group of Table 2 compared with; empty for none.
+        comparisons: Its cells, published and measured.
     """
 
     rows: list[Row]
@@ -46,6 +55,8 @@ class Summary:
     warnings: list[WarningSign]
     path: Path
     files: list[Path]
+    group: str = ""
+    comparisons: Sequence[Comparison] = ()
 
 
 def write_summary(directory: RunDirectory, stages: Sequence[Stage], title: str) -> Summary:
@@ -66,12 +77,16 @@ def rewrite_summary(directory: RunDirectory) -> Summary:
 def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summary:
     records: list[Record] = []
     coherence: dict[str, list[Tensor]] = {}
+    points: list[GaasPoint] = []
     for folder in folders:
         if (folder / RECORDS).exists():
             records += _read_records(folder / RECORDS)
         if (folder / COHERENCE).exists():
             tensors, about = read_tensors(folder / COHERENCE)
             coherence.setdefault(about["target"], []).append(tensors["coherence"])
+        if (folder / GAAS_FILE).exists():
+            found = read_gaas(folder / GAAS_FILE)
+            points += [GaasPoint(found["target"], **row) for row in found["rows"]]
     if not records:
         raise DivtrainError(
             f"nothing in {directory.path} has been evaluated yet; run the same `divtrain run`"
@@ -89,7 +104,18 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     if values:
         write_bytes(figures / "coherence.png", coherence_figure(values, title))
         files.append(figures / "coherence.png")
-    return Summary(rows, means, warnings, path, files)
+    if points:
+        write_bytes(figures / "gaas.png", gaas_figure(points, title))
+        write_json_lines(path / "gaas.jsonl", [vars(point) for point in points])
+        files += [figures / "gaas.png", path / "gaas.jsonl"]
+    group = str(directory.read_config().get("group", ""))
+    comparisons = compare(group, rows) if group else []
+    if comparisons:
+        claims = count_claims(comparisons)
+        write_text(path / "table2.md", comparison_markdown(group, comparisons, claims))
+        write_text(path / "table2.csv", comparison_csv(comparisons))
+        files += [path / "table2.md", path / "table2.csv"]
+    return Summary(rows, means, warnings, path, files, group, comparisons)
 
 
 def _read_records(file: Path) -> list[Record]:

@@ -2,7 +2,15 @@
 
 from divtrain.report.card import Card, Facts, card_json, card_markdown, make_card
 from divtrain.report.card_page import card_html, card_terminal
-from divtrain.report.figures import accuracy_figure, coherence_figure, curve_figure
+from divtrain.report.comparison import comparison_csv, comparison_markdown, comparison_terminal
+from divtrain.report.figures import (
+    GaasPoint,
+    accuracy_figure,
+    coherence_figure,
+    curve_figure,
+    gaas_figure,
+)
+from divtrain.report.published import Claim, Comparison, compare, count_claims
 from divtrain.report.rows import Cell, Row, make_rows
 from divtrain.report.tables import (
     BOLD,
@@ -18,7 +26,10 @@ __all__ = [
     "LEGEND",
     "Card",
     "Cell",
+    "Claim",
+    "Comparison",
     "Facts",
+    "GaasPoint",
     "Row",
     "accuracy_figure",
     "card_html",
@@ -26,9 +37,15 @@ __all__ = [
     "card_markdown",
     "card_terminal",
     "coherence_figure",
+    "compare",
+    "comparison_csv",
+    "comparison_markdown",
+    "comparison_terminal",
+    "count_claims",
     "csv_table",
     "curve_figure",
     "describe",
+    "gaas_figure",
     "make_card",
     "make_rows",
     "markdown_table",

@@ -2,12 +2,13 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from divtrain.evaluation import WORST, Record, Threat
+from divtrain.evaluation import WORST, Record, Threat, wilson_interval
 from divtrain.report.rows import Row
 from divtrain.report.tables import attack_title, describe
 
@@ -18,6 +19,25 @@ if TYPE_CHECKING:
 COLOURS = ("#4C72B0", "#DD8452", "#55A868", "#8C8C8C", "#C44E52", "#8172B3")
 OWN_COLOUR = {"base": 0, "div": 1, "base+noise": 3}
 """The defences look alike in every figure; other targets take the colours that are left."""
+
+
+@dataclass(frozen=True)
+class GaasPoint:
+    """One point of Figure 5.
+
+    Attributes:
+        target: Which target.
+        eps: L-infinity radius in [0, 1] pixel units.
+        order: k, the number of orthogonal directions.
+        fooled: Images at which at least k directions fool the target.
+        images: Images looked at.
+    """
+
+    target: str
+    eps: float
+    order: int
+    fooled: int
+    images: int
 
 
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
@@ -103,6 +123,44 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
     axis.set_title(f"{title}: coherence on the test images, eval mode", fontsize=10)
     axis.legend(fontsize=8, frameon=False, loc="upper center")
     axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
+    """Draw the share of images fooled by at least k orthogonal directions, a panel each eps.
+
+    Args:
+        found: Counts by target, eps and order; those of several seeds are put together.
+        title: Name of the experiment.
+    """
+    radii = sorted({point.eps for point in found})
+    orders = sorted({point.order for point in found})
+    targets = list(dict.fromkeys(point.target for point in found))
+    figure = _figure(2.6 * len(radii) + 0.8, 2.9)
+    axes = figure.subplots(1, len(radii), squeeze=False, sharey=True)[0]
+    for axis, eps in zip(axes, radii, strict=True):
+        for target in targets:
+            mine = [point for point in found if (point.target, point.eps) == (target, eps)]
+            counts = [[(p.fooled, p.images) for p in mine if p.order == order] for order in orders]
+            sums = [tuple(map(sum, zip(*count, strict=True))) for count in counts]
+            ends = [wilson_interval(*pair) for pair in sums]
+            colour = _colour(target, targets)
+            axis.plot(orders, [a / b for a, b in sums], "o-", markersize=3, color=colour,
+                      label=target)  # fmt: skip
+            axis.fill_between(orders, [low for low, _ in ends], [high for _, high in ends],
+                              color=colour, alpha=0.2, linewidth=0)  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(orders, [str(order) for order in orders], fontsize=7)
+        axis.minorticks_off()
+        axis.set_title(f"eps {eps:g}, L-infinity", fontsize=9)
+        axis.set_xlabel("k", fontsize=8)
+        axis.set_ylim(0, 1)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("share of images with at least k\northogonal fooling directions", fontsize=8)
+    axes[-1].legend(fontsize=8, frameon=False)
+    images = sorted({point.images for point in found})
+    figure.suptitle(f"{title}: GAAS ({' or '.join(map(str, images))} images, 95 % intervals)",
+                    fontsize=10)  # fmt: skip
     return _png(figure)
 
 

@@ -4,6 +4,14 @@ from collections.abc import Callable
 
 from divtrain.errors import unknown_name
 from divtrain.experiments.config import ExperimentConfig
+from divtrain.experiments.presets.cifar10 import (
+    cifar10_conv4,
+    cifar10_conv4_quick,
+    cifar10_mix,
+    cifar10_mix_quick,
+    cifar10_resnet20,
+    cifar10_resnet20_quick,
+)
 from divtrain.experiments.presets.digits import digits
 from divtrain.experiments.presets.mnist import mnist_conv3, mnist_quick
 
@@ -11,6 +19,12 @@ PRESETS: dict[str, Callable[[], ExperimentConfig]] = {
     "digits": digits,
     "mnist-quick": mnist_quick,
     "mnist-conv3": mnist_conv3,
+    "cifar10-conv4-quick": cifar10_conv4_quick,
+    "cifar10-conv4": cifar10_conv4,
+    "cifar10-resnet20-quick": cifar10_resnet20_quick,
+    "cifar10-resnet20": cifar10_resnet20,
+    "cifar10-mix-quick": cifar10_mix_quick,
+    "cifar10-mix": cifar10_mix,
 }
 
 

@@ -15,12 +15,15 @@ def mnist_conv3() -> ExperimentConfig:
     """Conv3 on MNIST with the paper's settings (Table 2, first group).
 
     Standing of each value: P printed in the paper, C confirmed by public code, I inferred from the
-    text, D our default where it is silent. Targets are the paper's base and div, and base+noise.
+    text, D our default where it is silent. Targets are the paper's four, and base+noise.
 
     * Ensembles of 5 Conv3 (P), LeakyReLU (P) of slope 0.1 (C); surrogate and targets alike,
       trained separately (P); prediction by mean softmax (D).
     * D': random shift and crop (P) of 2 pixels (D); D_noise: truncated normal, sigma 0.15, cut at
       0.3, clipped to [0, 1] (I). div trains on both, base on D' alone (P, I); base+noise is ours.
+    * adv: FGSM on one static net of the same architecture (P), radius |N(0, 0.15)| truncated to
+      [0, 0.3] for each image (I), clean and adversarial 1:1 (D); adv+div: GAL (P) on D', D_noise
+      and the adversarial images (I).
     * Adam (P), 1e-3 (C), constant (D), batch 128 (D), 10 epochs (P), lambda 0.5 (C).
     * Attacks at eps 0.1 and 0.3 (I) on the mean of the members' cross-entropies (P); I-FGSM and
       MI-FGSM 10 steps, decay 1 (I); PGD-CW kappa 50 and 30 steps (I) of eps/10 (D).
@@ -43,6 +46,8 @@ def mnist_conv3() -> ExperimentConfig:
         attack=AttackConfig(
             eps=(0.1, 0.3), white_box=("mifgsm", "mifgsm:ce_of_mean_logit", "pgdcw")
         ),
+        targets=("base", "base+noise", "div", "adv", "adv+div"),
+        group="Conv3",
     )
 
 

@@ -4,6 +4,7 @@ from divtrain.experiments.stages.attempt import ATTEMPT, attempt_stage
 from divtrain.experiments.stages.coherence import COHERENCE, coherence_stage
 from divtrain.experiments.stages.craft import CRAFTED, craft_stage
 from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage
+from divtrain.experiments.stages.gaas import GAAS_FILE, gaas_stage, read_gaas
 from divtrain.experiments.stages.given import given_stage
 from divtrain.experiments.stages.judge import JUDGED, OUTCOMES, judge_stage, read_evaluation
 from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, open_fabric
@@ -14,6 +15,7 @@ __all__ = [
     "COHERENCE",
     "CRAFTED",
     "ENSEMBLE",
+    "GAAS_FILE",
     "HISTORY",
     "JUDGED",
     "MASKS",
@@ -27,9 +29,11 @@ __all__ = [
     "coherence_stage",
     "craft_stage",
     "evaluate_stage",
+    "gaas_stage",
     "given_stage",
     "judge_stage",
     "open_fabric",
     "read_evaluation",
+    "read_gaas",
     "train_stage",
 ]

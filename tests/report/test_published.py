@@ -1,0 +1,102 @@
+"""The published Table 2, and what was measured beside it."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+import divtrain as dt
+from divtrain.report import (
+    Cell,
+    Row,
+    compare,
+    comparison_csv,
+    comparison_markdown,
+    count_claims,
+)
+from divtrain.report.published import GROUPS, Claim
+
+ATTACKS = ("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw")
+
+
+def row(target: str, eps: float, value: float, threat: str = "transfer") -> Row:
+    cells = {"clean": Cell(0.99, None), **{name: Cell(value, None) for name in ATTACKS}}
+    return Row(threat, target, eps, {**cells, "worst": Cell(value / 2, None)}, 100, 1)  # pyright: ignore
+
+
+def test_the_paper_is_there_whole() -> None:
+    for group in GROUPS:
+        cells = compare(group, [])
+        assert len(cells) == 4 * (1 + 5 * 2)
+        assert {cell.target for cell in cells} == {"base", "div", "adv", "adv+div"}
+        assert all(0 < cell.published < 1 and cell.measured is None for cell in cells)
+
+
+def test_some_numbers_are_the_papers() -> None:
+    found = {(c.target, c.attack, c.eps): c.published for c in compare("Conv3", [])}
+    assert found["base", "clean", 0.0] == pytest.approx(0.994)
+    assert found["div", "mifgsm", 0.3] == pytest.approx(0.169)
+    assert found["adv+div", "pgdcw", 0.1] == pytest.approx(0.982)
+    mix = {(c.target, c.attack, c.eps): c.published for c in compare("Mix", [])}
+    assert mix["adv", "fgsm", 0.03] == pytest.approx(0.726)
+
+
+def test_the_papers_claims_are_counted_as_the_specification_says() -> None:
+    """40 of 40, 40 of 40, and 39 of 40 for adv+div against both of its parts."""
+    claims = [count_claims(compare(group, [])) for group in GROUPS]
+    total = dict.fromkeys(("div > base", "adv > div", "adv+div >= div", "adv+div >= adv"), 0)
+    for group in claims:
+        for claim in group:
+            total[claim.name] += claim.published
+            assert claim.published_of == 10
+            assert claim.measured_of == 0
+    assert total["div > base"] == total["adv > div"] == total["adv+div >= div"] == 40
+    assert total["adv+div >= adv"] == 39
+
+
+def test_measured_cells_are_put_beside_their_own() -> None:
+    rows = [row("base", 0.1, 0.5), row("div", 0.1, 0.7), row("div", 0.3, 0.2)]
+    found = {(c.target, c.attack, c.eps): c for c in compare("Conv3", rows)}
+    cell = found["div", "fgsm", 0.1]
+    assert (cell.measured, cell.published) == (0.7, pytest.approx(0.971))
+    assert cell.difference == pytest.approx(0.7 - 0.971)
+    assert found["div", "clean", 0.0].measured == 0.99
+    assert found["base", "fgsm", 0.3].measured is None
+    assert found["base", "fgsm", 0.3].difference is None
+
+
+def test_white_box_rows_and_other_radii_and_targets_are_left_out() -> None:
+    rows = [row("div", 0.1, 0.7, "white-box"), row("base+noise", 0.1, 0.6), row("div", 0.2, 0.7)]
+    attacked = [c for c in compare("Conv3", rows) if c.eps > 0]
+    assert all(cell.measured is None for cell in attacked)
+
+
+def test_claims_are_counted_over_the_cells_both_targets_have() -> None:
+    rows = [
+        row("base", 0.1, 0.5),
+        row("base", 0.3, 0.5),
+        row("div", 0.1, 0.5),
+        row("adv", 0.1, 0.6),
+    ]
+    claims = {claim.name: claim for claim in count_claims(compare("Conv3", rows))}
+    assert claims["div > base"] == Claim("div > base", 10, 10, 0, 5)
+    assert claims["adv > div"].measured == 5
+    assert claims["adv+div >= adv"].measured_of == 0
+
+
+def test_an_unknown_group_is_refused() -> None:
+    with pytest.raises(dt.DivtrainError, match="unknown group of Table 2"):
+        compare("Conv2", [])
+
+
+def test_markdown_and_csv_hold_both_numbers(tmp_path: Path) -> None:
+    cells = compare("Conv3", [row("div", 0.1, 0.7)])
+    text = comparison_markdown("Conv3", cells, count_claims(cells))
+    assert "| 0.1 | div | 99.0 / 99.2 | 70.0 / 97.1 |" in text
+    assert "- / 99.4" in text
+    assert "adv > div" not in text  # nothing was measured to count
+    lines = list(csv.DictReader(comparison_csv(cells).splitlines()))
+    assert len(lines) == 44
+    (one,) = [r for r in lines if (r["target"], r["attack"], r["eps"]) == ("div", "fgsm", "0.1")]
+    assert (one["measured_percent"], one["published_percent"]) == ("70.00", "97.10")
+    assert float(one["difference"]) == pytest.approx(-27.1)
