@@ -73,6 +73,17 @@ def check_label_shape(y: Tensor, batch: int) -> None:
         )
 
 
+def check_logits(logits: object, batch: int) -> None:
+    """Check that a model returned logits, (batch, class).
+
+    Raises:
+        DivtrainError: naming what it returned instead.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise DivtrainError(f"expected logits of shape ({batch}, classes), got {came}")
+
+
 def check_eps(eps: float) -> None:
     """Check that `eps`, an L-infinity radius in [0, 1] pixel units, is a number in that range.
 

@@ -180,14 +180,15 @@ def _train(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     sys.path.insert(0, "")  # so that --targets NAME=MODULE:ATTRIBUTE finds a file that is here
     targets = [] if {"-h", "--help"} & set(words) else _values_of("--targets", words)
-    default = defaults_from(targets) if targets else tyro.MISSING
-    wrapped = tyro.MISSING if default is tyro.MISSING else EvaluateOptions(default)
-    options = tyro.cli(EvaluateOptions, default=wrapped, args=words, prog="divtrain evaluate")
+    default = tyro.MISSING
+    if targets:
+        known = defaults_from(targets)
+        if "--quick" in words:  # before the words are read, so that what they say stands
+            few = replace(known.data, test_size=QUICK_IMAGES)
+            known = replace(known, attack=quick(known.attack), data=few)
+        default = EvaluateOptions(known)
+    options = tyro.cli(EvaluateOptions, default=default, args=words, prog="divtrain evaluate")
     config = options.config
-    if options.quick:
-        config = replace(config, attack=quick(config.attack))
-        if config.data.test_size is None:
-            config = replace(config, data=replace(config.data, test_size=QUICK_IMAGES))
     names = [word.partition("=")[0] for word in config.targets]
     out = options.out or Path("runs") / f"evaluate-{'-'.join(names)}"
     command = shlex.join(["divtrain", "evaluate", *words])

@@ -59,6 +59,10 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
         self.aggregate: Aggregate = aggregate
 
+    def extra_repr(self) -> str:
+        """How the members are put together, for `print`."""
+        return f"aggregate={self.aggregate!r}"
+
     def __len__(self) -> int:
         """Number of members."""
         return len(self.members)

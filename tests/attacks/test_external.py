@@ -1,6 +1,7 @@
 """Attacks of other libraries through the adapter: what comes back, and what is left behind."""
 
 import importlib
+import importlib.metadata
 import random
 import sys
 from collections.abc import Callable
@@ -351,7 +352,8 @@ def test_attacks_of_torchattack_are_built_by_name(
 ) -> None:
     library("torchattack")
     attack = build_attack(name, EPS)
-    assert repr(attack) == f"Adapter(name={name!r}, eps={EPS})"
+    version = importlib.metadata.version("torchattack")
+    assert repr(attack) == f"Adapter(name={name!r}, eps={EPS}, version={version!r})"
     check(attack, coloured, drawn=name in ("difgsm", "vmifgsm"))
 
 
@@ -411,6 +413,7 @@ def test_autoattack_is_called_in_its_standard_version(monkeypatch: pytest.Monkey
     assert torch.equal(attack(net, X, Y), X + 0.05)
     (model, options), (x, y, size) = made
     assert model is net
+    assert isinstance(options.pop("seed"), int)  # else it seeds itself by the clock
     assert options == {
         "norm": "Linf", "eps": EPS, "version": "standard", "verbose": False, "device": X.device,
     }  # fmt: skip

@@ -94,6 +94,12 @@ def test_members_that_return_probabilities_are_noticed_behind_their_ensemble() -
     assert diagnose(dt.Ensemble(members), images()).probabilities
 
 
+def test_one_member_that_returns_probabilities_among_others_is_noticed() -> None:
+    nets = list(trained(0.0, 0).members)
+    mixed = dt.Ensemble([nets[0], Lambda(lambda x: torch.softmax(nets[1](x), 1))])
+    assert diagnose(mixed, images()).probabilities
+
+
 def test_logits_between_zero_and_one_are_no_probabilities() -> None:
     assert not are_probabilities(torch.rand(50, 10))
 

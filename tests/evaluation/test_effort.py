@@ -73,11 +73,36 @@ def test_growth_keeps_first_late_and_last() -> None:
         watcher = growth.watch(steps=8)
         for step in range(9):
             watcher(step, torch.tensor([offset + step, offset - step]))
-        watcher.close()
+        watcher.close(2)
     expected = [[0, 0, 100, 100], [6, -6, 106, 94], [8, -8, 108, 92]]
     grown = growth.tensor()
     assert grown is not None
     assert grown.tolist() == expected
+
+
+def test_only_the_first_run_of_a_search_counts() -> None:
+    """Restarts that find something say nothing of whether the first run had come to rest."""
+    growth = Growth()
+    watcher = growth.watch(steps=4)
+    for value, step in enumerate((0, 1, 2, 3, 4, 0, 1, 2, 3, 4)):
+        watcher(step, torch.tensor([float(value)]))
+    watcher.close(1)
+    grown = growth.tensor()
+    assert grown is not None
+    assert grown.flatten().tolist() == [0, 3, 4]
+
+
+def test_a_batch_that_reports_nothing_leaves_the_others_theirs() -> None:
+    growth = Growth()
+    watcher = growth.watch(steps=1)
+    watcher(0, torch.zeros(20))
+    watcher(1, torch.ones(20))
+    watcher.close(20)
+    growth.watch(steps=1).close(5)
+    grown = growth.tensor()
+    assert grown is not None
+    assert grown.shape == (3, 25)
+    assert rise_at_the_end(grown, torch.zeros(25, dtype=torch.bool)) == 1
 
 
 def test_an_attack_that_reports_nothing_has_no_growth() -> None:

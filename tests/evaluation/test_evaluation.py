@@ -40,8 +40,7 @@ def test_worst_cases_are_over_what_each_adversary_has(judged: Evaluation) -> Non
         }
         plain = torch.stack([judged.clean, *(masks[a] for a in transfer if a.source == "plain")])
         both = torch.stack([judged.clean, *(masks[a] for a in transfer)])
-        noise = judged.attempts("noise", eps)
-        every = torch.stack([judged.clean, *(m for a, m in masks.items() if a not in noise)])
+        every = torch.stack([judged.clean, *masks.values()])
         for key, mask in (
             (("transfer", "plain"), plain),
             (("transfer", "all surrogates"), both),
@@ -73,14 +72,14 @@ def test_attacking_one_member_is_judged_on_the_ensemble_and_on_itself(judged: Ev
     outcome, ens = judged.outcomes[alone], trained(0.5, 0)
     chosen = chosen_images(300, alone.images)
     x, y = images().x[chosen], images().y[chosen]
-    assert len(outcome.members) == 5
+    assert outcome.members is not None
+    assert outcome.members.shape == (5, SUITE.probe_images)
     from divtrain.evaluation import craft
 
     sets = [craft(alone.build(), member, Images(x, y)).x_adv for member in ens.members]
     joint = torch.stack([correct_mask(ens, x_adv, y) for x_adv in sets]).all(0)
     assert torch.equal(outcome.correct, joint)
-    own = correct_mask(ens.members[3], sets[3], y).float().mean().item()
-    assert outcome.members[3] == pytest.approx(own)
+    assert torch.equal(outcome.members[3], correct_mask(ens.members[3], sets[3], y))
     assert outcome.passes.backward == pytest.approx(SUITE.steps)
 
 
@@ -170,3 +169,20 @@ def test_records_name_the_adversary() -> None:
         "transfer (plain), Linf eps 0.1, pixels in [0, 1]",
         "white-box, Linf eps 0.1, pixels in [0, 1]",
     }
+
+
+def test_surrogates_are_looked_at_and_judged_on_their_own_examples(judged: Evaluation) -> None:
+    x, y = images().x, images().y
+    for name, seed in (("plain", 1), ("other", 2)):
+        surrogate = trained(0.0, seed)
+        clean = correct_mask(surrogate, x, y).float().mean().item()
+        assert judged.surrogates[name].clean == pytest.approx(clean)
+        x_adv = build_attack("fgsm", 0.1)(surrogate, x, y)
+        left = correct_mask(surrogate, x_adv, y).float().mean().item()
+        assert judged.outcomes[Attempt("transfer", name, "fgsm", 0.1)].source == pytest.approx(left)
+
+
+def test_chance_is_the_most_frequent_class() -> None:
+    few = replace(SUITE, eps=(0.1,), white_box=(), query=(), sweep=())
+    mostly = Images(images().x[:20], torch.tensor([3] * 15 + [1] * 5))
+    assert evaluate(trained(0.0, 0), mostly, suite=few).chance == 0.75

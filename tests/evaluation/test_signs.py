@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.evaluation import SIGNS, Evaluation, evaluate, warning_signs_of
+from divtrain.evaluation import SIGNS, Evaluation, evaluate, not_asked, warning_signs_of
 from divtrain.evaluation.crafting import Violations
 from divtrain.evaluation.diagnosis import Diagnosis
 from divtrain.evaluation.effort import Passes
@@ -163,7 +163,8 @@ def outcome(accuracy: float, images: int = 100, **fields: object) -> Outcome:
 
 
 def made_up(outcomes: dict[Attempt, Outcome], **seen: object) -> Evaluation:
-    return Evaluation("target", mask(1.0), outcomes, replace(CALM, **seen))  # pyright: ignore
+    diagnosis = replace(CALM, **seen)  # pyright: ignore
+    return Evaluation("target", mask(1.0), outcomes, diagnosis)
 
 
 def white(attack: str, eps: float = 0.1, **fields: object) -> Attempt:
@@ -189,6 +190,10 @@ def moved(attack: str, eps: float = 0.1, **fields: object) -> Attempt:
         (
             "square-beats-gradients",
             white("pgd"), Attempt("query", "target", "square", 0.1), (0.6, 0.4), (0.4, 0.6),
+        ),
+        (
+            "noise-beats-white-box",
+            white("pgd"), Attempt("noise", "target", "noise", 0.1), (0.6, 0.4), (0.4, 0.6),
         ),
         (
             "not-monotone-in-eps",
@@ -238,13 +243,17 @@ def test_a_paired_difference_needs_two_standard_errors() -> None:
     assert names(made_up(pair)) == {"reweighted-beats-summed"}
 
 
+def own(*accuracies: float) -> Tensor:
+    return torch.stack([mask(accuracy) for accuracy in accuracies])
+
+
 def test_a_member_better_than_its_ensemble_is_reported() -> None:
     alone = Attempt("white-box", ONE_MEMBER, "pgd", 0.1)
-    left = {white("pgd"): outcome(0.3), alone: outcome(0.9, members=(0.2, 0.6))}
+    left = {white("pgd"): outcome(0.3), alone: outcome(0.9, members=own(0.2, 0.6))}
     (sign,) = warning_signs_of(made_up(left))
     assert sign.name == "member-beats-ensemble"
     assert "member 1 alone keeps 60.0%" in sign.sentence
-    left[alone] = outcome(0.9, members=(0.2, 0.35))
+    left[alone] = outcome(0.9, members=own(0.2, 0.35))
     assert names(made_up(left)) == set()
 
 
@@ -270,10 +279,89 @@ def test_an_objective_that_still_rises_is_reported(rise: float | None, fires: bo
         ("nan_gradient", 0.01, "vanishing-gradients"),
         ("differentiable", False, "vanishing-gradients"),
         ("probabilities", True, "probabilities-for-logits"),
+        ("other_range", "times 255", "unfit-for-the-images"),
     ],
 )
 def test_what_the_diagnosis_saw_is_reported(field: str, value: object, sign: str) -> None:
     assert names(made_up({}, **{field: value})) == {sign}
+
+
+class Reversed(Scaled):
+    """The answer is right, its gradient points the other way: attacks make it surer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(2 * x.detach() - x)
+
+
+def test_attacks_that_walk_the_wrong_way_are_beaten_by_noise() -> None:
+    only = replace(SUITE, eps=(0.3,), white_box=("pgd",), query=(), sweep=())
+    found = evaluate(Reversed(trained(0.0, 0).members[0]), images(), suite=only)
+    assert "noise-beats-white-box" in names(found)
+    left = {r.attack: r.accuracy for r in found.records() if r.threat in ("noise", "white-box")}
+    assert left["worst"] <= left["noise"] < left["pgd"]
+
+
+class Bytes(Scaled):
+    """Takes pixels from 0 to 255."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x / 255)
+
+
+class Symmetric(Scaled):
+    """Takes pixels from -1 to 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x + 1) / 2)
+
+
+@pytest.mark.parametrize(("wrap", "range_"), [(Bytes, "times 255"), (Symmetric, "from -1 to 1")])
+def test_a_model_of_another_input_range_is_caught_as_target_and_as_surrogate(
+    wrap: type[Scaled], range_: str
+) -> None:
+    few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), query=(), sweep=())
+    wrong = wrap(trained(0.0, 2).members[0])
+    signs = {s.name: s for s in warning_signs_of(evaluate(wrong, images(), suite=few))}
+    assert range_ in signs["unfit-for-the-images"].sentence
+    found = evaluate(trained(0.0, 0), images(), {"wrong": wrong}, few)
+    (sign,) = [s for s in warning_signs_of(found) if s.name == "weak-surrogate"]
+    assert "surrogate wrong" in sign.sentence
+    assert range_ in sign.sentence
+
+
+def test_a_surrogate_that_learnt_nothing_is_reported() -> None:
+    few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), query=(), sweep=())
+    torch.manual_seed(0)
+    untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    found = evaluate(trained(0.0, 0), images(), {"new": untrained}, few)
+    (sign,) = [s for s in warning_signs_of(found) if s.name == "weak-surrogate"]
+    assert "of the clean images right, the target 9" in sign.sentence
+
+
+def test_a_target_that_learnt_nothing_is_reported() -> None:
+    few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), query=(), sweep=())
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        constant[1].weight.mul_(1e-3)  # pyright: ignore
+        constant[1].bias[3] = 5.0  # pyright: ignore
+    assert "unfit-for-the-images" in names(evaluate(constant, images(), suite=few))
+
+
+# Signs that could not have fired
+
+
+def test_a_whole_evaluation_asks_every_sign() -> None:
+    assert not_asked(judged("diverse")) == {}
+
+
+def test_what_is_left_out_is_told() -> None:
+    bare = replace(SUITE, white_box=("fgsm",), query=(), sweep=())
+    found = evaluate(trained(0.0, 0), images(), suite=bare)
+    assert set(not_asked(found)) == {
+        "transfer-beats-white-box", "transfer-beats-best-white-box", "member-beats-ensemble",
+        "one-step-beats-many", "not-monotone-in-eps", "above-chance-at-half",
+        "square-beats-gradients", "reweighted-beats-summed", "still-rising", "weak-surrogate",
+    }  # fmt: skip
 
 
 def test_every_sign_has_a_section_in_the_documentation() -> None:

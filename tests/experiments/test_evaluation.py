@@ -1,6 +1,8 @@
 """Evaluating models that are there already: stages, resumption, cards, bad input."""
 
+import importlib
 import json
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
@@ -117,14 +119,15 @@ def test_the_stages_come_to_what_the_library_computes(
         ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     test = open_dataset(TRAINING.data).test
     ours = evaluate(target, test, {"plain": surrogate}, SUITE, "mine")
-    assert records(whole) == [vars(record) for record in (*ours.records(), *ours.curve())]
+    assert records(whole) == [vars(record) for record in ours.records()]
+    assert read_json_lines(whole / "curve.jsonl") == [vars(record) for record in ours.curve()]
 
 
 def test_every_record_names_its_threat_model_and_what_it_cost(whole: Path) -> None:
     for row in records(whole):
         assert row["norm"] == "Linf"
         assert row["threat"] in ("clean", "noise", "query", "transfer", "white-box")
-        assert (row["eps"] == 0) <= (row["threat"] == "clean" or row["images"] == 10)
+        assert (row["eps"] == 0) == (row["threat"] == "clean")
     fgsm = [r for r in records(whole) if r["attack"] == "fgsm"]
     assert all((r["forward"], r["backward"]) == (1.0, 1.0) for r in fgsm)
     assert all(r["backward"] == 0 for r in records(whole) if r["attack"] in ("square", "noise"))
@@ -163,7 +166,7 @@ def test_a_stopped_evaluation_goes_on(
 
 
 def test_the_cards_are_written_again_from_the_directory_alone(whole: Path) -> None:
-    files = ["card-mine.md", "card-mine.json", "card-mine.html", "records.jsonl"]
+    files = ["card-mine.md", "card-mine.json", "card-mine.html", "records.jsonl", "curve.jsonl"]
     before = {name: (whole / name).read_text() for name in files}
     for name in files:
         (whole / name).unlink()
@@ -242,6 +245,15 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
             cut = Cut()
             nothing = 3
+            class Pair(nn.Module):
+                def forward(self, x):
+                    return x, x
+
+            class Asserting(nn.Module):
+                def forward(self, x):
+                    assert x.shape[-1] == 224, "224 pixels"
+
+            pair, asserting = Pair(), Asserting()
             small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
             wide = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
         """)
@@ -279,6 +291,8 @@ def test_a_model_autograd_cannot_see_through_is_still_evaluated(
         ("users_models:nothing", "expected .* to be a torch.nn.Module .* got int"),
         ("users_models:wide", "does not take images of shape|does not fit the data"),
         ("users_models:small", "4 classes|has 4 classes"),
+        ("users_models:pair", r"expected logits of shape \(1, classes\), got tuple"),
+        ("users_models:asserting", "does not fit the data.*224 pixels"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
@@ -297,6 +311,65 @@ def test_weights_are_told_apart_by_their_hash(module: str) -> None:
     with torch.no_grad():
         next(one.model.parameters()).add_(1e-3)
     assert weights_digest(one.model) != one.digest
+
+
+def test_a_model_whose_code_changed_is_evaluated_anew(
+    tmp_path: Path, config: EvaluationConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are the same; what the model does is not."""
+    source = """
+        import torch
+        from torch import nn
+
+        torch.manual_seed(3)
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(64, 10)
+
+            def forward(self, x):
+                return FACTOR * self.layer(x.flatten(1))
+
+        net = Net()
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    began: list[int] = []
+    for factor in ("1", "-1", "-1"):
+        (tmp_path / "changing.py").write_text(textwrap.dedent(source.replace("FACTOR", factor)))
+        sys.modules.pop("changing", None)
+        importlib.invalidate_caches()
+        sys.dont_write_bytecode = True
+        watch = Watching()
+        asked = replace(config, targets=("net=changing:net",))
+        evaluate_models(asked, tmp_path / "run", watch, "")
+        began.append(len(watch.began))
+    assert began[1] > began[2] == 0
+
+
+def test_an_aggregation_is_part_of_a_models_hash(checkpoints: dict[str, str]) -> None:
+    ens, _ = dt.load_ensemble(checkpoints["div"])
+    other = dt.Ensemble(ens.members, aggregate="vote")
+    assert weights_digest(ens) != weights_digest(other)
+
+
+def test_own_is_the_recipe_of_each_target(
+    config: EvaluationConfig, checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    wider = replace(TRAINING, model=ModelConfig(members=("conv4",) * 3), targets=("div",))
+    (folder,) = train_ensembles(wider, ["div"], tmp_path / "wider", Progress())
+    both = replace(
+        config,
+        targets=(f"mine={checkpoints['div']}", f"wide={folder / 'ensemble.safetensors'}"),
+        surrogates=("own",),
+        attack=replace(SUITE, eps=(0.1,), white_box=(), query=(), sweep=()),
+    )
+    evaluate_models(both, tmp_path / "run", Progress(), "")
+    found = [
+        dt.load_ensemble(path / "ensemble.safetensors")[1]["model"]["members"]
+        for path in (tmp_path / "run" / "stages").glob("surrogate-own-*")
+    ]
+    assert sorted(found) == [["conv3", "conv3"], ["conv4", "conv4", "conv4"]]
 
 
 # Bad input
@@ -401,3 +474,7 @@ def test_quick_means_fewer_images_and_attacks(
     assert seen[0].attack.transfer == ("fgsm", "mifgsm")
     assert seen[0].attack.eps == Suite().eps
     assert seen[0].model == TRAINING.model
+    words = ["evaluate", "--targets", f"mine={checkpoints['div']}", "--quick"]
+    assert main([*words, "--attack.white-box", "apgdt", "--data.test-size=50"]) == 130
+    assert seen[1].attack.white_box == ("apgdt",)  # what is said stands
+    assert seen[1].data.test_size == 50

@@ -121,6 +121,25 @@ def test_what_was_not_done_is_said() -> None:
     assert "it keeps unknown" in text
 
 
+def test_signs_that_could_not_have_fired_are_named() -> None:
+    few = replace(SUITE, eps=(0.1,), query=(), sweep=())
+    bare = make_card(evaluate(trained(0.0, 0), images(), suite=few), FACTS)
+    text = card_markdown(bare)
+    assert "Signs that could not have fired" in text
+    assert "above-chance-at-half (needs a white-box curve up to 0.5)" in text
+    assert "could not have fired" not in card_markdown(card())
+
+
+def test_what_a_surrogate_is_worth_stands_beside_it() -> None:
+    clean = card().evaluation.surrogates["plain"].clean
+    assert f"clean accuracy {clean:.1%}" in card_markdown(card())
+
+
+def test_a_quick_card_says_that_it_is_one() -> None:
+    hasty = replace(card(), facts=replace(FACTS, command="divtrain evaluate --quick"))
+    assert "to look and not to judge" in card_markdown(hasty)
+
+
 def test_passes_are_told_for_every_attack() -> None:
     text = card_markdown(card())
     assert re.search(r"\| transfer \| plain \| MI-FGSM \|.*\| 10\+10 \|", text)
@@ -128,7 +147,7 @@ def test_passes_are_told_for_every_attack() -> None:
 
 
 def test_the_curve_is_drawn_for_every_threat() -> None:
-    image = curve_figure(card().curve, "mine", 10)
+    image = curve_figure(card().curve, "mine", 0.1)
     assert image.startswith(b"\x89PNG")
     flat = [replace(record, accuracy=1.0, correct=record.images) for record in card().curve]
-    assert curve_figure(flat, "mine", 10) != image
+    assert curve_figure(flat, "mine", 0.1) != image

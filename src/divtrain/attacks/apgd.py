@@ -46,6 +46,7 @@ class APGD(SearchAttack):
         low, high = box(x[where], self.eps)
         point = uniform_in_ball(x[where], self.eps, generator).clamp(low, high)
         value, gradient = sight.gradient(point, where)
+        report(0)
         state = _State(
             where, low, high, point, point, gradient, value, point, gradient, value,
             torch.full_like(value, 2 * self.eps), torch.zeros_like(value),

@@ -1,6 +1,7 @@
 """Attacks of other libraries: any callable (x, y) on a model, and a few by name."""
 
 import importlib
+import importlib.metadata
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ class Adapter:
         name: What records and reports call it.
         eps: Radius of the L-infinity ball it was given, in [0, 1] pixel units.
         make: Builds it for a model: returns a callable (x, y) -> adversarial examples.
+        version: Of the library, for the record.
 
     >>> flip = Adapter("flip", eps=1.0, make=lambda model: lambda x, y: 1 - x)
     >>> flip(nn.Identity(), torch.zeros(1, 1, 1, 1), torch.tensor([0]))
@@ -41,14 +43,16 @@ class Adapter:
     name: str
     eps: float
     make: Callable[[nn.Module], OnImages]
+    version: str = ""
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         check_eps(self.eps)
 
     def __repr__(self) -> str:
-        """Name and radius: the same in every process."""
-        return f"Adapter(name={self.name!r}, eps={self.eps!r})"
+        """Name, radius and version: the same in every process."""
+        version = f", version={self.version!r}" if self.version else ""
+        return f"Adapter(name={self.name!r}, eps={self.eps!r}{version})"
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
@@ -71,10 +75,11 @@ class Adapter:
         ):
             try:
                 x_adv = self.make(whole)(x.detach().clone(), y.clone())
-            except (RuntimeError, ValueError, IndexError) as error:
+            except Exception as error:  # somebody else's code: it may raise anything
+                reason = str(error).splitlines()[0] if str(error) else ""
                 raise DivtrainError(
                     f"{self.name} failed on images of shape {tuple(x.shape)}:"
-                    f" {type(error).__name__}: {str(error).splitlines()[0]}"
+                    f" {type(error).__name__}: {reason}"
                 ) from error
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             came = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
@@ -130,9 +135,11 @@ def build_external(name: str, eps: float) -> Adapter:
     if name in TORCHATTACK:
         module = _import("torchattack", name, "pip install 'divtrain[torchattack]'")
         kind = getattr(module, TORCHATTACK[name])
-        return Adapter(name, eps, lambda model: _torchattack(kind, model, eps))
+        return Adapter(
+            name, eps, lambda model: _torchattack(kind, model, eps), _version("torchattack")
+        )
     module = _import("autoattack", name, "pip install git+https://github.com/fra31/auto-attack")
-    return Adapter(name, eps, lambda model: _autoattack(module, model, eps))
+    return Adapter(name, eps, lambda model: _autoattack(module, model, eps), _version("autoattack"))
 
 
 def _import(module: str, attack: str, how: str) -> Any:
@@ -142,6 +149,13 @@ def _import(module: str, attack: str, how: str) -> Any:
         raise DivtrainError(
             f"attack {attack!r} comes from {module}, which cannot be imported here: {how}"
         ) from error
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _torchattack(kind: Any, model: nn.Module, eps: float) -> OnImages:
@@ -154,8 +168,9 @@ def _torchattack(kind: Any, model: nn.Module, eps: float) -> OnImages:
 def _autoattack(module: Any, model: nn.Module, eps: float) -> OnImages:
     def attack(x: Tensor, y: Tensor) -> Tensor:
         made = module.AutoAttack(
-            model, norm="Linf", eps=eps, version="standard", verbose=False, device=x.device
-        )
+            model, norm="Linf", eps=eps, seed=torch.initial_seed() % 2**31, version="standard",
+            verbose=False, device=x.device,
+        )  # fmt: skip
         return made.run_standard_evaluation(x, y, bs=len(x))
 
     return attack

@@ -167,8 +167,8 @@ def reweighted(logits: Float[Tensor, "member batch classes"], y: Tensor) -> Floa
     model-reweighing attacks (MORA, NeurIPS 2022; its code was not used) each member is given a
     weight at each image and step, here softmax_i(lead_i / mean_j |lead_j|): effort goes to the
     members that hold the label up, and since their logits are mixed, not their losses, all are
-    driven towards one common wrong class. Free of the logits' scale; for a single member it is its
-    cross-entropy.
+    driven towards one common wrong class. The weights do not depend on the logits' scale; for a
+    single member it is its cross-entropy.
 
     >>> reweighted(torch.tensor([[[2.0, 0.0]]]), torch.tensor([0]))
     tensor([0.1269])

@@ -26,7 +26,7 @@ ATTACKS: dict[str, type[IterativeAttack]] = {
 }
 """The paper's."""
 
-STRONGER: dict[str, type[SearchAttack]] = {
+STRONGER: dict[str, type[LinfAttack]] = {
     "pgd": PGD,
     "apgd": APGD,
     "apgdt": APGDT,
@@ -80,10 +80,10 @@ def build_attack(
         return build_external(name, eps)
     given = {"objective": objective or None, "steps": steps, "restarts": restarts}
     chosen = {key: value for key, value in given.items() if value is not None}
-    if name in STRONGER:
+    kind: type[LinfAttack] = {**ATTACKS, **STRONGER, "noise": RandomNoise}[name]
+    if issubclass(kind, SearchAttack):
         chosen["stop_when_fooled"] = white_box
-    kinds = {**ATTACKS, **STRONGER, "noise": RandomNoise}
     try:
-        return cast(Callable[..., LinfAttack], kinds[name])(eps=eps, **chosen)
+        return cast(Callable[..., LinfAttack], kind)(eps=eps, **chosen)
     except TypeError as error:
         raise DivtrainError(f"{name} does not take {' and '.join(chosen)}: {error}") from error

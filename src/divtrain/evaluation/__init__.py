@@ -8,7 +8,7 @@ from divtrain.evaluation.intervals import wilson_interval
 from divtrain.evaluation.plan import Attempt, Suite, check_suite, make_plan, quick
 from divtrain.evaluation.records import CLEAN, WORST, Record, make_records, worst_case
 from divtrain.evaluation.sanity import WarningSign, warning_signs
-from divtrain.evaluation.signs import SIGNS, warning_signs_of
+from divtrain.evaluation.signs import SIGNS, not_asked, warning_signs_of
 from divtrain.evaluation.threat import KNOWLEDGE, Threat, ThreatModel
 from divtrain.evaluation.transfer import correct_mask, evaluate_transfer
 
@@ -39,6 +39,7 @@ __all__ = [
     "evaluate_transfer",
     "make_plan",
     "make_records",
+    "not_asked",
     "quick",
     "warning_signs",
     "warning_signs_of",

@@ -106,7 +106,7 @@ def craft(
             if isinstance(attack, LinfAttack):
                 watcher = growth.watch(getattr(attack, "steps", 1))
                 x_adv = attack(*batch, watcher)
-                watcher.close()
+                watcher.close(len(x))
             else:
                 x_adv = attack(*batch)
             if x_adv.shape != x.shape:
@@ -118,10 +118,7 @@ def craft(
             if on_batch is not None:
                 on_batch(sum(map(len, parts)), len(images))
     x_adv, violations = enforce_threat_model(images.x.cpu(), torch.cat(parts), attack.eps)
-    grown = growth.tensor()
-    if grown is not None and grown.shape[1] != len(images):
-        grown = None  # some batches had nothing left to attack
-    return CraftedSet(x_adv, violations, passes.per_image(len(images)), grown)
+    return CraftedSet(x_adv, violations, passes.per_image(len(images)), growth.tensor())
 
 
 def _words(attack: Attack) -> str:

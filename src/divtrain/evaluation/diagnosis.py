@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from divtrain.attacks import make_objective
 from divtrain.attacks.objectives import lead
+from divtrain.checks import check_logits
 from divtrain.data import Images
-from divtrain.errors import DivtrainError
 from divtrain.gal import HasMembers
 from divtrain.modes import device_of, eval_mode
 
@@ -31,8 +31,10 @@ class Diagnosis:
         differentiable: Whether autograd sees through the model at all.
         zero_gradient: Images where the gradient of the answer's cross-entropy is zero.
         nan_gradient: Images where it has a NaN or an infinite entry.
-        probabilities: Whether what should be logits are probabilities: not negative, and summing
-            to 1 at every image.
+        probabilities: Whether what should be logits, the model's or some member's, are
+            probabilities: not negative, and summing to 1 at every image.
+        other_range: What was done to the images that raised the accuracy a lot ("times 255",
+            "standardised"); empty if nothing did.
     """
 
     images: int
@@ -44,6 +46,7 @@ class Diagnosis:
     zero_gradient: float
     nan_gradient: float
     probabilities: bool
+    other_range: str = ""
 
     def as_json(self) -> dict[str, float | int | bool]:
         """Return the fields by name."""
@@ -94,8 +97,27 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
         differentiable=bool(gradients),
         zero_gradient=_share((gradient == 0).all(1)) if gradients else 1.0,
         nan_gradient=_share((~gradient.isfinite()).any(1)) if gradients else 0.0,
-        probabilities=are_probabilities(torch.cat(outputs, dim=1).flatten(0, 1)),
+        probabilities=any(map(are_probabilities, torch.cat(outputs, dim=1))),
+        other_range=_better_range(model, images, answer),
     )
+
+
+def _better_range(model: nn.Module, images: Images, answer: Tensor) -> str:
+    """Return in which other range of pixels the model is right far more often; empty for none."""
+    x, y = images.x.to(answer.device), images.y.to(answer.device)
+    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True).clamp(min=1e-6)
+    others = {"times 255": 255 * x, "from -1 to 1": 2 * x - 1, "standardised": (x - mean) / std}
+    own = _share(answer.argmax(1) == y)
+    best, gain = "", 0.2
+    with eval_mode(model), torch.no_grad():
+        for name, moved in others.items():
+            try:
+                accuracy = _share(_answer(model, moved).argmax(1) == y)
+            except Exception:  # a model may well check its range
+                continue
+            if accuracy - own > gain:
+                best, gain = name, accuracy - own
+    return best
 
 
 def is_differentiable(model: nn.Module, images: Images) -> bool:
@@ -123,9 +145,7 @@ def are_probabilities(outputs: Tensor) -> bool:
 
 def _answer(model: nn.Module, x: Tensor) -> Tensor:
     answer = model(x)
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(x):
-        came = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise DivtrainError(f"expected logits of shape ({len(x)}, classes), got {came}")
+    check_logits(answer, len(x))
     return answer
 
 

@@ -69,21 +69,29 @@ class Growth:
 
     def tensor(self) -> Tensor | None:
         """First, late and last objective, (3, image); None when the attack does not report."""
-        return torch.cat(self.rows, dim=1) if self.rows else None
+        whole = torch.cat(self.rows, dim=1) if self.rows else torch.full((3, 1), torch.nan)
+        return None if whole.isnan().all() else whole
 
 
 @dataclass
 class Watcher:
-    """Keeps the objective of one batch at the steps that matter."""
+    """Keeps the objective of one batch at the steps that matter, in the first run of a search."""
 
     growth: Growth
     steps: int
     first: Tensor | None = None
     late: Tensor | None = None
     last: Tensor | None = None
+    step: int = 0
+    done: bool = False
 
     def __call__(self, step: int, values: Tensor) -> None:
         """See `divtrain.attacks.attack.OnStep`."""
+        if self.last is not None and step < self.step:
+            self.done = True  # a later run begins: its gains say nothing of the first one's rest
+        if self.done:
+            return
+        self.step = step
         values = values.detach().float().clone()
         if self.first is None:
             self.first = values
@@ -91,10 +99,12 @@ class Watcher:
             self.late = values
         self.last = values
 
-    def close(self) -> None:
-        """Hand the batch's values over; nothing if the attack did not take a step."""
+    def close(self, images: int) -> None:
+        """Hand the batch's values over; NaN if the attack had nothing to do in it."""
         if self.first is not None and self.late is not None and self.last is not None:
             self.growth.rows.append(torch.stack([self.first, self.late, self.last]).cpu())
+        else:
+            self.growth.rows.append(torch.full((3, images), torch.nan))
 
 
 def rise_at_the_end(growth: Tensor, fooled: Tensor) -> float | None:
@@ -110,7 +120,8 @@ def rise_at_the_end(growth: Tensor, fooled: Tensor) -> float | None:
     Returns:
         The share, or None when fewer than 10 images are left or nothing rose at all.
     """
-    first, late, last = growth[:, ~fooled].double().clamp(-1e6, 1e6)
+    kept = growth[:, ~fooled & ~growth.isnan().any(0)]
+    first, late, last = kept.double().clamp(-1e6, 1e6)
     whole = (last - first).sum().item()
     if len(first) < 10 or not whole > 0:
         return None

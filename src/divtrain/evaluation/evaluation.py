@@ -29,20 +29,36 @@ class Outcome:
 
     Attributes:
         correct: Which of the attempt's images the target still classifies right.
+        source: Accuracy of the surrogate on what was crafted on it, for transferred attempts.
         passes: Passes through the attacked model, mean per image.
         violations: What the attack returned outside the threat model; all of it was mended.
         rise: Share of the objective's rise in the last quarter of the steps, at images not fooled
             (see `rise_at_the_end`); None where it cannot be told.
-        members: For `ONE_MEMBER`: each member's own accuracy under the attack on itself.
+        members: For `ONE_MEMBER`: which images each member classifies right under the attack on
+            itself, (member, image).
         digest: SHA-256 of the float32 adversarial examples; empty where they were not kept.
     """
 
     correct: Bool[Tensor, "image"]
     passes: Passes
     violations: Violations
+    source: float | None = None
     rise: float | None = None
-    members: tuple[float, ...] = ()
+    members: Bool[Tensor, "member image"] | None = None
     digest: str = ""
+
+
+@dataclass(frozen=True)
+class SurrogateCheck:
+    """What a surrogate is worth.
+
+    Attributes:
+        clean: Its accuracy on the clean images, in [0, 1].
+        diagnosis: What was seen on it.
+    """
+
+    clean: float
+    diagnosis: Diagnosis
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,8 @@ class Evaluation:
         outcomes: What each attempt came to, in the order of the plan.
         diagnosis: What was seen before any attack.
         seed: Of random starts.
+        surrogates: What was seen on each surrogate before any attack, and its clean accuracy.
+        chance: Accuracy of always answering the most frequent class.
     """
 
     target: str
@@ -62,7 +80,8 @@ class Evaluation:
     outcomes: Mapping[Attempt, Outcome]
     diagnosis: Diagnosis
     seed: int = 0
-    _whole: dict[Attempt, Tensor] = field(default_factory=dict, init=False, repr=False)
+    surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
+    chance: float = 0.1
 
     def correct_on_all(self, attempt: Attempt) -> Bool[Tensor, "image"]:
         """Mask over all images; those the attempt left out count as not fooled by it."""
@@ -102,7 +121,7 @@ class Evaluation:
             white = self.attempts("white-box", eps)
             found += [self._of(attempt) for attempt in white]
             if white:
-                others = [*transfer, *self.attempts("query", eps)]
+                others = [*transfer, *self.attempts("query", eps), *self.attempts("noise", eps)]
                 found.append(self._worst("white-box", self.target, eps, white + others))
         return found
 
@@ -199,14 +218,13 @@ def evaluate(
             sets = craft_on_members(attempt, target, some, suite.batch_size, seed)
             outcomes[attempt] = judge_members(sets, target, some)
             continue
-        model = surrogates.get(attempt.source, target)
-        outcomes[attempt] = judge(
-            craft_attempt(attempt, model, some, suite.batch_size, seed, on_batch),
-            target,
-            some,
-            own=attempt.source == target_name,
+        surrogate = surrogates.get(attempt.source)
+        crafted = craft_attempt(
+            attempt, surrogate or target, some, suite.batch_size, seed, on_batch
         )
-    return Evaluation(target_name, clean, outcomes, diagnosis, seed)
+        outcomes[attempt] = judge(crafted, target, some, surrogate)
+    checks = {name: check_surrogate(each, images) for name, each in surrogates.items()}
+    return Evaluation(target_name, clean, outcomes, diagnosis, seed, checks, chance_level(images.y))
 
 
 def diagnose_target(target: nn.Module, images: Images) -> Diagnosis:
@@ -239,20 +257,42 @@ def craft_on_members(
     return [craft(attack, member, images, batch_size, seed, on_batch) for member in target.members]
 
 
-def judge(crafted: CraftedSet, target: nn.Module, images: Images, own: bool) -> Outcome:
-    """Let the target classify a crafted set; `own` says that it was crafted on the target."""
+def check_surrogate(surrogate: nn.Module, images: Images) -> SurrogateCheck:
+    """Look at a surrogate as at a target: a useless one makes every target look robust."""
+    clean = correct_mask(surrogate, images.x, images.y).float().mean().item()
+    return SurrogateCheck(clean, diagnose_target(surrogate, images))
+
+
+def chance_level(y: Tensor) -> float:
+    """Accuracy of always answering the most frequent class.
+
+    >>> chance_level(torch.tensor([0, 1, 1, 2]))
+    0.5
+    """
+    return y.bincount().max().item() / len(y)
+
+
+def judge(
+    crafted: CraftedSet, target: nn.Module, images: Images, surrogate: nn.Module | None
+) -> Outcome:
+    """Let the target classify a crafted set, and the surrogate it was crafted on, if any."""
     correct = correct_mask(target, crafted.x_adv, images.y)
-    grown = crafted.growth if own else None
+    if surrogate is not None:
+        fooled = correct_mask(surrogate, crafted.x_adv, images.y).float().mean().item()
+        return Outcome(correct, crafted.passes, crafted.violations, source=fooled)
+    grown = crafted.growth
     rise = None if grown is None else rise_at_the_end(grown, ~correct)
-    return Outcome(correct, crafted.passes, crafted.violations, rise)
+    return Outcome(correct, crafted.passes, crafted.violations, rise=rise)
 
 
 def judge_members(sets: Sequence[CraftedSet], target: Ensemble, images: Images) -> Outcome:
     """Let the ensemble classify what was crafted on each member, and each member its own."""
     masks = [correct_mask(target, crafted.x_adv, images.y) for crafted in sets]
-    own = tuple(
-        correct_mask(member, crafted.x_adv, images.y).float().mean().item()
-        for member, crafted in zip(target.members, sets, strict=True)
+    own = torch.stack(
+        [
+            correct_mask(member, crafted.x_adv, images.y)
+            for member, crafted in zip(target.members, sets, strict=True)
+        ]
     )
     count = len(sets)
     passes = Passes(

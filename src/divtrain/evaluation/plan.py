@@ -128,6 +128,9 @@ def check_suite(suite: Suite) -> None:
                 f"expected --attack.{name} in rising order, each once, got"
                 f" {' '.join(f'{eps:g}' for eps in values)}"
             )
+    for radii in (suite.eps, suite.sweep):
+        if len({f"{eps:g}" for eps in radii}) < len(radii):  # as folders are named
+            raise DivtrainError("expected radii that differ within six digits")
     if suite.eps[0] <= 0:
         raise DivtrainError("expected --attack.eps above 0; the clean accuracy is always there")
     for names in (suite.transfer, suite.white_box, suite.query):

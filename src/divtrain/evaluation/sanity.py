@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from divtrain.evaluation.records import CLEAN, WORST, Record
 
 ONE_STEP = ("fgsm", "rfgsm")
-MANY_STEPS = ("ifgsm", "mifgsm", "pgdcw", "pgd", "apgd", "apgdt")
+MANY_STEPS = (
+    "ifgsm", "mifgsm", "pgdcw", "pgd", "apgd", "apgdt", "autoattack",
+    "nifgsm", "difgsm", "tifgsm", "vmifgsm",
+)  # fmt: skip
 MARGIN = 0.02
 """Differences in accuracy below two points, or two standard errors, are taken as noise."""
 

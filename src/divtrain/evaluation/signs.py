@@ -19,6 +19,8 @@ ZERO_GRADIENTS = 0.01
 """Share of images without a gradient above which gradient attacks are half blind."""
 SATURATED = 0.05
 """Share of answers beyond `divtrain.evaluation.diagnosis.SATURATION` that is no accident."""
+WEAKER = 0.1
+"""How far a surrogate's clean accuracy may lie below the target's."""
 RISING = 0.2
 """Share of the objective's rise in the last quarter of the steps; 0.25 is a straight line."""
 
@@ -79,18 +81,31 @@ def member_beats_ensemble(evaluation: Evaluation) -> Iterator[str]:
     for eps in evaluation.eps():
         alone = _one_member(evaluation, eps)
         whole = [a for a in _on_target(evaluation, eps) if alone and a.attack == alone.attack]
-        accuracies = evaluation.outcomes[alone].members if alone else ()
-        if not alone or not whole or not accuracies:
+        masks = evaluation.outcomes[alone].members if alone else None
+        if not alone or not whole or masks is None:
             continue
-        best = max(range(len(accuracies)), key=accuracies.__getitem__)
-        mask = _shared(evaluation, whole[0], alone)
-        ensemble = mask.float().mean().item()
-        if accuracies[best] - ensemble > max(MARGIN, 2 * _error(accuracies[best], len(mask))):
+        ensemble = _shared(evaluation, whole[0], alone)
+        best = int(masks.float().mean(1).argmax())
+        # The best of several members is picked by its luck too: three standard errors, not two.
+        if _lower_mask(ensemble, masks[best], errors=3):
             yield (
-                f"eps {eps:g}: member {best} alone keeps {accuracies[best]:.1%} under"
-                f" {alone.attack} on itself, the ensemble {ensemble:.1%} under {alone.attack} on"
-                " all of it; the ensemble is worse than its part."
+                f"eps {eps:g}: member {best} alone keeps {_share(masks[best])} under"
+                f" {alone.attack} on itself, the ensemble {_share(ensemble)} under {alone.attack}"
+                " on all of it; the ensemble is worse than its part."
             )
+
+
+def noise_beats_white_box(evaluation: Evaluation) -> Iterator[str]:
+    """Report random noise that fools more often than the strongest white-box attack."""
+    for eps in evaluation.eps():
+        best = _strongest(evaluation, _on_target(evaluation, eps))
+        for noise in evaluation.attempts("noise", eps):
+            if best and _lower(evaluation, noise, best):
+                yield (
+                    f"eps {eps:g}: random noise leaves {_percent(evaluation, noise)}, the strongest"
+                    f" white-box attack ({best.attack}) {_percent(evaluation, best)}; the attacks"
+                    " walk in the wrong direction."
+                )
 
 
 def one_step_beats_many(evaluation: Evaluation) -> Iterator[str]:
@@ -127,7 +142,7 @@ def not_monotone_in_eps(evaluation: Evaluation) -> Iterator[str]:
 
 def above_chance_at_half(evaluation: Evaluation) -> Iterator[str]:
     """Report accuracy above chance at eps 0.5, where every image may be turned plain grey."""
-    chance = 1 / evaluation.diagnosis.classes
+    chance = evaluation.chance
     for attempt in _curve(evaluation, "white-box"):
         accuracy = evaluation.outcomes[attempt].correct.float().mean().item()
         error = _error(chance, len(evaluation.outcomes[attempt].correct))
@@ -181,7 +196,8 @@ def probabilities_for_logits(evaluation: Evaluation) -> Iterator[str]:
 def square_beats_gradients(evaluation: Evaluation) -> Iterator[str]:
     """Report a search without gradients that fools what every gradient attack left."""
     for eps in evaluation.eps():
-        own = _on_target(evaluation, eps)
+        alone = _one_member(evaluation, eps)
+        own = [*_on_target(evaluation, eps), *([alone] if alone else [])]
         for attempt in evaluation.attempts("query", eps):
             if not own:
                 continue
@@ -223,6 +239,44 @@ def still_rising(evaluation: Evaluation) -> Iterator[str]:
             )
 
 
+def weak_surrogate(evaluation: Evaluation) -> Iterator[str]:
+    """Report a surrogate that no sensible attacker would use: it makes any target look robust."""
+    own = evaluation.clean.float().mean().item()
+    for name, check in evaluation.surrogates.items():
+        seen, faults = check.diagnosis, list[str]()
+        if check.clean < own - WEAKER:
+            faults.append(f"classifies {check.clean:.1%} of the clean images right, the target"
+                          f" {own:.1%}")  # fmt: skip
+        if seen.probabilities:
+            faults.append("returns probabilities for logits")
+        if not seen.differentiable or seen.zero_gradient > ZERO_GRADIENTS:
+            faults.append(f"has no input gradient at {seen.zero_gradient:.1%} of the images")
+        if seen.other_range:
+            faults.append(f"is right far more often on images {seen.other_range}")
+        if faults:
+            yield (
+                f"surrogate {name} {' and '.join(faults)}; what is transferred from it says nothing"
+                " of the target."
+            )
+
+
+def unfit_for_the_images(evaluation: Evaluation) -> Iterator[str]:
+    """Report a target that is no better than chance when clean, or wants another input range."""
+    accuracy, seen = evaluation.clean.float().mean().item(), evaluation.diagnosis
+    if seen.other_range:
+        yield (
+            f"the target classifies {accuracy:.1%} of the clean images right, and far more when"
+            f" they are {seen.other_range}: it wants another range of pixels. Wrap it so that it"
+            " takes [0, 1] and changes the range inside."
+        )
+    elif accuracy < evaluation.chance + 2 * _error(evaluation.chance, len(evaluation.clean)):
+        yield (
+            f"the target classifies {accuracy:.1%} of the clean images right, no better than"
+            f" always answering the most frequent class ({evaluation.chance:.1%}); there is nothing"
+            " to be robust."
+        )
+
+
 def randomised(evaluation: Evaluation) -> Iterator[str]:
     """Report answers that change from one pass to the next."""
     share = evaluation.diagnosis.randomised
@@ -239,6 +293,7 @@ SIGNS: dict[str, Callable[[Evaluation], Iterator[str]]] = {
     "transfer-beats-best-white-box": transfer_beats_best_white_box,
     "single-member-beats-white-box": single_member_beats_white_box,
     "member-beats-ensemble": member_beats_ensemble,
+    "noise-beats-white-box": noise_beats_white_box,
     "one-step-beats-many": one_step_beats_many,
     "not-monotone-in-eps": not_monotone_in_eps,
     "above-chance-at-half": above_chance_at_half,
@@ -249,8 +304,48 @@ SIGNS: dict[str, Callable[[Evaluation], Iterator[str]]] = {
     "reweighted-beats-summed": reweighted_beats_summed,
     "still-rising": still_rising,
     "randomised": randomised,
+    "weak-surrogate": weak_surrogate,
+    "unfit-for-the-images": unfit_for_the_images,
 }
 """Every sign by name; the documentation has a section of that name for each."""
+
+
+def not_asked(evaluation: Evaluation) -> dict[str, str]:
+    """Return the signs that could not have fired, with what they miss: no sign is no proof."""
+    eps = evaluation.eps()
+    own = [a for radius in eps for a in _on_target(evaluation, radius)]
+    kinds, names = {_kind(a) for a in own}, {a.attack for a in own}
+    transfer = [a for radius in eps for a in evaluation.attempts("transfer", radius)]
+    alone = any(_one_member(evaluation, radius) for radius in eps)
+    query = any(evaluation.attempts("query", radius) for radius in eps)
+    curve = _curve(evaluation, "white-box")
+    members = "one member at a time (an ensemble, and a white-box attack)"
+    needs = {
+        "transfer-beats-white-box": (
+            any(a.attack in names for a in transfer), "an attack both transferred and white-box"
+        ),
+        "transfer-beats-best-white-box": (bool(transfer and own), "transfer and white-box attacks"),
+        "single-member-beats-white-box": (alone and bool(own), members),
+        "member-beats-ensemble": (alone and "pgd" in names, f"{members}, and white-box pgd"),
+        "noise-beats-white-box": (bool(own), "a white-box attack"),
+        "one-step-beats-many": (
+            any(
+                any(_kind(a) in ONE_STEP for a in group)
+                and any(_kind(a) in MANY_STEPS for a in group)
+                for group in (own, transfer)
+            ),
+            "one-step and iterative attacks on the same model",
+        ),
+        "not-monotone-in-eps": (len(curve) > 1, "a white-box curve"),
+        "above-chance-at-half": (any(a.eps >= 0.5 for a in curve), "a white-box curve up to 0.5"),
+        "square-beats-gradients": (query and bool(own), "square and a white-box attack"),
+        "reweighted-beats-summed": (
+            {"pgd", "pgd:reweighted"} <= names, "white-box pgd and pgd:reweighted"
+        ),
+        "still-rising": (bool(kinds & {"pgd", "apgd"}), "white-box pgd or apgd"),
+        "weak-surrogate": (bool(evaluation.surrogates), "a surrogate"),
+    }  # fmt: skip
+    return {name: missing for name, (asked, missing) in needs.items() if not asked}
 
 
 def _kind(attempt: Attempt) -> str:
@@ -288,10 +383,18 @@ def _shared(evaluation: Evaluation, attempt: Attempt, other: Attempt) -> Tensor:
 
 def _lower(evaluation: Evaluation, one: Attempt, other: Attempt) -> bool:
     """Whether an attempt leaves clearly less than another, on the images both have."""
-    first, second = _shared(evaluation, one, other), _shared(evaluation, other, one)
-    difference = second.float() - first.float()
+    return _lower_mask(_shared(evaluation, one, other), _shared(evaluation, other, one))
+
+
+def _lower_mask(one: Tensor, other: Tensor, errors: float = 2) -> bool:
+    """Whether a mask holds clearly less than another of the same images."""
+    difference = other.float() - one.float()
     error = difference.std(correction=0).item() / math.sqrt(len(difference))
-    return difference.mean().item() > max(MARGIN, 2 * error)
+    return difference.mean().item() > max(MARGIN, errors * error)
+
+
+def _share(mask: Tensor) -> str:
+    return f"{mask.float().mean().item():.1%}"
 
 
 def _error(share: float, images: int) -> float:

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from divtrain.attacks import build_attack
-from divtrain.checks import check_images, check_labels
+from divtrain.checks import check_images, check_labels, check_logits
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.crafting import craft
@@ -34,10 +34,7 @@ def correct_mask(
     with eval_mode(model), torch.no_grad():
         for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
             logits = model(images.to(device))
-            if logits.ndim != 2 or len(logits) != len(images):
-                raise DivtrainError(
-                    f"expected logits of shape ({len(images)}, classes), got {tuple(logits.shape)}"
-                )
+            check_logits(logits, len(images))
             check_labels(labels, len(images), logits.shape[1])
             right = logits.argmax(1) == labels.to(device)
             parts.append((right & ~logits.isnan().any(1)).cpu())  # NaN is no answer
@@ -55,10 +52,11 @@ def check_same_task(surrogate: nn.Module, target: nn.Module, images: Images, nam
         try:
             with eval_mode(model), torch.no_grad():
                 answer = model(images.x[:1].to(device_of(model)))
-        except (RuntimeError, DivtrainError) as error:
+            check_logits(answer, 1)
+        except Exception as error:  # somebody else's code: it may raise anything
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DivtrainError(
-                f"{which} does not take images of shape {tuple(images.x.shape[1:])}:"
-                f" {str(error).splitlines()[0]}"
+                f"{which} does not take images of shape {tuple(images.x.shape[1:])}: {reason}"
             ) from error
         classes.append(answer.shape[-1])
     if classes[0] != classes[1]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation
 from divtrain.experiments.graph import file_name
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import OUTCOMES, read_evaluation
+from divtrain.experiments.stages import OUTCOMES, read_evaluation, read_weights
 from divtrain.experiments.summary import Summary, rewrite_summary
 from divtrain.files import (
     make_folder,
@@ -54,7 +54,7 @@ def write_facts(directory: RunDirectory, facts: Mapping[str, Facts]) -> None:
 
 
 def write_cards(directory: RunDirectory, folders: Sequence[Path]) -> Cards:
-    """Write card-TARGET.html, .md, .json, the curve and records.jsonl of an evaluation.
+    """Write card-TARGET.html, .md, .json, figures, records.jsonl and curve.jsonl of an evaluation.
 
     Args:
         directory: The run directory.
@@ -64,17 +64,24 @@ def write_cards(directory: RunDirectory, folders: Sequence[Path]) -> Cards:
         DivtrainError: when no target has been judged yet.
     """
     seconds = _seconds(folders)
-    judged = [read_evaluation(folder) for folder in folders if (folder / OUTCOMES).exists()]
+    done = [folder for folder in folders if (folder / OUTCOMES).exists()]
+    judged = [read_evaluation(folder) for folder in done]
+    weights = {each.target: read_weights(f) for each, f in zip(judged, done, strict=True)}
     if not judged:
         raise DivtrainError(
             f"nothing in {directory.path} has been evaluated yet; run the same `divtrain evaluate`"
             " command again to go on"
         )
     facts = _read_facts(directory.path / FACTS)
-    cards = [make_card(each, _with_time(facts, each, seconds)) for each in judged]
+    cards = [
+        make_card(each, _complete(facts, each, weights[each.target], seconds)) for each in judged
+    ]
     files = [file for card in cards for file in _write(directory.path, card)]
-    records = [vars(record) for card in cards for record in (*card.records, *card.curve)]
-    write_json_lines(directory.path / "records.jsonl", records)
+    for name, rows in (
+        ("records.jsonl", [record for card in cards for record in card.records]),
+        ("curve.jsonl", [record for card in cards for record in card.curve]),
+    ):
+        write_json_lines(directory.path / name, [vars(record) for record in rows])
     return Cards(cards, directory.path, files)
 
 
@@ -84,7 +91,7 @@ def rewrite_report(directory: RunDirectory) -> Cards | Summary:
     Raises:
         DivtrainError: when there is no run, or nothing in it has been evaluated yet.
     """
-    if (directory.path / FACTS).exists():
+    if directory.read_config().get("kind") == "evaluate":
         return write_cards(directory, directory.finished())
     return rewrite_summary(directory)
 
@@ -94,7 +101,7 @@ def _write(path: Path, card: Card) -> list[Path]:
     curve = None
     files = [path / f"{name}.html", path / f"{name}.md", path / f"{name}.json"]
     if card.curve:
-        curve = curve_figure(card.curve, card.evaluation.target, card.evaluation.diagnosis.classes)
+        curve = curve_figure(card.curve, card.evaluation.target, card.evaluation.chance)
         image = make_folder(path / "figures") / f"{name}.png"
         write_bytes(image, curve)
         files.append(image)
@@ -111,12 +118,22 @@ def _read_facts(file: Path) -> dict[str, Facts]:
         raise DivtrainError(f"{file} is damaged: {error}; run `divtrain evaluate` again") from error
 
 
-def _with_time(facts: Mapping[str, Facts], judged: Evaluation, seconds: dict[str, float]) -> Facts:
+def _complete(
+    facts: Mapping[str, Facts],
+    judged: Evaluation,
+    weights: Mapping[str, str],
+    seconds: dict[str, float],
+) -> Facts:
+    """Add what is known only when all is done: hashes of trained surrogates, times."""
     if judged.target not in facts:
         raise DivtrainError(f"the run says nothing of target {judged.target!r}; evaluate it again")
     own = facts[judged.target]
-    times = {f"{what}": f"{spent:.0f} s" for what, spent in seconds.items() if spent}
-    return Facts(own.command, own.target, own.surrogates, own.data, {**own.machine, **times})
+    surrogates = {
+        name: {**about, "weights": weights.get(name, "")[:16]}
+        for name, about in own.surrogates.items()
+    }
+    times = {what: f"{spent:.0f} s" for what, spent in seconds.items() if spent}
+    return replace(own, surrogates=surrogates, machine={**own.machine, **times})
 
 
 def _seconds(folders: Sequence[Path]) -> dict[str, float]:

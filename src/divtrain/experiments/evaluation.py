@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from divtrain.data import Dataset
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import Suite, check_suite
@@ -28,7 +26,8 @@ from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.runner import common_inputs, open_dataset, run_stages
 from divtrain.experiments.sources import Source, is_source, open_source
 from divtrain.experiments.stages import open_fabric
-from divtrain.experiments.surrogates import Recipe, parse_recipe
+from divtrain.experiments.stages.given import check_fits
+from divtrain.experiments.surrogates import OWN, Recipe, parse_recipe
 from divtrain.report import Facts
 from divtrain.version import versions
 
@@ -44,7 +43,7 @@ class EvaluationConfig:
     """NAME=CHECKPOINT or NAME=MODULE:ATTRIBUTE of each model to evaluate."""
     surrogates: tuple[str, ...] = ("base",)
     """What attacks are transferred from: NAME=CHECKPOINT, NAME=MODULE:ATTRIBUTE, or recipes that
-    are trained first: base, own (the target's own defence), base+noise, div, each with changes:
+    are trained first: base, own (the target's own recipe), base+noise, div, each with changes:
     own,members=8  base,relu  base,single  base,model=resnet20  own,epochs=5  own,seed=7."""
     data: DataConfig = field(default_factory=lambda: DataConfig(name=""))
     """--data.name may be left out: the data the first target was trained on."""
@@ -109,8 +108,10 @@ def evaluate_models(config: EvaluationConfig, out: Path, progress: Progress, com
         )
     dataset, of = _enough(open_dataset(config.data), config.data)
     for target in targets:
+        check_fits(target, dataset.test)
         for each in surrogates[target.name]:
             if isinstance(each, Source):
+                check_fits(each, dataset.test)
                 check_same_task(each.model, target.model, dataset.test, each.name)
     common = common_inputs(dataset, config.accelerator)
     stages = evaluation_graph(
@@ -121,11 +122,11 @@ def evaluate_models(config: EvaluationConfig, out: Path, progress: Progress, com
     weights = {f"weights of {each.name}": each.digest[:12] for each in given}
     directory.open({"kind": "evaluate", **flatten(config), **weights})
     facts = {
-        target.name: _facts(target, surrogates[target.name], dataset, of, command)
+        target.name: _facts(target, surrogates[target.name], dataset, of, config.seed, command)
         for target in targets
     }
-    write_facts(directory, facts)
     run_stages(stages, directory, dataset, config.accelerator, progress)
+    write_facts(directory, facts)
     return write_cards(directory, [directory.folder(stage) for stage in stages])
 
 
@@ -155,7 +156,10 @@ def _surrogates(target: Source, config: EvaluationConfig) -> list[Source | Recip
         else:
             defence = target.about.get("defence")
             own = defence if isinstance(defence, str) else None
-            each = parse_recipe(word, own, config.model, config.train, config.seed)
+            model, train = config.model, config.train
+            if word.split(",")[0] == OWN:
+                model, train = _own_recipe(target, model, train)
+            each = parse_recipe(word, own, model, train, config.seed)
         name = each.name
         if name in found or name in (target.name, ONE_MEMBER):
             raise DivtrainError(
@@ -171,6 +175,17 @@ def _surrogates(target: Source, config: EvaluationConfig) -> list[Source | Recip
     return list(found.values())
 
 
+def _own_recipe(
+    target: Source, model: ModelConfig, train: TrainConfig
+) -> tuple[ModelConfig, TrainConfig]:
+    """Architecture and training of the target itself, where its checkpoint tells them."""
+    about = target.about
+    return (
+        _model(about["model"]) if "model" in about else model,
+        TrainConfig(**about["recipe"]["train"]) if "recipe" in about else train,
+    )
+
+
 def _enough(dataset: Dataset, data: DataConfig) -> tuple[Dataset, int]:
     """Draw a thousand test images where nothing is said and there are more."""
     of = len(dataset.test)
@@ -180,7 +195,12 @@ def _enough(dataset: Dataset, data: DataConfig) -> tuple[Dataset, int]:
 
 
 def _facts(
-    target: Source, surrogates: Sequence[Source | Recipe], dataset: Dataset, of: int, command: str
+    target: Source,
+    surrogates: Sequence[Source | Recipe],
+    dataset: Dataset,
+    of: int,
+    seed: int,
+    command: str,
 ) -> Facts:
     def given(source: Source) -> dict[str, str]:
         told = {n: str(source.about[n]) for n in ("defence", "seed", "epochs") if n in source.about}
@@ -207,6 +227,6 @@ def _facts(
         data={"name": dataset.name, "images": images, "hash": dataset.fingerprint},
         machine={
             **versions(),
-            "threads": str(torch.get_num_threads()),
+            "seed of random starts": str(seed),
         },
     )

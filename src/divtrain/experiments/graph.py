@@ -100,10 +100,10 @@ def evaluation_graph(
         return stages.setdefault(stage.name, stage)
 
     for target in targets:
-        given = keep(given_stage(f"target-{file_name(target.name)}", target, common))
+        given = keep(given_stage(f"target-{file_name(target.name)}", target, test, common))
         attacked = {target.name: given, ONE_MEMBER: given}
         for surrogate in surrogates[target.name]:
-            attacked[surrogate.name] = keep(_surrogate(surrogate, data, common))
+            attacked[surrogate.name] = keep(_surrogate(surrogate, data, test, common))
         members = isinstance(target.model, Ensemble) and len(target.model) > 1
         names = [surrogate.name for surrogate in surrogates[target.name]]
         plan = make_plan(target.name, names, members, suite, is_differentiable(target.model, test))
@@ -115,7 +115,9 @@ def evaluation_graph(
                     _attempt_name(attempt, source), attempt, source, suite.batch_size, seed
                 )
             )
-        keep(judge_stage(f"judge-{file_name(target.name)}", target.name, given, crafted, seed))
+        used = {name: attacked[name] for name in names}
+        judged = f"judge-{file_name(target.name)}"
+        keep(judge_stage(judged, target.name, given, used, crafted, seed))
     return list(stages.values())
 
 
@@ -124,13 +126,15 @@ def file_name(text: str) -> str:
     return re.sub(r"[^\w.+=-]", "-", text)
 
 
-def _surrogate(surrogate: Source | Recipe, data: DataConfig, common: dict[str, Any]) -> Stage:
+def _surrogate(
+    surrogate: Source | Recipe, data: DataConfig, test: Images, common: dict[str, Any]
+) -> Stage:
     if isinstance(surrogate, Source):
-        return given_stage(f"surrogate-{file_name(surrogate.name)}", surrogate, common)
+        return given_stage(f"surrogate-{file_name(surrogate.name)}", surrogate, test, common)
     described = repr((surrogate.defence, surrogate.model, surrogate.train, surrogate.seed))
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     name = f"surrogate-{file_name(surrogate.name)}-{digest}"
-    return _train_recipe(name, surrogate, SURROGATE, data, common)
+    return _train_recipe(name, surrogate, f"attacker's {surrogate.name}", data, common)
 
 
 def _attempt_name(attempt: Attempt, source: Stage) -> str:

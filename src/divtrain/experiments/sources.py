@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from divtrain.attacks.attack import frozen_in_eval_mode
+from divtrain.data import Images
 from divtrain.errors import DivtrainError
+from divtrain.modes import device_of
 from divtrain.training import load_ensemble
 
 IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -84,3 +87,25 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(whole.shape)} {whole.dtype}".encode())
         digest.update(whole.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def behaviour_digest(model: nn.Module, images: Images) -> str:
+    """Hash of what a model does to a few images, answers and input gradients, to three digits.
+
+    Tells apart models of the same weights whose code or attributes differ, which no hash of the
+    weights can. Random choices inside are drawn from a fixed seed.
+    """
+    device = device_of(model)
+    x = images.x[:8].to(device)
+    digest = hashlib.sha256()
+    with torch.random.fork_rng(), torch.enable_grad(), frozen_in_eval_mode(model):
+        torch.manual_seed(0)
+        seen = x.clone().requires_grad_()
+        answer = model(seen)
+        parts = [answer]
+        if isinstance(answer, Tensor) and answer.requires_grad:
+            (gradient,) = torch.autograd.grad(answer.amax(1).sum(), seen, allow_unused=True)
+            parts += [] if gradient is None else [gradient]
+    for part in parts:
+        digest.update(" ".join(f"{value:.3g}" for value in part.flatten().tolist()).encode())
+    return digest.hexdigest()[:16]

@@ -6,7 +6,7 @@ from typing import Any
 
 from divtrain.evaluation import CLEAN, KNOWLEDGE, WORST, Evaluation, Record, WarningSign
 from divtrain.evaluation.evaluation import EVERY_SURROGATE
-from divtrain.evaluation.signs import warning_signs_of
+from divtrain.evaluation.signs import not_asked, warning_signs_of
 from divtrain.report.tables import attack_title
 
 DOCUMENTATION = "docs/reading-results.md"
@@ -65,6 +65,7 @@ class Card:
         records: Accuracies of the table.
         curve: Accuracies by eps.
         warnings: Warning signs.
+        missing: Signs that could not have fired, with what they need.
     """
 
     evaluation: Evaluation
@@ -72,6 +73,7 @@ class Card:
     records: tuple[Record, ...]
     curve: tuple[Record, ...]
     warnings: tuple[WarningSign, ...]
+    missing: dict[str, str]
 
     @property
     def eps(self) -> list[float]:
@@ -140,6 +142,7 @@ def make_card(evaluation: Evaluation, facts: Facts) -> Card:
         tuple(evaluation.records()),
         tuple(evaluation.curve()),
         tuple(warning_signs_of(evaluation)),
+        not_asked(evaluation),
     )
 
 
@@ -149,7 +152,8 @@ def notes(card: Card) -> list[str]:
     found = [
         "Accuracy in percent over all images, with Wilson's interval of 95 %; passes forward +"
         ' backward through the attacked model, mean per image; "worst" counts an image only if it'
-        " withstands everything above it (for the white-box adversary, everything on this page).",
+        " withstands everything above it (for the white-box adversary everything in the table,"
+        " noise and transfer too).",
         NOT_PROVEN,
     ]
     fewer = sorted({len(o.correct) for o in card.evaluation.outcomes.values()} - {total})
@@ -159,7 +163,8 @@ def notes(card: Card) -> list[str]:
             " in the worst case the others count as not fooled by them."
         )
     mended = {
-        f"{attempt.attack} at eps {attempt.eps:g}": outcome.violations
+        f"{attempt.attack} on {attempt.source} at eps {attempt.eps:g}"
+        f"{' (curve)' if attempt.sweep else ''}": outcome.violations
         for attempt, outcome in card.evaluation.outcomes.items()
         if any(vars(outcome.violations).values())
     }
@@ -169,6 +174,11 @@ def notes(card: Card) -> list[str]:
             f" {violations.outside_bounds} outside [0, 1] and {violations.not_finite} not finite;"
             " they were clipped, or the clean image taken."
         )
+    if "--quick" in card.facts.command.split():
+        found.append("A quick card, to look and not to judge: few images, attacks and steps.")
+    if card.missing:
+        asked = "; ".join(f"{name} (needs {what})" for name, what in card.missing.items())
+        found.append(f"Signs that could not have fired: {asked}.")
     if not card.facts.surrogates:
         found.append("No surrogate was given: nothing here was transferred.")
     if not any(record.threat == "white-box" for record in card.records):
@@ -202,13 +212,19 @@ def card_json(card: Card) -> dict[str, Any]:
                 **asdict(attempt),
                 "sha256_of_examples": outcome.digest,
                 "violations": asdict(outcome.violations),
+                "accuracy_of_the_surrogate": outcome.source,
                 "rise_at_the_end": outcome.rise,
-                "members": list(outcome.members),
+                "members": None
+                if outcome.members is None
+                else outcome.members.float().mean(1).tolist(),
             }
             for attempt, outcome in card.evaluation.outcomes.items()
         ],
         "diagnosis": asdict(card.evaluation.diagnosis),
+        "surrogates": {n: asdict(check) for n, check in card.evaluation.surrogates.items()},
+        "chance": card.evaluation.chance,
         "warnings": [{**asdict(w), "anchor": w.anchor} for w in card.warnings],
+        "signs_not_asked": card.missing,
         "notes": notes(card),
     }
 
@@ -244,14 +260,18 @@ def card_markdown(card: Card, curve: str | None = None) -> str:
     lines += [f"- **{threat}**: knows {KNOWLEDGE[threat]}." for threat in ORDER]
     lines += ["", "All: L-infinity balls of radius eps around the image, pixels in [0, 1].", ""]
     lines += ["## What was evaluated", ""]
-    lines += [f"- **{name}**: {value}" for name, value in fact_lines(card.facts)]
+    lines += [f"- **{name}**: {value}" for name, value in fact_lines(card)]
     return "\n".join([*lines, ""])
 
 
-def fact_lines(facts: Facts) -> list[tuple[str, str]]:
+def fact_lines(card: Card) -> list[tuple[str, str]]:
     """Facts as (name, value) pairs, for a page."""
+    facts = card.facts
     pairs = [("command", f"`{facts.command}`"), ("target", _join(facts.target))]
-    pairs += [(f"surrogate {name}", _join(about)) for name, about in facts.surrogates.items()]
+    for name, about in facts.surrogates.items():
+        check = card.evaluation.surrogates.get(name)
+        clean = {} if check is None else {"clean accuracy": f"{check.clean:.1%}"}
+        pairs.append((f"surrogate {name}", _join(about | clean)))
     return [*pairs, ("data", _join(facts.data)), ("run", _join(facts.machine))]
 
 

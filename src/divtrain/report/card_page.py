@@ -65,7 +65,7 @@ def card_html(card: Card, curve: bytes | None) -> str:
         clean=percent(card.clean),
         passes=passes,
         notes=notes(card),
-        facts=[(name, value.strip("`")) for name, value in fact_lines(card.facts)],
+        facts=[(name, value.strip("`")) for name, value in fact_lines(card)],
         curve=image,
         documentation=DOCUMENTATION,
     )

@@ -164,13 +164,13 @@ def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
     return _png(figure)
 
 
-def curve_figure(curve: Sequence[Record], target: str, classes: int) -> bytes:
+def curve_figure(curve: Sequence[Record], target: str, chance: float) -> bytes:
     """Draw accuracy against eps, a line for each threat, with Wilson's intervals, as PNG bytes.
 
     Args:
         curve: Records of the sweep, from `Evaluation.curve`.
         target: Name of the target.
-        classes: Number of classes; chance is drawn.
+        chance: Accuracy of always answering the most frequent class; it is drawn.
     """
     figure = _figure(6.4, 3.4)
     axis = figure.subplots()
@@ -188,8 +188,8 @@ def curve_figure(curve: Sequence[Record], target: str, classes: int) -> bytes:
         ends = [record.interval for record in mine]
         axis.fill_between(radii, [100 * low for low, _ in ends], [100 * high for _, high in ends],
                           color=colour, alpha=0.2, linewidth=0)  # fmt: skip
-    axis.axhline(100 / classes, color="#8C8C8C", linestyle=":", linewidth=1)
-    axis.annotate("chance", (1, 100 / classes), xycoords=("axes fraction", "data"), fontsize=7,
+    axis.axhline(100 * chance, color="#8C8C8C", linestyle=":", linewidth=1)
+    axis.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), fontsize=7,
                   ha="right", va="bottom", color="#8C8C8C")  # fmt: skip
     images = sorted({record.images for record in curve})
     axis.set_xlabel("eps, L-infinity, pixels in [0, 1]", fontsize=8)

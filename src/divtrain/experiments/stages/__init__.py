@@ -6,7 +6,13 @@ from divtrain.experiments.stages.craft import CRAFTED, craft_stage
 from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage
 from divtrain.experiments.stages.gaas import GAAS_FILE, gaas_stage, read_gaas
 from divtrain.experiments.stages.given import given_stage
-from divtrain.experiments.stages.judge import JUDGED, OUTCOMES, judge_stage, read_evaluation
+from divtrain.experiments.stages.judge import (
+    JUDGED,
+    OUTCOMES,
+    judge_stage,
+    read_evaluation,
+    read_weights,
+)
 from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, open_fabric
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 
@@ -35,5 +41,6 @@ __all__ = [
     "open_fabric",
     "read_evaluation",
     "read_gaas",
+    "read_weights",
     "train_stage",
 ]

@@ -38,8 +38,14 @@ def attempt_stage(name: str, attempt: Attempt, attacked: Stage, batch: int, seed
             sets = [craft_attempt(attempt, model, images, batch, seed, show)]
         write_tensors(context.folder / ATTEMPT, _tensors(sets), _about(attempt, sets))
 
-    recipe = {n: v for n, v in asdict(attempt).items() if n != "sweep"}
-    return Stage(name, {"attempt": recipe, "batch": batch, "seed": seed}, (attacked,), work)
+    config = {
+        "attack": repr(attempt.build()),
+        "alone": attempt.source == ONE_MEMBER,
+        "images": attempt.images,
+        "batch": batch,
+        "seed": seed,
+    }
+    return Stage(name, config, (attacked,), work)
 
 
 def _tensors(sets: list[CraftedSet]) -> dict[str, Tensor]:

@@ -16,8 +16,17 @@ from divtrain.evaluation import (
     Violations,
     correct_mask,
 )
-from divtrain.evaluation.evaluation import diagnose_target, judge, judge_members, some_images
+from divtrain.evaluation.evaluation import (
+    SurrogateCheck,
+    chance_level,
+    check_surrogate,
+    diagnose_target,
+    judge,
+    judge_members,
+    some_images,
+)
 from divtrain.evaluation.plan import ONE_MEMBER
+from divtrain.experiments.sources import weights_digest
 from divtrain.experiments.stages.attempt import read_attempt
 from divtrain.experiments.stages.stage import Context, Stage
 from divtrain.files import read_json, read_tensors, write_json, write_tensors
@@ -27,13 +36,28 @@ OUTCOMES = "outcomes.json"
 
 
 def judge_stage(
-    name: str, target: str, given: Stage, attempts: dict[Attempt, Stage], seed: int
+    name: str,
+    target: str,
+    given: Stage,
+    surrogates: dict[str, Stage],
+    attempts: dict[Attempt, Stage],
+    seed: int,
 ) -> Stage:
-    """Let a target classify what its evaluation crafted; writes success masks and outcomes."""
+    """Let a target classify what its evaluation crafted; writes success masks and outcomes.
+
+    Args:
+        name: Name of the stage.
+        target: Name of the target.
+        given: The stage that yields it.
+        surrogates: The stages that yield its surrogates, by name.
+        attempts: The stages that attacked, by attempt.
+        seed: Of random starts.
+    """
 
     def work(context: Context) -> None:
         model, test = context.load(given), context.dataset.test
         masks: dict[str, Tensor] = {"clean": correct_mask(model, test.x, test.y)}
+        attackers = {name: context.load(stage) for name, stage in surrogates.items()}
         rows: list[dict[str, Any]] = []
         for index, (attempt, stage) in enumerate(attempts.items()):
             sets, digest = read_attempt(context, stage)
@@ -42,20 +66,31 @@ def judge_stage(
                 assert isinstance(model, Ensemble)
                 outcome = judge_members(sets, model, some)
             else:
-                outcome = judge(sets[0], model, some, own=attempt.source == target)
+                outcome = judge(sets[0], model, some, attackers.get(attempt.source))
             masks[str(index)] = outcome.correct
-            kept = {n: v for n, v in asdict(outcome).items() if n != "correct"}
+            if outcome.members is not None:
+                masks[f"{index}.members"] = outcome.members
+            kept = {n: v for n, v in asdict(outcome).items() if n not in ("correct", "members")}
             rows.append({"attempt": asdict(attempt), **kept, "digest": digest})
             context.on_progress(index + 1, len(attempts), "crafted sets")
         write_tensors(context.folder / JUDGED, masks, {"target": target})
-        diagnosis = diagnose_target(model, test)
-        about = {"target": target, "seed": seed, "diagnosis": asdict(diagnosis), "outcomes": rows}
+        checks = {name: check_surrogate(each, test) for name, each in attackers.items()}
+        about = {
+            "target": target,
+            "seed": seed,
+            "diagnosis": asdict(diagnose_target(model, test)),
+            "surrogates": {name: asdict(check) for name, check in checks.items()},
+            "weights": {name: weights_digest(each) for name, each in attackers.items()},
+            "chance": chance_level(test.y),
+            "outcomes": rows,
+        }
         write_json(context.folder / OUTCOMES, about)
 
     plan = [asdict(attempt) for attempt in attempts]
     # A crafted set that stands in the table and on the curve is one input.
-    inputs = tuple({stage.name: stage for stage in attempts.values()}.values())
-    return Stage(name, {"target": target, "plan": plan, "seed": seed}, (given, *inputs), work)
+    inputs = {s.name: s for s in (given, *surrogates.values(), *attempts.values())}
+    config = {"target": target, "plan": plan, "seed": seed}
+    return Stage(name, config, tuple(inputs.values()), work)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -67,11 +102,23 @@ def read_evaluation(folder: Path) -> Evaluation:
             masks[str(index)],
             Passes(**row["passes"]),
             Violations(**row["violations"]),
+            row["source"],
             row["rise"],
-            tuple(row["members"]),
+            masks.get(f"{index}.members"),
             row["digest"],
         )
         for index, row in enumerate(about["outcomes"])
     }
+    checks = {
+        name: SurrogateCheck(check["clean"], Diagnosis(**check["diagnosis"]))
+        for name, check in about["surrogates"].items()
+    }
     diagnosis = Diagnosis(**about["diagnosis"])
-    return Evaluation(about["target"], masks["clean"], outcomes, diagnosis, about["seed"])
+    return Evaluation(
+        about["target"], masks["clean"], outcomes, diagnosis, about["seed"], checks, about["chance"]
+    )
+
+
+def read_weights(folder: Path) -> dict[str, str]:
+    """Read the hashes of the surrogates' weights, by name."""
+    return read_json(folder / OUTCOMES)["weights"]
