@@ -15,14 +15,14 @@ STEP = 2.5 * EPS / STEPS
 
 
 def torchattack(model: nn.Module) -> OnImages:
-    from torchattack import PGD
+    from torchattack import PGD  # pyright: ignore[reportMissingImports]
 
     options = {"device": torch.device("cpu"), "eps": EPS, "alpha": STEP, "steps": STEPS}
     return PGD(model, normalize=None, **options)
 
 
 def torchattacks(model: nn.Module) -> OnImages:
-    from torchattacks import PGD
+    from torchattacks import PGD  # pyright: ignore[reportMissingImports]
 
     return PGD(model, eps=EPS, alpha=STEP, steps=STEPS)
 
@@ -37,8 +37,8 @@ def foolbox(model: nn.Module) -> OnImages:
 
 
 def art(model: nn.Module) -> OnImages:
-    from art.attacks.evasion import ProjectedGradientDescent
-    from art.estimators.classification import PyTorchClassifier
+    from art.attacks.evasion import ProjectedGradientDescent  # pyright: ignore[reportMissingImports]
+    from art.estimators.classification import PyTorchClassifier  # pyright: ignore[reportMissingImports]
 
     options = {"clip_values": (0, 1), "device_type": "cpu"}
     wrapped = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, **options)

@@ -299,7 +299,7 @@ def _adv_lib(model: nn.Module) -> OnImages:
 
 def _art(model: nn.Module) -> OnImages:
     evasion = library("art.attacks.evasion")
-    from art.estimators.classification import PyTorchClassifier
+    from art.estimators.classification import PyTorchClassifier  # pyright: ignore[reportMissingImports]
 
     wrapped = PyTorchClassifier(
         model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0, 1), device_type="cpu"

@@ -213,7 +213,7 @@ def _art_square(net: nn.Module, x: Tensor, y: Tensor, eps: float, queries: int) 
     evasion = pytest.importorskip(
         "art.attacks.evasion", reason="adversarial-robustness-toolbox is not installed"
     )
-    from art.estimators.classification import PyTorchClassifier
+    from art.estimators.classification import PyTorchClassifier  # pyright: ignore[reportMissingImports]
 
     classifier = PyTorchClassifier(
         net, nn.CrossEntropyLoss(), (1, 9, 9), 10, clip_values=(0, 1), device_type="cpu"
