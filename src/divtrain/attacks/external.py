@@ -75,6 +75,8 @@ class Adapter:
         ):
             try:
                 x_adv = self.make(whole)(x.detach().clone(), y.clone())
+            except ImportError:  # a library that is not there is no failure of the attack
+                raise
             except Exception as error:  # somebody else's code: it may raise anything
                 reason = str(error).splitlines()[0] if str(error) else ""
                 raise DivtrainError(
