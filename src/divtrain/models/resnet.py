@@ -27,10 +27,14 @@ class ResidualBlock(nn.Module):
         """Map (batch, in, height, width) to (batch, out, height / stride, width / stride)."""
         out = self.activation1(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
-        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return self.activation2(out + self._shortcut(x))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.stride == 1 and self.new_channels == 0:
+            return x
         before = self.new_channels // 2
-        shortcut = nn.functional.pad(shortcut, (0, 0, 0, 0, before, self.new_channels - before))
-        return self.activation2(out + shortcut)
+        x = x[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
 
 
 class ResNet(nn.Module):

@@ -1,0 +1,22 @@
+"""Memory that a process has freed, kept for its next tensors instead of given back."""
+
+import ctypes
+import platform
+
+MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  # parameters of mallopt, from malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to keep freed memory for the process; True where that worked.
+
+    glibc maps every large tensor anew and hands it back when it is freed, and the kernel fills
+    each page with zeros again on first touch: up to half of the time of a training step on the
+    CPU. Kept memory is reused as it is. It concerns the whole process, which will not shrink
+    again, so a program decides on it (divtrain's command line does), never an import. Elsewhere
+    than on glibc nothing happens.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = {MMAP_MAX: 0, TRIM_THRESHOLD: -1, TOP_PAD: 64 * 2**20}  # -1: never give back
+    return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())

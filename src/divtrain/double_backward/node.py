@@ -1,0 +1,23 @@
+"""What autograd wants of a node of ours in the backward pass that is running."""
+
+from typing import Any
+
+import torch
+
+
+def wanted(ctx: Any) -> tuple[bool, ...]:
+    """Return, for each tensor that the node was applied to, whether its gradient is wanted now.
+
+    Torch's own nodes know; `ctx.needs_input_grad` of a Python node only tells whether a tensor
+    records gradients at all. Without this a pass for the gradients of the images would compute
+    those of the weights too, and throw them away. Where torch cannot tell, the gradient counts as
+    wanted: the result is the same, only slower.
+    """
+    return tuple(function is not None and _runs(function) for function, _ in ctx.next_functions)
+
+
+def _runs(function: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(function)
+    except (AttributeError, RuntimeError):  # not in this torch, or a leaf in autograd.grad
+        return True
