@@ -12,9 +12,9 @@ import divtrain
 ROOT = Path(divtrain.__file__).parent
 
 LEVEL = {
-    "errors": 0, "version": 0,
+    "errors": 0, "version": 0, "allocator": 0,
     "checks": 1, "files": 1, "modes": 1,
-    "ensemble": 2, "cross_entropy": 2,
+    "ensemble": 2, "cross_entropy": 2, "double_backward": 2,
     "gal": 3,
     "models": 4, "data": 4, "attacks": 4,
     "training": 5, "evaluation": 5, "analysis": 5,

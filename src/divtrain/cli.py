@@ -15,6 +15,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.evaluation import quick
 from divtrain.experiments import (
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[0] not in COMMANDS:
             raise unknown_name("command", words[0], COMMANDS)
+        keep_freed_memory()
         try:
             return COMMANDS[words[0]](words[1:])
         finally:

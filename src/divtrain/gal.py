@@ -9,6 +9,8 @@
 Half-precision inputs are computed in float32 here, also under autocast; float64 stays float64.
 """
 
+import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from divtrain.checks import check_images
 from divtrain.cross_entropy import cross_entropy
+from divtrain.double_backward import FastDoubleBackward
 from divtrain.errors import DivtrainError
 
 VANISHING = 1e-30
@@ -43,36 +46,56 @@ class MemberPass:
     """One forward pass of every member on one batch, shared by every term of a loss.
 
     Attributes:
-        x: One copy of the images a member, recording gradients,
-            (member, batch, channel, height, width).
+        x: The images that record gradients, the first `some` of the batch, one copy a member:
+            (member, some, channel, height, width).
         logits: (member, batch, class).
         losses: Per-example cross-entropy J_i of each member, (member, batch).
     """
 
-    x: Float[Tensor, "member batch channel height width"]
+    x: Float[Tensor, "member some channel height width"]
     logits: Float[Tensor, "member batch classes"]
     losses: Float[Tensor, "member batch"]
 
-    def input_gradients(self, create_graph: bool) -> Float[Tensor, "member batch feature"]:
+    def input_gradients(self, create_graph: bool) -> Float[Tensor, "member some feature"]:
         """Return g_i, the gradient of each member's *summed* cross-entropy: exact per example.
 
         Every member reads its own copy of the images, so one backward pass of the sum of all
         losses yields every g_i, and each member is passed through once.
         """
+        losses = self.losses[:, : self.x.shape[1]]
         (gradients,) = torch.autograd.grad(
-            self.losses.sum(), self.x, create_graph=create_graph, retain_graph=True
+            losses.sum(), self.x, create_graph=create_graph, retain_graph=True
         )
         return gradients.flatten(2)
 
 
-def member_pass(ens: HasMembers, x: Tensor, y: Tensor) -> MemberPass:
+def member_pass(
+    ens: HasMembers, x: Tensor, y: Tensor, share: float = 1.0, twice: bool = True
+) -> MemberPass:
     """Run every member once on `x` (not modified; gradients do not flow beyond it).
 
     Images are taken to be right: a training loop has checked them when it loaded them.
+
+    Args:
+        ens: An `Ensemble`.
+        x: Images in [0, 1], (batch, channel, height, width).
+        y: Labels, (batch,).
+        share: Share of the batch, counted from its first image and rounded up, whose images record
+            gradients; the rest passes for the price of plain training. Batch norm in train mode
+            normalises the two parts apart.
+        twice: Whether the input gradients will be differentiated in their turn.
     """
-    x = x.detach().expand(len(ens.members), *x.shape).clone().requires_grad_()
-    logits = ens.member_logits(x)
-    return MemberPass(x, logits, cross_entropy(logits, y))
+    some = math.ceil(share * len(x))
+    recording = x[:some].detach().expand(len(ens.members), *x[:some].shape).clone()
+    parts: list[Tensor] = []
+    if some:
+        recording.requires_grad_()
+        with FastDoubleBackward() if twice else nullcontext():
+            parts.append(ens.member_logits(recording))
+    if some < len(x):
+        parts.append(ens.member_logits(x[some:].detach()))
+    logits = torch.cat(parts, dim=1)
+    return MemberPass(recording, logits, cross_entropy(logits, y))
 
 
 def input_gradients(
@@ -99,7 +122,8 @@ def input_gradients(
     _check(ens, x)
     with torch.inference_mode(False), torch.enable_grad():
         # A label made under inference_mode may not be saved for backward: clone it here.
-        return member_pass(ens, x, y.clone()).input_gradients(create_graph)
+        forward = member_pass(ens, x, y.clone(), twice=create_graph)
+        return forward.input_gradients(create_graph)
 
 
 def _check(ens: HasMembers, x: Tensor) -> None:

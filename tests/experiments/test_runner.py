@@ -77,7 +77,7 @@ def test_a_run_leaves_config_log_checkpoints_records_tables_and_figures(whole: P
     assert about["model"]["activation"] == "leaky_relu"
     assert about["terms"] == [
         "CrossEntropy(weight=1.0)",
-        "GradientAlignment(weight=0.5, temperature=1.0)",
+        "GradientAlignment(weight=0.5, temperature=1.0, every=1, part=1.0)",
     ]
     assert about["versions"]["torch"]
 

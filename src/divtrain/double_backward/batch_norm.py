@@ -101,7 +101,9 @@ class InputGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # as torch's
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> Any:
         """Return the derivatives that the module's docstring gives."""
         v, x, weight, mean, scale, v_dot, v_sum = ctx.saved_tensors
         settings: Settings = ctx.settings
@@ -149,7 +151,11 @@ def _weighted_sum(constant: Tensor, *parts: tuple[Tensor, Tensor]) -> Tensor:
     total = constant.to(like.dtype).view(shape)
     for factor, images in parts:
         factor = factor.to(like.dtype).view(shape)
-        total = torch.addcmul(total, images, factor) if total.numel() < images.numel() else total.addcmul_(images, factor)
+        total = (
+            torch.addcmul(total, images, factor)
+            if total.numel() < images.numel()
+            else total.addcmul_(images, factor)
+        )
     return total
 
 

@@ -47,8 +47,8 @@ def _plain(args: tuple[Any, ...]) -> bool:
     """Whether the first argument is an ordinary tensor under ordinary autograd."""
     if not args or type(args[0]) is not Tensor or not torch.is_grad_enabled():
         return False
-    functorch = torch._C._functorch.peek_interpreter_stack() is not None
-    return not functorch and forward_ad._current_level < 0 and args[0].is_floating_point()
+    functorch = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
+    return functorch is None and forward_ad._current_level < 0 and args[0].is_floating_point()
 
 
 def _conv(dimensions: int) -> Callable[..., Tensor | None]:
@@ -192,7 +192,7 @@ LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     torch.conv_transpose1d: _transposed_conv(1),
     torch.conv_transpose2d: _transposed_conv(2),
     torch.conv_transpose3d: _transposed_conv(3),
-    F.leaky_relu: _leaky_relu, torch._C._nn.leaky_relu: _leaky_relu,
+    F.leaky_relu: _leaky_relu, torch._C._nn.leaky_relu: _leaky_relu,  # pyright: ignore
     F.relu: _relu, torch.relu: _relu, torch.Tensor.relu: _relu,
     F.max_pool2d: _max_pool2d, torch.max_pool2d: _max_pool2d,
     F.batch_norm: _batch_norm,

@@ -66,6 +66,10 @@ class TrainConfig:
     """constant (the paper's), or one_cycle for short runs."""
     gal_weight: float = 0.5
     """lambda of Eq. 9, for div."""
+    gal_every: int = 1
+    """Take GAL at every N-th step only, N times as heavy; the paper's is 1. See docs/speed.md."""
+    gal_part: float = 1.0
+    """Take GAL at this share of each batch; the paper's is 1. See docs/speed.md."""
     temperature: float = 1.0
     """Of GAL's log-sum-exp; the paper has none (1)."""
     noise: float = 0.3
@@ -77,6 +81,9 @@ class TrainConfig:
     """fp32, or bf16 for mixed precision."""
     save_every: float = 120.0
     """Seconds between saved training states."""
+    by_member: bool = False
+    """Hold the graph of one member at a time: the memory of one, for about a third more time. The
+    gradients are the same, so a run that ran out of memory may go on with it."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +217,12 @@ def check_training(train: TrainConfig) -> None:
         raise DivtrainError(f"expected --train.noise in [0, 1], got {train.noise!r}")
     if not 0 <= train.gal_weight < float("inf"):
         raise DivtrainError(f"expected --train.gal-weight >= 0, got {train.gal_weight!r}")
+    if train.gal_every < 1:
+        raise DivtrainError(f"expected --train.gal-every >= 1 (steps), got {train.gal_every}")
+    if not 0 < train.gal_part <= 1:
+        raise DivtrainError(
+            f"expected --train.gal-part in (0, 1], a share of the batch, got {train.gal_part!r}"
+        )
     if not train.temperature > 0:
         raise DivtrainError(f"expected --train.temperature > 0, got {train.temperature!r}")
     if train.static_nets < 1:

@@ -52,8 +52,10 @@ def _base_noise(train: TrainConfig) -> Defence:
 
 def _div(train: TrainConfig) -> Defence:
     """Diversity Training: Eq. 9 on D' and D_noise."""
-    terms = [CrossEntropy(), GradientAlignment(train.gal_weight, train.temperature)]
-    return Defence(terms, [Clean(), Noisy(train.noise)])
+    alignment = GradientAlignment(
+        train.gal_weight, train.temperature, train.gal_every, train.gal_part
+    )
+    return Defence([CrossEntropy(), alignment], [Clean(), Noisy(train.noise)])
 
 
 def _adv(train: TrainConfig) -> Defence:

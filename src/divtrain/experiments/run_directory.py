@@ -24,6 +24,7 @@ FREE_TO_CHANGE = (
     "targets",
     "attack.white_box",
     "train.save_every",
+    "train.by_member",
     "train.static_nets",
     "gaas.images",
     "gaas.orders",

@@ -12,10 +12,10 @@ import torch
 from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
-from divtrain.gal import member_pass
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.state import History, TrainingState, load_state, save_state
-from divtrain.training.terms import Term, total_loss
+from divtrain.training.step import step_by_member, step_together
+from divtrain.training.terms import Term
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -35,12 +35,15 @@ class TrainingSettings:
         schedule: ``constant`` (the paper's), or ``one_cycle``: from a 25th up to the peak over
             three tenths of the steps, then down to a 10,000th of the start, both as a cosine.
         save_every: Seconds between saved training states.
+        by_member: Hold the graph of one member at a time (`step_by_member`): less memory, more
+            time, the same gradients.
     """
 
     epochs: int = 10
     learning_rate: float = 1e-3
     schedule: Schedule = "constant"
     save_every: float = 120.0
+    by_member: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -72,7 +75,8 @@ def train(
     """Train an ensemble in place with Adam.
 
     Args:
-        ens: The ensemble; moved to fabric's device, left there in eval mode.
+        ens: The ensemble; moved to fabric's device, laid out channels-last, left there in eval
+            mode.
         stream: Training batches, on fabric's device.
         terms: The loss is their sum.
         settings: Epochs, learning rate, schedule.
@@ -93,13 +97,15 @@ def train(
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
         fabric = Fabric(accelerator="cpu", devices=1)
+    ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    step = step_by_member if settings.by_member else step_together
     optimizer = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
     model, optimizer = fabric.setup(ens, optimizer)
     model.mark_forward_method("member_logits")
     steps = settings.epochs * stream.steps_per_epoch
     progress = TrainingState(steps)
     recipe = {
-        "optimisation": repr(replace(settings, save_every=0.0)),
+        "optimisation": repr(replace(settings, save_every=0.0, by_member=False)),
         "terms": repr(list(terms)),
         "stream": f"{len(stream.images)} images, batches of {stream.batch_size},"
         f" {list(stream.views)}, shift {stream.shift}, flip {stream.flip}, seed {stream.seed}",
@@ -115,14 +121,13 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             x, y = stream.batch(progress.step)
-            with fabric.autocast():  # Fabric wraps `forward` in it, but no other method
-                forward = member_pass(model, x, y)
-            loss, log = total_loss(terms, forward)
             optimizer.zero_grad()
-            fabric.backward(loss)
+            # Fabric wraps `forward` in autocast, but no other method: so do the steps.
+            done = step(model, x, y, terms, progress.step, fabric.autocast, fabric.backward)
             optimizer.step()
-            right = aggregate_logits(forward.logits.detach(), ens.aggregate).argmax(-1) == y
-            progress.add({"loss": loss, **log, "accuracy": right.float().mean()}, started)
+            right = aggregate_logits(done.logits, ens.aggregate).argmax(-1) == y
+            log = {"loss": done.loss, **done.log, "accuracy": right.float().mean()}
+            progress.add(log, started)
             if on_step is not None:
                 on_step(progress.step, steps, progress.means())
             if progress.step % stream.steps_per_epoch == 0:

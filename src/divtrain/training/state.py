@@ -13,7 +13,7 @@ from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.files import read_tensors, write_tensors
 
-FORMAT = "divtrain-training-state-1"
+FORMAT = "divtrain-training-state-2"
 
 History = list[dict[str, float]]
 """One row an epoch: epoch, step, learning_rate, loss, its parts, accuracy, seconds."""
@@ -28,7 +28,7 @@ class TrainingState:
         step: Steps done.
         history: A row for each epoch done.
         sums: Sums of everything logged since the epoch began.
-        count: Steps since the epoch began.
+        counts: How many steps since the epoch began logged it.
         seconds: Time spent since the epoch began.
     """
 
@@ -36,7 +36,7 @@ class TrainingState:
     step: int = 0
     history: History = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
-    count: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add(self, log: dict[str, Tensor], started: float) -> None:
@@ -56,18 +56,18 @@ class TrainingState:
             )
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
         self.seconds += time.monotonic() - started
 
     def means(self) -> dict[str, float]:
         """Means of everything logged since the epoch began."""
-        return {name: total / self.count for name, total in self.sums.items()}
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
 
     def end_epoch(self, learning_rate: float) -> None:
         """Turn the running means into a row of the history, and begin anew."""
         row = {"epoch": len(self.history) + 1, "step": self.step, "learning_rate": learning_rate}
         self.history.append(row | self.means() | {"seconds": round(self.seconds, 2)})
-        self.sums, self.count, self.seconds = {}, 0, 0.0
+        self.sums, self.counts, self.seconds = {}, {}, 0.0
 
 
 def save_state(

@@ -19,6 +19,10 @@ from divtrain.gal import MemberPass, alignment
 class Term(Protocol):
     """One weighted part of a loss."""
 
+    def share(self, step: int, /) -> float:
+        """Share of the batch at whose images the term takes input gradients at this step."""
+        ...
+
     def __call__(self, forward: MemberPass, /) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted scalar to add to the loss, and detached scalars to log."""
         ...
@@ -34,6 +38,11 @@ class CrossEntropy:
 
     weight: float = 1.0
 
+    def share(self, step: int) -> float:
+        """None of it: it takes no input gradients."""
+        del step
+        return 0.0
+
     def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Term`."""
         value = forward.losses.mean()
@@ -42,21 +51,42 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class GradientAlignment:
-    """Mean over examples of GAL (second term of Eq. 9).
+    """Mean over examples of GAL (second term of Eq. 9), at every step or lazily.
+
+    Lazily, GAL is taken at every k-th step with k times the weight, or at part of the batch: its
+    expectation is the same, its price a fraction (docs/speed.md says what that costs).
 
     Attributes:
         weight: The paper's lambda.
         temperature: See `divtrain.gradient_alignment_loss`; the paper has none (1).
+        every: Take GAL at every `every`-th step, `every` times as heavy; the paper's is 1.
+        part: Share of the batch to take GAL at, in (0, 1]; the paper's is 1.
     """
 
     weight: float = 0.5
     temperature: float = 1.0
+    every: int = 1
+    part: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.every < 1:
+            raise DivtrainError(f"expected every >= 1 (steps), got {self.every!r}")
+        if not 0 < self.part <= 1:
+            raise DivtrainError(f"expected part in (0, 1], a share of the batch, got {self.part!r}")
+
+    def share(self, step: int) -> float:
+        """See `Term`."""
+        return self.part if step % self.every == 0 else 0.0
 
     def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Term`."""
+        """See `Term`; nothing where no image records gradients."""
+        if forward.x.shape[1] == 0:
+            return forward.losses.new_zeros(()), {}
         value = alignment(forward.input_gradients(create_graph=True), self.temperature)
         log = {"gal": value.gal, "coherence": value.coherence, "vanishing": value.vanishing}
-        return self.weight * value.gal, {name: part.detach() for name, part in log.items()}
+        named = {name: part.detach() for name, part in log.items()}
+        return self.weight * self.every * value.gal, named
 
 
 def total_loss(terms: Sequence[Term], forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:

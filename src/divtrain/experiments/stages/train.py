@@ -48,7 +48,11 @@ def train_stage(
     built = build_defence(defence, settings)
     own_seed = zlib.crc32(f"{seed} {role}".encode())
     optimisation = TrainingSettings(
-        settings.epochs, settings.learning_rate, settings.schedule, settings.save_every
+        settings.epochs,
+        settings.learning_rate,
+        settings.schedule,
+        settings.save_every,
+        settings.by_member,
     )
 
     def work(context: Context) -> None:
