@@ -239,6 +239,70 @@ def test_batch_norm_statistics_are_updated_once_a_step(images: Images) -> None:
     assert [int(ens.get_buffer(f"members.{i}.1.num_batches_tracked")) for i in (0, 1)] == [6, 6]
 
 
+def test_a_run_may_go_on_with_the_graph_of_one_member_at_a_time(
+    images: Images, tmp_path: Path
+) -> None:
+    state = tmp_path / "state.safetensors"
+    settings = TrainingSettings(epochs=2, save_every=0.0)
+    whole, parted = ensemble(), ensemble()
+    train(whole, stream(images), TERMS, settings)
+
+    def stop(step: int, steps: int, means: dict[str, float]) -> None:
+        if step == 7:
+            raise OutOfMemory
+
+    with pytest.raises(OutOfMemory):
+        train(parted, stream(images), TERMS, settings, state_file=state, on_step=stop)
+    again = replace(settings, by_member=True)
+    train(parted, stream(images), TERMS, again, state_file=state)
+    for one, other in zip(weights(whole), weights(parted), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+class OutOfMemory(Exception):
+    pass
+
+
+def test_lazy_gal_is_taken_at_some_steps_and_logged_as_the_mean_of_those(images: Images) -> None:
+    seen: dict[int, dict[str, float]] = {}
+    terms = [CrossEntropy(), GradientAlignment(0.5, every=3)]
+    history = train(
+        ensemble(), stream(images), terms, TrainingSettings(epochs=1),
+        on_step=lambda step, steps, means: seen.update({step: means}),
+    )  # fmt: skip
+    assert seen[1]["gal"] == seen[2]["gal"] == seen[3]["gal"] != seen[4]["gal"]
+    assert history[0]["gal"] == seen[4]["gal"]
+    assert 1 < history[0]["gal"] < 1.0986 + 1.0  # log of 3 pairs, give or take 1: a mean of GALs
+
+
+def test_the_expectation_of_lazy_gal_is_gal(images: Images) -> None:
+    ens, (x, y) = ensemble(), (images.x[:40], images.y[:40])
+
+    def gradient(alignment: GradientAlignment, step: int, order: Tensor) -> Tensor:
+        ens.zero_grad()
+        forward = member_pass(ens, x[order], y[order], alignment.share(step))
+        loss, _ = alignment(forward)
+        if loss.requires_grad:
+            loss.backward()
+        return torch.cat([torch.zeros(64 * 24) if p.grad is None else p.grad.flatten()
+                          for p in [ens.get_parameter("members.0.1.weight")]])  # fmt: skip
+
+    plain = torch.arange(40)
+    whole = gradient(GradientAlignment(0.5), 0, plain)
+    lazy = sum(gradient(GradientAlignment(0.5, every=4), step, plain) for step in range(8)) / 8
+    torch.testing.assert_close(lazy, whole)
+    quarters = [
+        gradient(GradientAlignment(0.5, part=0.25), 0, plain.roll(10 * k)) for k in range(4)
+    ]
+    torch.testing.assert_close(sum(quarters) / 4, whole)
+
+
+@pytest.mark.parametrize("bad", [{"every": 0}, {"part": 0.0}, {"part": 1.1}])
+def test_lazy_gal_out_of_range_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(dt.DivtrainError, match=f"expected {next(iter(bad))}"):
+        GradientAlignment(**bad)  # pyright: ignore[reportArgumentType]
+
+
 def test_terms_add_up_and_log_their_unweighted_value(images: Images) -> None:
     forward = member_pass(ensemble(), images.x[:8], images.y[:8])
     loss, log = total_loss([CrossEntropy(2.0), GradientAlignment(3.0, temperature=0.5)], forward)

@@ -27,24 +27,22 @@ class MaxPooling(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, window: Window, slope: float) -> Tensor:
         """Pool, then activate."""
-        y, indices = pool(x, *window)
-        if slope != 1:
-            y = activate(y, slope)
-        ctx.save_for_backward(x, indices, y)
+        largest, indices = pool(x, *window)
+        ctx.save_for_backward(x, indices, largest if slope != 1 else None)
         ctx.window, ctx.slope = window, slope
-        return y
+        return activate(largest, slope) if slope != 1 else largest
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Put the gradient back where the largest values were."""
-        x, indices, y = ctx.saved_tensors
+        x, indices, largest = ctx.saved_tensors
         (grad,) = grads
         if torch.is_grad_enabled():
             if ctx.slope != 1:
-                grad = Scaled.apply(grad, y.detach(), ctx.slope)
+                grad = Scaled.apply(grad, largest, ctx.slope)
             return PutBack.apply(grad, x.detach(), indices, ctx.window), None, None
         if ctx.slope != 1:
-            grad = leaky_relu_backward(grad, y, ctx.slope, True)
+            grad = leaky_relu_backward(grad, largest, ctx.slope, False)
         return pool_backward(grad, x, *ctx.window, indices), None, None
 
 

@@ -181,7 +181,9 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    if x.ndim < 2 or (training and x.numel() <= x.shape[1]):
+    by_channel = [each for each in (running_mean, running_var, weight, bias) if each is not None]
+    wrong = x.ndim < 2 or any(each.numel() != x.shape[1] for each in by_channel)
+    if wrong or (training and x.numel() <= x.shape[1]):
         return None  # torch refuses
     settings = Settings(running_mean, running_var, training, eps)
     return BatchNorm.apply(x, weight, bias, settings, momentum)  # pyright: ignore[reportReturnType]

@@ -1,7 +1,7 @@
 """ReLU and LeakyReLU that know that their second derivative is zero.
 
 Torch's own double backward fills a tensor with zeros for it, adds that to the gradient and carries
-it on. These save the output, which the next layer keeps anyway, in place of the input.
+it on. What is saved is what torch saves, so that the same tensors may be changed in place.
 """
 
 from typing import Any
@@ -24,31 +24,31 @@ class PiecewiseLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
         """Apply."""
         y = activate(x, slope)
-        ctx.save_for_backward(y)
+        ctx.save_for_backward(y if slope == 0 else x)
         ctx.slope = slope
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Scale by 1 or the slope."""
-        (y,) = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return Scaled.apply(grads[0], y.detach(), ctx.slope), None
-        return leaky_relu_backward(grads[0], y, ctx.slope, True), None
+            return Scaled.apply(grads[0], x.detach(), ctx.slope), None
+        return leaky_relu_backward(grads[0], x, ctx.slope, False), None
 
 
 class Scaled(torch.autograd.Function):
-    """A gradient times 1 where y > 0, times the slope elsewhere: linear, and its own transpose."""
+    """A gradient times 1 where x > 0, times the slope elsewhere: linear, and its own transpose."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, y: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, x: Tensor, slope: float) -> Tensor:
         """Scale."""
-        ctx.save_for_backward(y)
+        ctx.save_for_backward(x)
         ctx.slope = slope
-        return leaky_relu_backward(grad, y, slope, True)
+        return leaky_relu_backward(grad, x, slope, False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Scale alike."""
-        (y,) = ctx.saved_tensors
-        return Scaled.apply(grads[0], y, ctx.slope), None, None
+        (x,) = ctx.saved_tensors
+        return Scaled.apply(grads[0], x, ctx.slope), None, None

@@ -108,10 +108,10 @@ def step_by_member(
         with autocast():
             forward = member_pass(Ensemble([member]), x, y, share, twice=False)
         parts.append(_logits_and_gradients(forward))
+        del forward
         with torch.no_grad():
             for buffer, old in zip(member.buffers(), before, strict=True):
                 buffer.copy_(old)
-        del forward
     logits = torch.cat([each for each, _ in parts]).requires_grad_()
     gradients = torch.cat([each for _, each in parts]).requires_grad_()
     images = x.new_empty((len(parts), gradients.shape[1], *x.shape[1:]))
@@ -124,12 +124,9 @@ def step_by_member(
         _set_random_state(x.device, states[index])
         with autocast():
             forward = member_pass(Ensemble([member]), x, y, share)
-        answer = (forward.logits * to_logits[index : index + 1]).sum()
-        if gradients.shape[1]:
-            own = forward.input_gradients(create_graph=True)
-            answer = answer + (own * to_gradients[index : index + 1]).sum()
-        backward(answer, inputs=_trained(member))
-        del forward, answer
+        own = slice(index, index + 1)
+        backward(_towards(forward, to_logits[own], to_gradients[own]), inputs=_trained(member))
+        del forward  # before the next graph is there
     return StepResult(loss.detach(), log, logits.detach())
 
 
@@ -138,6 +135,14 @@ def _logits_and_gradients(forward: MemberPass) -> tuple[Tensor, Tensor]:
         return forward.logits.detach(), forward.x.flatten(2)
     gradients = forward.input_gradients(create_graph=False)
     return forward.logits.detach(), gradients
+
+
+def _towards(forward: MemberPass, to_logits: Tensor, to_gradients: Tensor) -> Tensor:
+    """<z_i, dL/dz_i> + <g_i, dL/dg_i>."""
+    answer = (forward.logits * to_logits).sum()
+    if forward.x.shape[1] == 0:
+        return answer
+    return answer + (forward.input_gradients(create_graph=True) * to_gradients).sum()
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

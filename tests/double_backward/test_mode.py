@@ -1,0 +1,215 @@
+"""Our layers stand in where they compute the same, and nowhere else; and they are frugal."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import divtrain as dt
+from divtrain.double_backward import FastDoubleBackward
+from divtrain.double_backward.max_pooling import pick
+from divtrain.gal import alignment, member_pass
+
+OURS = ("Convolution", "PiecewiseLinear", "MaxPooling", "BatchNorm")
+
+
+def made_by(y: Tensor) -> str:
+    """Name of the node that made `y`."""
+    assert y.grad_fn is not None
+    return type(y.grad_fn).__name__.removesuffix("Backward")
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Conv2d(3, 2, 3), "Convolution"),
+        (nn.ConvTranspose2d(3, 2, 3), "Convolution"),
+        (nn.ReLU(), "PiecewiseLinear"),
+        (torch.relu, "PiecewiseLinear"),
+        (Tensor.relu, "PiecewiseLinear"),
+        (nn.LeakyReLU(0.1), "PiecewiseLinear"),
+        (nn.MaxPool2d(2), "MaxPooling"),
+        (lambda x: F.max_pool2d(x, 2), "MaxPooling"),
+        (nn.BatchNorm2d(3), "BatchNorm"),
+    ],
+)
+def test_our_layers_are_used(layer: Any, expected: str) -> None:
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    with FastDoubleBackward():
+        assert made_by(layer(x)) == expected
+    assert made_by(layer(x)) not in OURS
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda x: F.relu(x + 0, inplace=True),
+        nn.LeakyReLU(-0.1),
+        lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+        lambda x: nn.Conv2d(3, 2, 3)(x[0]),
+        lambda x: F.max_pool2d(x[0], 2),
+        nn.Tanh(),
+        nn.Dropout(0.5),
+    ],
+)
+def test_what_they_do_not_do_is_left_to_torch(layer: Any) -> None:
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    torch.manual_seed(0)
+    with FastDoubleBackward():
+        y = layer(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(y, layer(x))
+    assert made_by(y) not in OURS
+
+
+def test_without_gradients_torch_runs() -> None:
+    with FastDoubleBackward(), torch.no_grad():
+        y = nn.Conv2d(1, 1, 1)(torch.rand(1, 1, 2, 2))
+    assert y.grad_fn is None
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.func's own, at its first use
+def test_forward_mode_and_torch_func_are_left_to_torch() -> None:
+    net, x = nn.Conv2d(1, 1, 2), torch.rand(1, 1, 3, 3)
+    with FastDoubleBackward():
+        with forward_ad.dual_level():
+            y = net(forward_ad.make_dual(x, torch.ones_like(x)))
+            assert forward_ad.unpack_dual(y).tangent is not None
+        jacobian = torch.func.jacrev(net)(x)
+    torch.testing.assert_close(jacobian, torch.func.jacrev(net)(x))
+
+
+def test_a_mistake_raises_what_torch_raises() -> None:
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    for wrong in (
+        nn.Conv2d(5, 2, 3),
+        nn.MaxPool2d(9),
+        nn.BatchNorm2d(7),
+        nn.MaxPool2d(9),
+        nn.MaxPool2d(2, 0),
+    ):
+        with pytest.raises(RuntimeError) as theirs:
+            wrong(x)
+        with pytest.raises(RuntimeError) as ours, FastDoubleBackward():
+            wrong(x)
+        assert str(ours.value).splitlines()[0] == str(theirs.value).splitlines()[0]
+    one = torch.rand(1, 3, 1, 1, requires_grad=True)
+    with pytest.raises(ValueError, match="more than 1 value"), FastDoubleBackward():
+        nn.BatchNorm2d(3)(one)
+
+
+def test_running_statistics_are_updated_once() -> None:
+    x = torch.rand(8, 3, 4, 4, requires_grad=True)
+    ours, theirs = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    with FastDoubleBackward():
+        y = ours(x)
+    (g,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+    g.sum().backward()
+    theirs(x)
+    assert ours.num_batches_tracked == 1
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+# A pooling that follows a (leaky) ReLU
+
+
+def pooled(touch: Any, fast: bool) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    before = x * 1
+    heard: list[Tensor] = []
+
+    def run() -> Tensor:
+        y = F.leaky_relu(before, 0.3)
+        touch(before, y, heard)
+        return F.max_pool2d(y, 2)
+
+    if fast:
+        with FastDoubleBackward():
+            z = run()
+    else:
+        z = run()
+    (g,) = torch.autograd.grad(z.sin().sum(), x)
+    return z, torch.cat([g.flatten(), *(h.flatten() for h in heard)])
+
+
+def _hook(before: Tensor, y: Tensor, heard: list[Tensor]) -> None:
+    y.register_hook(heard.append)
+
+
+def _change(before: Tensor, y: Tensor, heard: list[Tensor]) -> None:
+    y.add_(y.detach().sign())
+
+
+def _retain(before: Tensor, y: Tensor, heard: list[Tensor]) -> None:
+    y.retain_grad()
+
+
+@pytest.mark.parametrize("touch", [lambda *_: None, _hook, _change, _retain])
+def test_a_pooling_after_an_activation_equals_torchs_whatever_is_done_between(touch: Any) -> None:
+    for got, expected in zip(pooled(touch, True), pooled(touch, False), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+
+
+def test_pick_takes_values_in_either_layout() -> None:
+    x = torch.rand(2, 3, 4, 5)
+    y, indices = F.max_pool2d(x, 2, return_indices=True)
+    torch.testing.assert_close(pick(x, indices), y)
+    last = indices.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(pick(x.contiguous(memory_format=torch.channels_last), last), y)
+
+
+# Frugality: the counts behind the ratio of two
+
+
+class Counted(TorchDispatchMode):
+    """Counts the convolutions of a step: forward, to the images, to the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name()
+        if name == "aten::convolution":
+            self.count["forward"] += 1
+        if name == "aten::convolution_backward":
+            self.count["to images"] += bool(args[-1][0])
+            self.count["to weights"] += bool(args[-1][1])
+        self.count["zeros"] += name in ("aten::zeros_like", "aten::zero_")
+        return func(*args, **(kwargs or {}))
+
+
+def net() -> dt.Ensemble:
+    torch.manual_seed(0)
+    return dt.Ensemble([dt.models.build("conv3", 1, 8, 4) for _ in range(2)])
+
+
+def test_the_inner_pass_computes_no_gradient_of_a_weight() -> None:
+    ens, x = net(), torch.rand(3, 1, 8, 8)
+    forward = member_pass(ens, x, torch.tensor([0, 1, 2]))
+    with Counted() as counted:
+        forward.input_gradients(create_graph=True)
+    assert counted.count["to weights"] == 0
+    assert counted.count["to images"] == 2 * 3  # members x convolutions
+
+
+def test_a_step_runs_six_convolutions_a_layer() -> None:
+    """Two forward (the second of tangents), two to the images, two to the weights; see issue 4."""
+    ens, x, y = net(), torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    with Counted() as counted:
+        forward = member_pass(ens, x, y)
+        aligned = alignment(forward.input_gradients(create_graph=True))
+        loss = forward.losses.mean() + aligned.gal
+        loss.backward(inputs=list(ens.parameters()))
+    layers, members = 3, 2
+    assert counted.count["forward"] == 2 * layers * members
+    assert counted.count["to weights"] == 2 * layers * members
+    # The second pass to the images stops before the first convolution: nobody wants it.
+    assert counted.count["to images"] == (2 * layers - 1) * members
