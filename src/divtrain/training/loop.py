@@ -13,6 +13,7 @@ from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
 from divtrain.gal import member_pass
+from divtrain.training.divergence import check_weights, divergence, finite_log
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.state import History, TrainingState, load_state, save_state
 from divtrain.training.terms import Term, total_loss
@@ -85,8 +86,9 @@ def train(
         The history, a row an epoch.
 
     Raises:
-        DivtrainError: when the loss is no longer finite, or the state file is damaged or belongs
-            to another run.
+        DivtrainError: when the loss or a gradient is no longer finite: the step is not taken, and
+            neither the weights nor the state file are touched by it. Also when the state file
+            belongs to another run; `DamagedFileError` when it is damaged.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the running step; the state is saved first.
     """
     if fabric is None:
@@ -105,7 +107,7 @@ def train(
         f" {list(stream.views)}, shift {stream.shift}, flip {stream.flip}, seed {stream.seed}",
     }
     if state_file is not None and state_file.exists():
-        progress = load_state(state_file, ens, optimizer, recipe)
+        progress = load_state(state_file, ens, optimizer, recipe, steps)
     model.train()
     saved = time.monotonic()
     with StopRequest() as stop:
@@ -120,19 +122,26 @@ def train(
             loss, log = total_loss(terms, forward)
             optimizer.zero_grad()
             fabric.backward(loss)
-            optimizer.step()
             right = aggregate_logits(forward.logits.detach(), ens.aggregate).argmax(-1) == y
-            progress.add({"loss": loss, **log, "accuracy": right.float().mean()}, started)
+            log = {"loss": loss, **log, "accuracy": right.float().mean()}
+            values, finite = finite_log(log, ens.parameters())
+            if not finite:
+                done = progress.step
+                raise divergence(values, forward, ens, stream, done, steps, state_file)
+            optimizer.step()
+            progress.add(values, started)
             if on_step is not None:
                 on_step(progress.step, steps, progress.means())
             if progress.step % stream.steps_per_epoch == 0:
                 progress.end_epoch(rate)
             due = time.monotonic() - saved >= settings.save_every
             if state_file is not None and (due or stop.requested):
+                check_weights(ens, progress.step, steps, state_file)
                 save_state(state_file, ens, optimizer, progress, recipe)
                 saved = time.monotonic()
             if stop.requested:
                 raise KeyboardInterrupt
+    check_weights(ens, steps, steps, state_file)
     ens.eval()
     return progress.history
 
