@@ -1,4 +1,4 @@
-"""What a user's mistake and a damaged file raise, and the sentence that offers the nearest names."""
+"""The exceptions that a user's mistake raises, and the sentence that offers the nearest names."""
 
 import difflib
 from collections.abc import Iterable

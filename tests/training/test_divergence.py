@@ -98,7 +98,9 @@ def test_the_step_is_not_taken_and_the_state_stays_the_last_good_one(
 
 
 def test_a_gradient_names_its_member(images: Images) -> None:
-    with pytest.raises(dt.DivtrainError, match=r"gradient is not: members\.1\.1\.weight, ") as caught:
+    with pytest.raises(
+        dt.DivtrainError, match=r"gradient is not: members\.1\.1\.weight, "
+    ) as caught:
         train(ensemble(), stream(images), [CrossEntropy(), Spoiling(2, nan_gradient)], SETTINGS)
     assert "members.0" not in str(caught.value)
 

@@ -33,7 +33,7 @@ def finite_log(
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # torch.nn.utils.get_total_norm is this, but younger than the torch we ask for.
-    norms = torch._foreach_norm(gradients, 2) if gradients else []
+    norms = torch._foreach_norm(gradients, 2) if gradients else []  # pyright: ignore[reportPrivateImportUsage]
     scalars = [*(value.detach() for value in log.values()), *norms]
     kind = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
     device = next(iter(log.values())).device
@@ -96,7 +96,9 @@ def _culprit(forward: MemberPass, ens: nn.Module, stream: Stream, step: int) -> 
         return f"weights were not finite before the step: {_some(weights)}"
     pixels = ~forward.x.detach()[0].flatten(1).isfinite().all(1)
     if pixels.any():
-        return f"the batch itself has pixels that are not finite, at {_images(pixels, stream, step)}"
+        return (
+            f"the batch itself has pixels that are not finite, at {_images(pixels, stream, step)}"
+        )
     losses = ~forward.losses.detach().isfinite()
     if losses.any():
         members = losses.any(1).nonzero().flatten().tolist()
@@ -135,5 +137,7 @@ def _advice(values: Mapping[str, float], step: int) -> str:
     tries = ["a lower --train.learning-rate", "--train.precision fp32 if it is bf16"]
     if not math.isfinite(values.get("gal", 0.0)):
         tries.insert(1, "a lower --train.gal-weight or a higher --train.temperature")
-    first = "nothing was learnt yet, so look at the model and the images first; " if not step else ""
+    first = (
+        "nothing was learnt yet, so look at the model and the images first; " if not step else ""
+    )
     return f"{first}try {', '.join(tries)}, each with another --out"

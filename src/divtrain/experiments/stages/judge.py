@@ -1,6 +1,6 @@
 """Let a target classify every crafted set of its evaluation."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from divtrain.evaluation.evaluation import (
     SurrogateCheck,
     chance_level,
     check_surrogate,
+    chosen_images,
     diagnose_target,
     judge,
     judge_members,
@@ -28,8 +29,10 @@ from divtrain.evaluation.evaluation import (
 from divtrain.evaluation.plan import ONE_MEMBER
 from divtrain.experiments.sources import weights_digest
 from divtrain.experiments.stages.attempt import read_attempt
+from divtrain.experiments.stages.evaluate import check_mask
 from divtrain.experiments.stages.stage import Context, Stage
-from divtrain.files import read_json, read_tensors, write_json, write_tensors
+from divtrain.fields import from_json
+from divtrain.files import read_json, read_tensors, reading, write_json, write_tensors
 
 JUDGED = "judged.safetensors"
 OUTCOMES = "outcomes.json"
@@ -60,8 +63,8 @@ def judge_stage(
         attackers = {name: context.load(stage) for name, stage in surrogates.items()}
         rows: list[dict[str, Any]] = []
         for index, (attempt, stage) in enumerate(attempts.items()):
-            sets, digest = read_attempt(context, stage)
             some = some_images(test, attempt.images)
+            sets, digest = read_attempt(context, stage, len(some))
             if attempt.source == ONE_MEMBER:
                 assert isinstance(model, Ensemble)
                 outcome = judge_members(sets, model, some)
@@ -94,31 +97,59 @@ def judge_stage(
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read what `judge_stage` wrote."""
+    """Read what `judge_stage` wrote.
+
+    Raises:
+        DamagedFileError: when the files do not hold an evaluation, or not the same one.
+    """
     masks, _ = read_tensors(folder / JUDGED)
-    about = read_json(folder / OUTCOMES)
-    outcomes = {
-        Attempt(**row["attempt"]): Outcome(
-            masks[str(index)],
-            Passes(**row["passes"]),
-            Violations(**row["violations"]),
-            row["source"],
-            row["rise"],
-            masks.get(f"{index}.members"),
-            row["digest"],
+    file = folder / OUTCOMES
+    about = read_json(file)
+    with reading(file):
+        clean = check_mask(masks["clean"], (len(masks["clean"]),))
+        outcomes: dict[Attempt, Outcome] = {}
+        for index, row in enumerate(about["outcomes"]):
+            attempt = from_json(Attempt, row["attempt"], file)
+            count = len(chosen_images(len(clean), attempt.images))
+            outcomes[attempt] = _outcome(row, masks, str(index), count, file)
+        return Evaluation(
+            from_json(str, about["target"], file),
+            clean,
+            outcomes,
+            from_json(Diagnosis, about["diagnosis"], file),
+            from_json(int, about["seed"], file),
+            from_json(dict[str, SurrogateCheck], about["surrogates"], file),
+            from_json(float, about["chance"], file),
         )
-        for index, row in enumerate(about["outcomes"])
-    }
-    checks = {
-        name: SurrogateCheck(check["clean"], Diagnosis(**check["diagnosis"]))
-        for name, check in about["surrogates"].items()
-    }
-    diagnosis = Diagnosis(**about["diagnosis"])
-    return Evaluation(
-        about["target"], masks["clean"], outcomes, diagnosis, about["seed"], checks, about["chance"]
+
+
+def _outcome(
+    row: dict[str, Any], masks: dict[str, Tensor], name: str, images: int, file: Path
+) -> Outcome:
+    members = masks.get(f"{name}.members")
+    if members is not None:
+        members = check_mask(members, (len(members), images))
+    return Outcome(
+        check_mask(masks[name], (images,)),
+        from_json(Passes, row["passes"], file),
+        from_json(Violations, row["violations"], file),
+        from_json(Maybe, {"number": row["source"]}, file).number,
+        from_json(Maybe, {"number": row["rise"]}, file).number,
+        members,
+        from_json(str, row["digest"], file),
     )
+
+
+@dataclass(frozen=True)
+class Maybe:
+    """A number that may be missing."""
+
+    number: float | None
 
 
 def read_weights(folder: Path) -> dict[str, str]:
     """Read the hashes of the surrogates' weights, by name."""
-    return read_json(folder / OUTCOMES)["weights"]
+    file = folder / OUTCOMES
+    about = read_json(file)
+    with reading(file):
+        return from_json(dict[str, str], about["weights"], file)
