@@ -64,7 +64,8 @@ def _build(kind: Any, value: Any, name: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _Mismatch(name, "an object", value)
-        return {key: _build(arguments[1], each, f"{name}.{key}") for key, each in value.items()}
+        parts = {key: _build(arguments[1], each, f"{name}.{key}") for key, each in value.items()}
+        return {_build(arguments[0], key, f"{name}.{key}"): part for key, part in parts.items()}
     if not _is_scalar(kind, value):
         raise _Mismatch(name, f"a {kind.__name__}", value)
     return value
@@ -100,6 +101,17 @@ def _is_scalar(kind: type, value: Any) -> bool:
         return whole or (isinstance(value, float) and math.isfinite(value))
     if kind is int:
         return type(value) is int and abs(value) <= LARGEST_INTEGER
-    if kind in (str, bool, NoneType):
+    if kind is str:
+        return isinstance(value, str) and _is_text(value)
+    if kind in (bool, NoneType):
         return type(value) is kind
     raise TypeError(f"from_json cannot tell whether JSON is a {kind!r}")
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written to a file: JSON's escapes can spell halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

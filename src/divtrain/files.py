@@ -36,6 +36,8 @@ _REMEDY = {
 
 SEAL = "sha256"
 """Under this key a file keeps the digest of the rest of itself."""
+SEALED = "sealed"
+"""Under this one JSON says that it has a digest, so that damage to that key is seen as well."""
 LARGEST_JSON = 256 << 20
 """Bytes of JSON beyond which a file is not read: divtrain's own are a thousand times smaller."""
 
@@ -95,7 +97,7 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object with a digest of itself, which `read_sealed_json` checks."""
-    write_json(path, {**content, SEAL: _json_digest(content)})
+    write_json(path, {SEALED: True, **content, SEAL: _json_digest(content)})
 
 
 def check_regular_file(path: Path) -> int:
@@ -178,8 +180,8 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
         raise DamagedFileError(
             f"{path} is damaged: expected an object, got {found}; delete it and run again"
         )
-    seal = content.pop(SEAL, None)
-    if seal is not None and seal != _json_digest(content):
+    sealed, seal = content.pop(SEALED, None), content.pop(SEAL, None)
+    if (sealed, seal) not in ((None, None), (True, _json_digest(content))):
         raise DamagedFileError(
             f"{path} is damaged: its content does not fit the digest in it; delete it and run again"
         )
@@ -237,7 +239,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             f"{path} holds tensors but no divtrain metadata; to load weights from elsewhere, build"
             " the ensemble yourself and use load_state_dict"
         )
-    if seal is not None and seal != _tensor_digest(tensors, about):
+    known = metadata.keys() <= {"divtrain", SEAL}  # or the digest's own key is damaged
+    if not known or (seal is not None and seal != _tensor_digest(tensors, about)):
         raise DamagedFileError(
             f"{path} is damaged: its content does not fit the digest in it; take it from where it"
             " came from again, or make it anew"

@@ -57,7 +57,7 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
     try:
         with torch.device("meta"):
             outline = _assemble(architectures, metadata["aggregate"])
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, OverflowError, TypeError) as error:  # torch cannot count so far
         raise DamagedFileError(f"{path} has damaged metadata: no such network: {error}") from error
     _check_fit(path, outline, tensors)
     ens = _assemble(architectures, metadata["aggregate"])
@@ -120,15 +120,17 @@ def _assemble(architectures: list[Architecture], aggregate: Aggregate) -> Ensemb
 
 def _check_fit(path: str | Path, ens: Ensemble, tensors: dict[str, Tensor]) -> None:
     expected = {name: tuple(t.shape) for name, t in ens.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if expected != found:
-        name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != shapes:
+        name = next(n for n in [*expected, *shapes] if expected.get(n) != shapes.get(n))
         raise DivtrainError(
             f"{path} is of another architecture: expected {name} of shape"
-            f" {expected.get(name, 'absent')}, the file has {found.get(name, 'none')}"
+            f" {expected.get(name, 'absent')}, the file has {shapes.get(name, 'none')}"
         )
     for name, tensor in ens.state_dict().items():
-        if tensor.is_floating_point() != tensors[name].is_floating_point():
+        found = tensors[name]
+        alike = found.is_floating_point() == tensor.is_floating_point()
+        if not alike or found.is_complex():
             raise DamagedFileError(
-                f"{path} is damaged: expected {name} of {tensor.dtype}, got {tensors[name].dtype}"
+                f"{path} is damaged: expected {name} of {tensor.dtype}, got {found.dtype}"
             )

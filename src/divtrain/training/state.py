@@ -107,11 +107,10 @@ def load_state(
             f"{path} belongs to another run: its {name} is {found.get(name, 'nothing')}, this"
             f" one's is {recipe[name]}; {advice}"
         )
-    generator = tensors.pop("random.cpu", None)
     with reading(path):
+        generator = _check_generator(tensors.pop("random.cpu"))
         weights, slots = _split(tensors)
         _check_position(state, steps)
-        torch.Generator().set_state(_present(generator))
     expected = {name: (t.dtype, t.shape) for name, t in ens.state_dict().items()}
     if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
@@ -126,7 +125,7 @@ def load_state(
             if slot.shape == parameter.shape:
                 # In the parameter's memory layout: fused Adam walks both side by side.
                 own[name] = torch.empty_like(parameter).copy_(slot)
-    torch.set_rng_state(_present(generator))
+    torch.set_rng_state(generator)
     return state
 
 
@@ -144,10 +143,12 @@ def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dic
     return weights, slots
 
 
-def _present(generator: Tensor | None) -> Tensor:
-    if generator is None or generator.dtype != torch.uint8:
-        raise ValueError("it holds no state of torch's generator")
-    return generator
+def _check_generator(state: Tensor) -> Tensor:
+    try:
+        torch.Generator().set_state(state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"it holds no state of torch's generator: {error}") from error
+    return state
 
 
 def _check_position(state: TrainingState, steps: int) -> None:
