@@ -202,7 +202,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _plain(name: str) -> str:
     """Return the name of a file or folder if it is one, and no path to elsewhere."""
-    if Path(name).name != name or not name.isprintable():
+    if name in ("", "..") or Path(name).name != name or not name.isprintable():
         raise ValueError(f"{name!r} is no name of a file")
     return name
 
