@@ -322,7 +322,7 @@ def test_a_manifest_that_names_files_elsewhere_is_not_followed(experiment: Path)
             write_sealed_json(folder / "manifest.json", {**manifest, "files": {name: "0" * 64}})
             directory = RunDirectory(experiment)
             assert survives(lambda d=directory: d.is_done(stage), ValueError, 5) == (True, False)
-            with pytest.raises(DamagedFileError, match="is no name of a file"):
+            with pytest.raises(DamagedFileError, match=r"manifest\.json is damaged"):
                 directory.finished()
 
 

@@ -27,6 +27,8 @@ MANIFEST = "manifest.json"
 PLAN = "stages.json"
 REPORTED = (RECORDS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
 """Files of stages that a report is made of."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on nearly every file system."""
 FREE_TO_CHANGE = (
     "data.root",
     "seeds",
@@ -202,8 +204,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _plain(name: str) -> str:
     """Return the name of a file or folder if it is one, and no path to elsewhere."""
-    if name in ("", "..") or Path(name).name != name or not name.isprintable():
-        raise ValueError(f"{name!r} is no name of a file")
+    one = Path(name).name == name and name not in ("", "..")
+    if not one or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{name[:80]!r} is no name of a file")
     return name
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from divtrain.errors import DivtrainError
-from divtrain.evaluation import Record, WarningSign, warning_signs
+from divtrain.evaluation import CLEAN, Record, WarningSign, warning_signs
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import COHERENCE, GAAS_FILE, RECORDS, Stage, read_gaas
 from divtrain.fields import from_json
@@ -36,6 +36,7 @@ from divtrain.report import (
     make_rows,
     markdown_table,
 )
+from divtrain.report.rows import THREATS
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,11 @@ def _read_records(file: Path) -> list[Record]:
     records = [from_json(Record, row, file) for row in read_json_lines(file)]
     with reading(file):
         for record in records:
-            if not 0 <= record.correct <= record.images or not 0 <= record.eps <= 1:
-                raise ValueError(f"no such record: {record}")
+            clean = (record.threat == CLEAN) == (record.attack == CLEAN)
+            if not clean or record.threat not in (CLEAN, *THREATS) or not 0 <= record.eps <= 1:
+                raise ValueError(f"no such adversary: {record}")
+            if not 0 <= record.correct <= record.images:
+                raise ValueError(f"no such count: {record}")
             if record.accuracy != record.correct / record.images:
                 raise ValueError(f"accuracy is not correct / images in {record}")
     return records

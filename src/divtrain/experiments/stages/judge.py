@@ -110,6 +110,8 @@ def read_evaluation(folder: Path) -> Evaluation:
         outcomes: dict[Attempt, Outcome] = {}
         for index, row in enumerate(about["outcomes"]):
             attempt = from_json(Attempt, row["attempt"], file)
+            if attempt.images is not None and attempt.images < 1:
+                raise ValueError(f"no attempt is on {attempt.images} images")
             count = len(chosen_images(len(clean), attempt.images))
             outcomes[attempt] = _outcome(row, masks, str(index), count, file)
         return Evaluation(
