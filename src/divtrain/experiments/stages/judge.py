@@ -1,7 +1,6 @@
 """Let a target classify every crafted set of its evaluation."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -9,18 +8,11 @@ from torch import Tensor
 from divtrain.ensemble import Ensemble
 from divtrain.evaluation import (
     Attempt,
-    Diagnosis,
-    Evaluation,
-    Outcome,
-    Passes,
-    Violations,
     correct_mask,
 )
 from divtrain.evaluation.evaluation import (
-    SurrogateCheck,
     chance_level,
     check_surrogate,
-    chosen_images,
     diagnose_target,
     judge,
     judge_members,
@@ -29,10 +21,8 @@ from divtrain.evaluation.evaluation import (
 from divtrain.evaluation.plan import ONE_MEMBER
 from divtrain.experiments.sources import weights_digest
 from divtrain.experiments.stages.attempt import read_attempt
-from divtrain.experiments.stages.evaluate import check_mask
 from divtrain.experiments.stages.stage import Context, Stage
-from divtrain.fields import from_json
-from divtrain.files import read_json, read_tensors, reading, write_json, write_tensors
+from divtrain.files import write_json, write_tensors
 
 JUDGED = "judged.safetensors"
 OUTCOMES = "outcomes.json"
@@ -94,64 +84,3 @@ def judge_stage(
     inputs = {s.name: s for s in (given, *surrogates.values(), *attempts.values())}
     config = {"target": target, "plan": plan, "seed": seed}
     return Stage(name, config, tuple(inputs.values()), work)
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """Read what `judge_stage` wrote.
-
-    Raises:
-        DamagedFileError: when the files do not hold an evaluation, or not the same one.
-    """
-    masks, _ = read_tensors(folder / JUDGED)
-    file = folder / OUTCOMES
-    about = read_json(file)
-    with reading(file):
-        clean = check_mask(masks["clean"], (len(masks["clean"]),))
-        outcomes: dict[Attempt, Outcome] = {}
-        for index, row in enumerate(about["outcomes"]):
-            attempt = from_json(Attempt, row["attempt"], file)
-            if attempt.images is not None and attempt.images < 1:
-                raise ValueError(f"no attempt is on {attempt.images} images")
-            count = len(chosen_images(len(clean), attempt.images))
-            outcomes[attempt] = _outcome(row, masks, str(index), count, file)
-        return Evaluation(
-            from_json(str, about["target"], file),
-            clean,
-            outcomes,
-            from_json(Diagnosis, about["diagnosis"], file),
-            from_json(int, about["seed"], file),
-            from_json(dict[str, SurrogateCheck], about["surrogates"], file),
-            from_json(float, about["chance"], file),
-        )
-
-
-def _outcome(
-    row: dict[str, Any], masks: dict[str, Tensor], name: str, images: int, file: Path
-) -> Outcome:
-    members = masks.get(f"{name}.members")
-    if members is not None:
-        members = check_mask(members, (len(members), images))
-    return Outcome(
-        check_mask(masks[name], (images,)),
-        from_json(Passes, row["passes"], file),
-        from_json(Violations, row["violations"], file),
-        from_json(Maybe, {"number": row["source"]}, file).number,
-        from_json(Maybe, {"number": row["rise"]}, file).number,
-        members,
-        from_json(str, row["digest"], file),
-    )
-
-
-@dataclass(frozen=True)
-class Maybe:
-    """A number that may be missing."""
-
-    number: float | None
-
-
-def read_weights(folder: Path) -> dict[str, str]:
-    """Read the hashes of the surrogates' weights, by name."""
-    file = folder / OUTCOMES
-    about = read_json(file)
-    with reading(file):
-        return from_json(dict[str, str], about["weights"], file)
