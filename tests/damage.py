@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +13,9 @@ from typing import Any
 
 SCALE = float(os.environ.get("DIVTRAIN_FUZZ", "1"))
 """Multiplies the number of cases: DIVTRAIN_FUZZ=100 makes a long run."""
+
+TRIED: Counter[str] = Counter()
+"""Cases tried so far in this process, by what came of them."""
 
 CONFUSING: list[Any] = [
     None, True, False, 0, -1, 1, 7, 2**31, 2**64, -(10**30), 10**400, 0.5, -0.5, 1e308, 1e-320,
@@ -139,7 +143,10 @@ def survives(
     """
     with at_most(seconds):
         try:
-            return True, use()
+            found = use()
         except error as caught:
             assert str(caught)
+            TRIED["refused"] += 1
             return False, None
+    TRIED["taken"] += 1
+    return True, found

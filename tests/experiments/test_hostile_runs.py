@@ -61,7 +61,7 @@ SMALL = ExperimentConfig(
 )
 SUITE = Suite(
     eps=(0.1,), transfer=("fgsm",), white_box=("pgd",), steps=2, queries=2, probe_images=10,
-    sweep=(0.0, 0.5), sweep_attack="pgd", sweep_images=10,
+    sweep=(0.0, 0.5), sweep_attack="pgd", sweep_images=500,
 )  # fmt: skip
 
 
