@@ -141,7 +141,7 @@ def test_a_damaged_file_is_an_error_or_what_was_written(tmp_path: Path, kind: st
     refused, number = 0, cases(100 if kind == "checkpoint" else 300)
     for case in range(number):
         path.write_bytes(damaged(whole, draw, head))
-        returned, found = survives(lambda: use(path), DivtrainError)
+        returned, found = survives(lambda: use(path), DamagedFileError)
         assert not returned or same(found, expected), f"case {case}"
         refused += not returned
     assert refused > 0.9 * number
@@ -160,7 +160,7 @@ def test_every_bit_of_a_training_state_is_watched(tmp_path: Path) -> None:
         content = bytearray(whole)
         content[place] ^= 1 << bit
         path.write_bytes(content)
-        returned, found = survives(lambda: load_small_state(path), DivtrainError)
+        returned, found = survives(lambda: load_small_state(path), DamagedFileError)
         assert not returned or same(found, expected), f"bit {bit} of byte {place}"
         assert not returned or place < head, f"bit {bit} of byte {place} went unnoticed"
 

@@ -234,13 +234,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             " another format such as a pickled .pt, which is never loaded"
         ) from error
     about, seal = metadata.get("divtrain"), metadata.get(SEAL)
-    if about is None:
+    if about is None and seal is None:
         raise DivtrainError(
             f"{path} holds tensors but no divtrain metadata; to load weights from elsewhere, build"
             " the ensemble yourself and use load_state_dict"
         )
-    known = metadata.keys() <= {"divtrain", SEAL}  # or the digest's own key is damaged
-    if not known or (seal is not None and seal != _tensor_digest(tensors, about)):
+    known = metadata.keys() <= {"divtrain", SEAL}  # or the key of either may be damaged
+    unfit = seal is not None and seal != _tensor_digest(tensors, about or "")
+    if about is None or unfit or not known:
         raise DamagedFileError(
             f"{path} is damaged: its content does not fit the digest in it; take it from where it"
             " came from again, or make it anew"
