@@ -86,13 +86,13 @@ def _build_dataclass(kind: Any, value: Any, name: str) -> Any:
 
 
 def _build_union(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    mismatch = _Mismatch(name, "a value", value)
+    mismatches: list[_Mismatch] = []
     for kind in kinds:
         try:
             return _build(kind, value, name)
-        except _Mismatch as error:
-            mismatch = error
-    raise mismatch
+        except _Mismatch as mismatch:
+            mismatches.append(mismatch)
+    raise mismatches[0]
 
 
 def _is_scalar(kind: type, value: Any) -> bool:
