@@ -152,6 +152,15 @@ def test_a_view_that_breaks_images_is_named_and_so_is_the_first_step(images: Ima
         train(ensemble(), own, [CrossEntropy()], SETTINGS)
 
 
+def test_batch_norm_that_saw_a_broken_image_is_not_blamed(images: Images, tmp_path: Path) -> None:
+    nets = [nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)) for _ in "ab"]
+    own, state = replace(stream(images), views=(Broken(),)), tmp_path / "state"
+    with pytest.raises(dt.DivtrainError, match="the batch itself has pixels") as caught:
+        train(dt.Ensemble(nets), own, [CrossEntropy()], SETTINGS, state_file=state)
+    assert "in memory" not in str(caught.value)  # the running statistics are spoiled
+    assert not state.exists()
+
+
 def test_weights_that_came_broken_are_named(images: Images) -> None:
     ens = ensemble()
     with torch.no_grad():
@@ -197,3 +206,10 @@ def test_a_log_comes_back_exactly(images: Images) -> None:
     weight.grad[0] = 1e20
     assert not finite_log(log, [weight])[1]
     assert finite_log(log, [])[1]
+
+
+def test_weights_that_a_step_broke_are_told_at_the_next(images: Images) -> None:
+    settings = TrainingSettings(epochs=2, learning_rate=1e39)
+    expected = r"at step 2 of 6 .*before the step, the one before it made them so: members\.0\.1\.w"
+    with pytest.raises(dt.DivtrainError, match=expected):
+        train(ensemble(), stream(images), [CrossEntropy()], settings)

@@ -63,11 +63,14 @@ def divergence(
     """
     epoch, position = divmod(step, stream.steps_per_epoch)
     shown = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "accuracy")
+    # Batch norm has seen the batch already: its statistics may be spoiled where weights are not.
+    spoiled = _broken_weights(ens)
+    memory = "" if spoiled else f"the weights in memory are those of before the step, {step} done"
     parts = [
         f"training diverged at step {step + 1} of {steps} (epoch {epoch + 1}, batch"
         f" {position + 1} of {stream.steps_per_epoch}): {shown}",
         _culprit(forward, ens, stream, step),
-        _kept(state_file, f"the weights in memory are those of before the step, {step} done"),
+        _kept(state_file, memory),
         _advice(values, step),
     ]
     return DivtrainError("; ".join(part for part in parts if part))
@@ -79,8 +82,7 @@ def check_weights(ens: nn.Module, step: int, steps: int, state_file: Path | None
     Raises:
         DivtrainError: naming the step and the first that is not.
     """
-    tensors = ens.state_dict().items()
-    broken = [n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()]
+    broken = _broken_weights(ens)
     if broken:
         raise DivtrainError(
             f"training diverged at step {step} of {steps}: the loss was finite, but the step made"
@@ -89,11 +91,18 @@ def check_weights(ens: nn.Module, step: int, steps: int, state_file: Path | None
         )
 
 
+def _broken_weights(ens: nn.Module) -> list[str]:
+    """Names of weights and running statistics that are not finite."""
+    tensors = ens.state_dict().items()
+    return [n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()]
+
+
 def _culprit(forward: MemberPass, ens: nn.Module, stream: Stream, step: int) -> str:
     """Say which images, members and parameters are not finite, the first cause first."""
-    weights = [n for n, p in ens.named_parameters() if not p.isfinite().all()]
+    weights = [name for name, p in ens.named_parameters() if not p.isfinite().all()]
     if weights:
-        return f"weights were not finite before the step: {_some(weights)}"
+        origin = ", the one before it made them so" if step else ""
+        return f"weights were not finite before the step{origin}: {_some(weights)}"
     pixels = ~forward.x.detach()[0].flatten(1).isfinite().all(1)
     if pixels.any():
         return (
@@ -129,7 +138,8 @@ def _some(names: list[str]) -> str:
 
 def _kept(state_file: Path | None, memory: str) -> str:
     if state_file is not None and state_file.exists():
-        return f"{memory}, and the last good training state stays in {state_file}"
+        kept = f"the last good training state stays in {state_file}"
+        return f"{memory}, and {kept}" if memory else kept
     return memory
 
 
