@@ -56,11 +56,11 @@ def check_examples(x_adv: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return adversarial examples if they are images of that shape.
 
     Raises:
-        ValueError: for another shape, another type, or pixels outside [0, 1].
+        ValueError: for another shape, whole numbers, or pixels outside [0, 1].
     """
-    if x_adv.shape != shape or x_adv.dtype != torch.float32:
+    if x_adv.shape != shape or not x_adv.is_floating_point():
         found = f"{x_adv.dtype} of shape {tuple(x_adv.shape)}"
-        raise ValueError(f"expected float32 examples of shape {shape}, got {found}")
+        raise ValueError(f"expected examples of shape {shape}, got {found}")
     if not ((x_adv >= 0) & (x_adv <= 1)).all():
         raise ValueError("some examples have pixels outside [0, 1]")
     return x_adv

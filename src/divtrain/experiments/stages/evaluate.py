@@ -47,21 +47,20 @@ def evaluate_stage(
             context.on_progress(done, len(crafted), "crafted sets")
         named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
-        earlier = context.inputs[also.name] / MASKS if also is not None else None
-        others = _read_masks(earlier, len(test)) if earlier is not None else {}
+        others = {} if also is None else _read_masks(context.inputs[also.name] / MASKS, len(test))
         records = make_records(target, surrogate, clean, masks, seed, others)
         write_json_lines(context.folder / RECORDS, [asdict(record) for record in records])
 
     config = {"target": target, "surrogate": surrogate, "seed": seed}
-    before = (also,) if also is not None else ()
-    return Stage(name, config, (trained, *crafted.values(), *before), work)
+    earlier = (also,) if also is not None else ()
+    return Stage(name, config, (trained, *crafted.values(), *earlier), work)
 
 
 def _read_masks(file: Path, images: int) -> dict[tuple[str, float], Tensor]:
     tensors, _ = read_tensors(file)
     with reading(file):
         masks: dict[tuple[str, float], Tensor] = {}
-        for name in tensors.keys() - {"clean"}:
+        for name in sorted(tensors.keys() - {"clean"}):
             attack, eps = name.split(" ")
             masks[attack, float(eps)] = check_mask(tensors[name], (images,))
     return masks
