@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from divtrain.cross_entropy import cross_entropy
 from divtrain.data.stream import Stream
 from divtrain.errors import DivtrainError
-from divtrain.gal import MemberPass
 
 SHOWN = 5
 """Images and parameters named in a message."""
@@ -43,7 +43,8 @@ def finite_log(
 
 def divergence(
     values: Mapping[str, float],
-    forward: MemberPass,
+    batch: tuple[Tensor, Tensor],
+    logits: Tensor,
     ens: nn.Module,
     stream: Stream,
     step: int,
@@ -54,7 +55,8 @@ def divergence(
 
     Args:
         values: What the step logged.
-        forward: Its forward pass.
+        batch: Its images and labels.
+        logits: What the members answered, (member, batch, class).
         ens: The ensemble, with the step's gradients.
         stream: Where the batch came from.
         step: Steps done before it.
@@ -69,7 +71,7 @@ def divergence(
     parts = [
         f"training diverged at step {step + 1} of {steps} (epoch {epoch + 1}, batch"
         f" {position + 1} of {stream.steps_per_epoch}): {shown}",
-        _culprit(forward, ens, stream, step),
+        _culprit(batch, logits, ens, stream, step),
         _kept(state_file, memory),
         _advice(values, step),
     ]
@@ -97,18 +99,21 @@ def _broken_weights(ens: nn.Module) -> list[str]:
     return [n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()]
 
 
-def _culprit(forward: MemberPass, ens: nn.Module, stream: Stream, step: int) -> str:
+def _culprit(
+    batch: tuple[Tensor, Tensor], logits: Tensor, ens: nn.Module, stream: Stream, step: int
+) -> str:
     """Say which images, members and parameters are not finite, the first cause first."""
     weights = [name for name, p in ens.named_parameters() if not p.isfinite().all()]
     if weights:
         origin = ", the one before it made them so" if step else ""
         return f"weights were not finite before the step{origin}: {_some(weights)}"
-    pixels = ~forward.x.detach()[0].flatten(1).isfinite().all(1)
+    x, y = batch
+    pixels = ~x.flatten(1).isfinite().all(1)
     if pixels.any():
         return (
             f"the batch itself has pixels that are not finite, at {_images(pixels, stream, step)}"
         )
-    losses = ~forward.losses.detach().isfinite()
+    losses = ~cross_entropy(logits.detach(), y).isfinite()
     if losses.any():
         members = losses.any(1).nonzero().flatten().tolist()
         return (

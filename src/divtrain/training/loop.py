@@ -126,8 +126,9 @@ def train(
             log = {"loss": loss, **log, "accuracy": right.float().mean()}
             values, finite = finite_log(log, ens.parameters())
             if not finite:
-                done = progress.step
-                raise divergence(values, forward, ens, stream, done, steps, state_file)
+                raise divergence(
+                    values, (x, y), forward.logits, ens, stream, progress.step, steps, state_file
+                )
             optimizer.step()
             progress.add(values, started)
             if on_step is not None:
