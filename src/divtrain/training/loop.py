@@ -12,6 +12,7 @@ import torch
 from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
+from divtrain.training.divergence import check_weights, divergence, finite_log
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.state import History, TrainingState, load_state, save_state
 from divtrain.training.step import step_by_member, step_together
@@ -89,8 +90,9 @@ def train(
         The history, a row an epoch.
 
     Raises:
-        DivtrainError: when the loss is no longer finite, or the state file is damaged or belongs
-            to another run.
+        DivtrainError: when the loss or a gradient is no longer finite: the step is not taken, and
+            neither the weights nor the state file are touched by it. Also when the state file
+            belongs to another run; `DamagedFileError` when it is damaged.
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the running step; the state is saved first.
     """
     if fabric is None:
@@ -111,7 +113,7 @@ def train(
         f" {list(stream.views)}, shift {stream.shift}, flip {stream.flip}, seed {stream.seed}",
     }
     if state_file is not None and state_file.exists():
-        progress = load_state(state_file, ens, optimizer, recipe)
+        progress = load_state(state_file, ens, optimizer, recipe, steps)
     model.train()
     saved = time.monotonic()
     with StopRequest() as stop:
@@ -124,20 +126,27 @@ def train(
             optimizer.zero_grad()
             # Fabric wraps `forward` in autocast, but no other method: so do the steps.
             done = step(model, x, y, terms, progress.step, fabric.autocast, fabric.backward)
-            optimizer.step()
             right = aggregate_logits(done.logits, ens.aggregate).argmax(-1) == y
             log = {"loss": done.loss, **done.log, "accuracy": right.float().mean()}
-            progress.add(log, started)
+            values, finite = finite_log(log, ens.parameters())
+            if not finite:
+                raise divergence(
+                    values, (x, y), done.logits, ens, stream, progress.step, steps, state_file
+                )
+            optimizer.step()
+            progress.add(values, started)
             if on_step is not None:
                 on_step(progress.step, steps, progress.means())
             if progress.step % stream.steps_per_epoch == 0:
                 progress.end_epoch(rate)
             due = time.monotonic() - saved >= settings.save_every
             if state_file is not None and (due or stop.requested):
+                check_weights(ens, progress.step, steps, state_file)
                 save_state(state_file, ens, optimizer, progress, recipe)
                 saved = time.monotonic()
             if stop.requested:
                 raise KeyboardInterrupt
+    check_weights(ens, steps, steps, state_file)
     ens.eval()
     return progress.history
 
