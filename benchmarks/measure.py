@@ -45,6 +45,7 @@ def arguments(description: str | None, **more: Any) -> argparse.Namespace:
         "--out", type=Path, default=Path("results/speed"), help="folder to write to"
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--suffix", default="", help="of the files' names, e.g. -members")
     for name, default in more.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(default, (list, tuple)):
@@ -55,7 +56,12 @@ def arguments(description: str | None, **more: Any) -> argparse.Namespace:
 
 
 def report(
-    out: Path, name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], raw: Any
+    options: argparse.Namespace,
+    name: str,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    raw: Any,
 ) -> None:
     """Print a Markdown table; write it to NAME.md and everything measured to NAME.json."""
     lines = [
@@ -65,7 +71,9 @@ def report(
     ]
     text = f"{title}\n\n" + "\n".join(lines) + "\n"
     print(text, flush=True)
+    out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
+    name += options.suffix
     (out / f"{name}.md").write_text(text)
     machine = {
         "processor": platform.machine(),

@@ -4,6 +4,7 @@
 taken in turns in one run: batches from the stream with augmentation, loss, gradients, Adam.
 """
 
+import argparse
 import contextlib
 import subprocess
 import sys
@@ -30,6 +31,7 @@ except ImportError:  # as a module of a checker
     from benchmarks.measure import arguments, interleaved, ratio, report, shown
     from benchmarks.public_way import public_step
 
+PARTS = (0.5, 0.25, 0.125)
 SHAPES = {"conv3": (1, 28), "conv4": (3, 32), "resnet20": (3, 32)}
 PLAIN: list[Term] = [CrossEntropy()]
 GAL: list[Term] = [CrossEntropy(), GradientAlignment(0.5)]
@@ -44,10 +46,12 @@ class Trainer:
     dtype: str
     layout: str
     batch: int = 128
+    shape: str | None = None
+    """Key of SHAPES if not the model's."""
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
-        channels, size = SHAPES[self.model]
+        channels, size = SHAPES[self.shape or self.model]
         nets = [dt.models.build(self.model, channels, size, 10) for _ in range(self.members)]
         self.ens = dt.Ensemble(nets).train()
         if self.layout == "channels-last":
@@ -101,7 +105,7 @@ class Trainer:
         self.adam.step()
         marks.append(time.perf_counter())
         names = ("data", "forward", "input gradients", "GAL", "backward", "Adam")
-        return {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=True)}
+        return {n: b - a for n, a, b in zip(names, marks[:-1], marks[1:], strict=True)}
 
 
 def _backward(loss: Tensor, inputs: list[Tensor]) -> None:
@@ -110,15 +114,16 @@ def _backward(loss: Tensor, inputs: list[Tensor]) -> None:
 
 def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
     """Seconds and ratios of one configuration."""
-    lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, part=0.25)]
     ways: dict[str, Callable[[], Any]] = {
         "plain": lambda: trainer.step(PLAIN),
         "GAL": lambda: trainer.step(GAL),
         "GAL, torch's double backward": trainer.torch_step,
         "GAL, one member at a time": lambda: trainer.step(GAL, step_by_member),
-        "GAL on a quarter": lambda: trainer.step(lazy),
     }
     if public:
+        for part in PARTS:
+            lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, part=part)]
+            ways[f"GAL on {part:g}"] = lambda lazy=lazy: trainer.step(lazy)
         other = Trainer(trainer.model, trainer.members, "fp32", "contiguous", trainer.batch)
         adam = torch.optim.Adam(other.ens.parameters(), 1e-3)
         ways["public"] = lambda: public_step(other.ens.members, adam, *other.data())
@@ -193,9 +198,10 @@ def main() -> None:
             f" (least-largest) of {options.rounds} rounds, batch 128."
         )
         header = ("ensemble", "plain step, s", "GAL", "torch's double backward",
-                  "one member at a time", "GAL on a quarter", "images/s",
+                  "one member at a time", "images/s",
                   "public way / GAL")  # fmt: skip
-        report(options.out, "step", title, header, rows, found)
+        report(options, "step", title, header, rows, found)
+        lazy_report(options, [each for each in found if each["public to GAL"]])
     if "memory" in options.what:
         counts = (1, 2, 5) if options.members == ["5"] else tuple(map(int, options.members))
         counts = tuple(count for count in counts if count > 1)
@@ -209,7 +215,21 @@ def main() -> None:
             " gradients and Adam's state, 12 bytes a weight, are in it."
         )
         header = ("way", *(f"{count} members" for count in counts))
-        report(options.out, "memory", title, header, rows, measured)
+        report(options, "memory", title, header, rows, measured)
+
+
+def lazy_report(options: argparse.Namespace, found: list[dict[str, Any]]) -> None:
+    """Price of lazy GAL; a run at every k-th step is made of just these steps."""
+    rows = []
+    for each in found:
+        whole = each["to plain"]["GAL"]["median"]
+        cells = {f"every {k}": (whole + k - 1) / k for k in (1, 2, 4, 8)}
+        cells |= {f"part {p:g}": each["to plain"][f"GAL on {p:g}"]["median"] for p in PARTS}
+        each["lazy to plain"] = {name: round(value, 3) for name, value in cells.items()}
+        rows.append([each["model"], *(f"{value:.2f}" for value in cells.values())])
+    if found:
+        title = "Lazy GAL in plain steps (bf16, channels-last, 5 members, batch 128)."
+        report(options, "lazy", title, ("ensemble", *found[0]["lazy to plain"]), rows, found)
 
 
 def _row(found: dict[str, Any]) -> list[str]:
@@ -222,7 +242,6 @@ def _row(found: dict[str, Any]) -> list[str]:
         f"**{shown(to_plain['GAL'])}**",
         shown(to_plain["GAL, torch's double backward"]),
         shown(to_plain["GAL, one member at a time"]),
-        shown(to_plain["GAL on a quarter"]),
         str(found["images a second"]),
         shown(public) if public else "",
     ]
