@@ -21,8 +21,13 @@ import divtrain as dt
 from divtrain.allocator import keep_freed_memory
 from divtrain.data import Clean, Images, Noisy, Stream
 from divtrain.gal import alignment, member_pass
-from divtrain.training import CrossEntropy, GradientAlignment, Term
-from divtrain.training.step import step_by_member, step_together
+from divtrain.training import (
+    CrossEntropy,
+    GradientAlignment,
+    Term,
+    step_by_member,
+    step_together,
+)
 
 try:
     from measure import arguments, interleaved, ratio, report, shown
@@ -74,7 +79,7 @@ class Trainer:
         """Take a step as the training loop does."""
         x, y = self.data()
         self.adam.zero_grad()
-        way(self.ens, x, y, terms, self.number, self.autocast, _backward)
+        way(self.ens, x, y, terms, self.number, self.autocast)
         self.adam.step()
 
     def torch_step(self) -> None:
@@ -84,7 +89,8 @@ class Trainer:
         with self.autocast():
             forward = member_pass(self.ens, x, y, twice=False)
         aligned = alignment(forward.input_gradients(create_graph=True))
-        _backward(forward.losses.mean() + 0.5 * aligned.gal, list(self.ens.parameters()))
+        loss = forward.losses.mean() + 0.5 * aligned.gal
+        loss.backward(inputs=list(self.ens.parameters()))
         self.adam.step()
 
     def phases(self) -> dict[str, float]:
@@ -100,16 +106,12 @@ class Trainer:
         marks.append(time.perf_counter())
         loss = forward.losses.mean() + 0.5 * alignment(g).gal
         marks.append(time.perf_counter())
-        _backward(loss, list(self.ens.parameters()))
+        loss.backward(inputs=list(self.ens.parameters()))
         marks.append(time.perf_counter())
         self.adam.step()
         marks.append(time.perf_counter())
         names = ("data", "forward", "input gradients", "GAL", "backward", "Adam")
         return {n: b - a for n, a, b in zip(names, marks[:-1], marks[1:], strict=True)}
-
-
-def _backward(loss: Tensor, inputs: list[Tensor]) -> None:
-    loss.backward(inputs=inputs)
 
 
 def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:

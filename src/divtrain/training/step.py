@@ -7,7 +7,7 @@ memory of one member, for one more forward pass and one more to the images.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,6 @@ from divtrain.training.terms import Term, total_loss
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Backward = Callable[..., None]
-"""Called with a scalar and `inputs`, the parameters whose `.grad` it adds to."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ def step_together(
     x: Tensor,
     y: Tensor,
     terms: Sequence[Term],
-    number: int,
-    autocast: Autocast,
-    backward: Backward,
+    number: int = 0,
+    autocast: Autocast = nullcontext,
+    backward: Backward = torch.autograd.backward,
 ) -> StepResult:
     """Hold the graphs of all members: one forward pass each.
 
@@ -59,9 +58,9 @@ def step_together(
         x: Images, (batch, channel, height, width).
         y: Labels, (batch,).
         terms: The loss is their sum.
-        number: Steps done before this one.
+        number: Steps done before this one, for terms that are not taken at every step.
         autocast: Makes the context of the forward passes.
-        backward: Adds the gradients.
+        backward: Called with a scalar and `inputs`; adds gradients to the `.grad` of those.
     """
     with autocast():
         forward = member_pass(model, x, y, largest_share(terms, number))
@@ -91,9 +90,9 @@ def step_by_member(
     x: Tensor,
     y: Tensor,
     terms: Sequence[Term],
-    number: int,
-    autocast: Autocast,
-    backward: Backward,
+    number: int = 0,
+    autocast: Autocast = nullcontext,
+    backward: Backward = torch.autograd.backward,
 ) -> StepResult:
     """Hold the graph of one member at a time; arguments and result as of `step_together`.
 
