@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +26,7 @@ from divtrain.experiments import (
     RunDirectory,
     Summary,
     TerminalProgress,
+    WorkOptions,
     defaults_from,
     evaluate_models,
     find_preset,
@@ -101,6 +102,7 @@ class RunOptions:
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class TrainOptions:
     """Which to train: surrogate, or some of --targets; all of them if not given."""
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ class EvaluateOptions:
     """Exit with status 1 when a warning sign fires."""
     out: Path | None = None
     """Run directory; runs/evaluate-NAMES if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,9 @@ def _run(words: list[str]) -> int:
         RunOptions, default=RunOptions(find_preset(name)()), args=rest, prog=f"divtrain run {name}"
     )
     out = options.out or Path("runs") / name
+    executor = options.work.choose()
     with _progress(out) as progress:
-        summary = run_experiment(options.config, out, progress)
+        summary = run_experiment(options.config, out, progress, executor, options.work.join)
     _print_summary(summary)
     return 0
 
@@ -170,8 +175,9 @@ def _train(words: list[str]) -> int:
         if chosen not in known:
             raise unknown_name("ensemble in --only", chosen, known)
     out = options.out or Path("runs") / name
+    executor, only = options.work.choose(), options.only or known
     with _progress(out) as progress:
-        folders = train_ensembles(options.config, options.only or known, out, progress)
+        folders = train_ensembles(options.config, only, out, progress, executor, options.work.join)
     for folder in folders:
         print(folder / "ensemble.safetensors")
     return 0
@@ -192,8 +198,9 @@ def _evaluate(words: list[str]) -> int:
     names = [word.partition("=")[0] for word in config.targets]
     out = options.out or Path("runs") / f"evaluate-{'-'.join(names)}"
     command = shlex.join(["divtrain", "evaluate", *words])
+    executor = options.work.choose()
     with _progress(out) as progress:
-        cards = evaluate_models(config, out, progress, command)
+        cards = evaluate_models(config, out, progress, command, executor, options.work.join)
     _print_cards(cards)
     return 1 if options.strict and any(card.warnings for card in cards.cards) else 0
 

@@ -9,6 +9,7 @@ from divtrain.experiments.config import (
     TrainConfig,
 )
 from divtrain.experiments.evaluation import EvaluationConfig, defaults_from, evaluate_models
+from divtrain.experiments.executors import Executor, LocalExecutor, RayExecutor, WorkOptions
 from divtrain.experiments.presets import PRESETS, find_preset
 from divtrain.experiments.progress import Progress, TerminalProgress
 from divtrain.experiments.run_directory import RunDirectory
@@ -25,13 +26,17 @@ __all__ = [
     "Cards",
     "DataConfig",
     "EvaluationConfig",
+    "Executor",
     "ExperimentConfig",
+    "LocalExecutor",
     "ModelConfig",
     "Progress",
+    "RayExecutor",
     "RunDirectory",
     "Summary",
     "TerminalProgress",
     "TrainConfig",
+    "WorkOptions",
     "defaults_from",
     "evaluate_models",
     "find_preset",
