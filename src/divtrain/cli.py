@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.evaluation import quick
+from divtrain.evaluation import WarningSign, quick
 from divtrain.experiments import (
     PRESETS,
     Cards,
@@ -25,6 +25,8 @@ from divtrain.experiments import (
     Progress,
     RunDirectory,
     Summary,
+    SweepConfig,
+    SweepSummary,
     TerminalProgress,
     WorkOptions,
     defaults_from,
@@ -32,16 +34,20 @@ from divtrain.experiments import (
     find_preset,
     rewrite_report,
     run_experiment,
+    run_sweep,
     train_ensembles,
 )
 from divtrain.experiments.doctor import examine
 from divtrain.report import (
     BOLD,
     LEGEND,
+    SWEEP_LEGEND,
     card_terminal,
     comparison_terminal,
     count_claims,
     describe,
+    describe_sweep,
+    sweep_terminal,
     terminal_table,
 )
 from divtrain.version import __version__
@@ -60,6 +66,7 @@ divtrain {__version__}: train ensembles whose members do not fail together, and 
   divtrain run PRESET        train, attack, evaluate, report; the same command goes on
   divtrain presets [NAME]    the presets, or one in full
   divtrain train PRESET      only train, into the same run directory
+  divtrain sweep PRESET      train and evaluate at several values, e.g. --gal-weight 0 0.5 1
   divtrain evaluate          a report card of saved or importable models
   divtrain report RUN        write the report of a run again
   divtrain doctor            look at this machine
@@ -114,6 +121,20 @@ class TrainOptions:
     """Which to train: surrogate, or some of --targets; all of them if not given."""
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Train the targets at several values and plot clean against worst-case accuracy.
+
+    The surrogate and its attacks are those of the preset, computed once; GAAS is left out.
+    """
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    sweep: Annotated[SweepConfig, tyro.conf.arg(name="")] = field(default_factory=SweepConfig)
+    out: Path | None = None
+    """Run directory; runs/sweep-PRESET if not given."""
     work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
 
 
@@ -183,6 +204,24 @@ def _train(words: list[str]) -> int:
     return 0
 
 
+def _sweep(words: list[str]) -> int:
+    name, rest = _preset(words, "sweep")
+    options = tyro.cli(
+        SweepOptions,
+        default=SweepOptions(find_preset(name)()),
+        args=rest,
+        prog=f"divtrain sweep {name}",
+    )
+    out = options.out or Path("runs") / f"sweep-{name}"
+    executor = options.work.choose()
+    with _progress(out) as progress:
+        summary = run_sweep(
+            options.config, options.sweep, out, progress, executor, options.work.join
+        )
+    _print_sweep(summary)
+    return 0
+
+
 def _evaluate(words: list[str]) -> int:
     sys.path.insert(0, "")  # so that --targets NAME=MODULE:ATTRIBUTE finds a file that is here
     targets = [] if {"-h", "--help"} & set(words) else _values_of("--targets", words)
@@ -218,6 +257,8 @@ def _report(words: list[str]) -> int:
     report = rewrite_report(RunDirectory(options.run))
     if isinstance(report, Cards):
         _print_cards(report)
+    elif isinstance(report, SweepSummary):
+        _print_sweep(report)
     else:
         _print_summary(report)
     return 0
@@ -257,6 +298,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "presets": _presets,
     "train": _train,
+    "sweep": _sweep,
     "evaluate": _evaluate,
     "report": _report,
     "doctor": _doctor,
@@ -294,25 +336,38 @@ def _print_summary(summary: Summary) -> None:
     if summary.comparisons:
         claims = count_claims(summary.comparisons)
         console.print(comparison_terminal(summary.group, summary.comparisons, claims))
-    if summary.warnings:
+    _print_warnings(summary.warnings)
+    _print_files(summary.files, summary.path)
+
+
+def _print_sweep(summary: SweepSummary) -> None:
+    console.print(sweep_terminal(summary.points, summary.coherence))
+    legend = SWEEP_LEGEND.replace("*", "")
+    console.print(f"{describe_sweep(summary.points)}. {legend}", highlight=False)
+    _print_warnings(summary.warnings)
+    _print_files(summary.files, summary.path)
+
+
+def _print_warnings(warnings: Sequence[WarningSign]) -> None:
+    if warnings:
         console.print("\n[yellow]Warning signs[/]")
-        for warning in summary.warnings:
-            console.print(
-                f"  [yellow]{warning.name}[/] {escape(warning.sentence)}", highlight=False
-            )
+    for warning in warnings:
+        console.print(f"  [yellow]{warning.name}[/] {escape(warning.sentence)}", highlight=False)
+
+
+def _print_files(files: Sequence[Path], path: Path) -> None:
     print()
-    for file in summary.files:
+    for file in files:
         print(f"wrote {file}")
-    print(f"run directory: {summary.path}")
+    print(f"run directory: {path}")
 
 
 def _print_cards(cards: Cards) -> None:
-    for card in cards.cards:
+    for index, card in enumerate(cards.cards):
+        if index:
+            print()
         console.print(card_terminal(card))
-        print()
-    for file in cards.files:
-        print(f"wrote {file}")
-    print(f"run directory: {cards.path}")
+    _print_files(cards.files, cards.path)
 
 
 def _doc(preset: Callable[[], ExperimentConfig]) -> str:

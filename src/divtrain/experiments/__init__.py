@@ -19,6 +19,7 @@ from divtrain.experiments.runner import (
     train_ensembles,
 )
 from divtrain.experiments.summary import Summary, rewrite_summary
+from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep
 
 __all__ = [
     "PRESETS",
@@ -34,6 +35,8 @@ __all__ = [
     "RayExecutor",
     "RunDirectory",
     "Summary",
+    "SweepConfig",
+    "SweepSummary",
     "TerminalProgress",
     "TrainConfig",
     "WorkOptions",
@@ -44,5 +47,6 @@ __all__ = [
     "rewrite_report",
     "rewrite_summary",
     "run_experiment",
+    "run_sweep",
     "train_ensembles",
 ]

@@ -115,7 +115,7 @@ class RunDirectory:
             different = [
                 f"{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
                 for name in dict.fromkeys([*config, *before])
-                if name not in FREE_TO_CHANGE and before.get(name) != config.get(name)
+                if not _free(name) and before.get(name) != config.get(name)
             ]
             if different:
                 raise DivtrainError(
@@ -242,6 +242,11 @@ class RunDirectory:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _free(name: str) -> bool:
+    """Whether a field may change; a sweep's values stand in the keys of its stages."""
+    return name in FREE_TO_CHANGE or name.startswith("sweep.")
 
 
 def _foreign(file: Path) -> bool:

@@ -75,15 +75,9 @@ def rewrite_summary(directory: RunDirectory) -> Summary:
 
 
 def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summary:
-    records: list[Record] = []
-    coherence: dict[str, list[Tensor]] = {}
+    records, values = read_records(folders), read_coherence(folders)
     points: list[GaasPoint] = []
     for folder in folders:
-        if (folder / RECORDS).exists():
-            records += _read_records(folder / RECORDS)
-        if (folder / COHERENCE).exists():
-            tensors, about = read_tensors(folder / COHERENCE)
-            coherence.setdefault(about["target"], []).append(tensors["coherence"])
         if (folder / GAAS_FILE).exists():
             found = read_gaas(folder / GAAS_FILE)
             points += [GaasPoint(found["target"], **row) for row in found["rows"]]
@@ -93,7 +87,6 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
             " command again to go on"
         )
     rows, warnings = make_rows(records), warning_signs(records)
-    values = {target: torch.cat(parts) for target, parts in coherence.items()}
     means = {target: value.mean().item() for target, value in values.items()}
     path, figures = directory.path, make_folder(directory.path / "figures")
     write_json_lines(path / "records.jsonl", [vars(record) for record in records])
@@ -118,8 +111,30 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     return Summary(rows, means, warnings, path, files, group, comparisons)
 
 
-def _read_records(file: Path) -> list[Record]:
-    try:
-        return [Record(**row) for row in read_json_lines(file)]
-    except TypeError as error:
-        raise DivtrainError(f"{file} is damaged: {error}; delete it and run again") from error
+def read_records(folders: Sequence[Path]) -> list[Record]:
+    """Read the records of the stages that evaluated.
+
+    Raises:
+        DivtrainError: when a file is damaged.
+    """
+    records: list[Record] = []
+    for folder in folders:
+        file = folder / RECORDS
+        if file.exists():
+            try:
+                records += [Record(**row) for row in read_json_lines(file)]
+            except TypeError as error:
+                raise DivtrainError(
+                    f"{file} is damaged: {error}; delete it and run again"
+                ) from error
+    return records
+
+
+def read_coherence(folders: Sequence[Path]) -> dict[str, Tensor]:
+    """Read the coherence at the test images, of all seeds, (image,), by target."""
+    found: dict[str, list[Tensor]] = {}
+    for folder in folders:
+        if (folder / COHERENCE).exists():
+            tensors, about = read_tensors(folder / COHERENCE)
+            found.setdefault(about["target"], []).append(tensors["coherence"])
+    return {target: torch.cat(parts) for target, parts in found.items()}
