@@ -15,7 +15,7 @@ from typing import Any
 from divtrain.errors import DivtrainError
 from divtrain.experiments.lock import Holder, Lock
 from divtrain.experiments.presence import LOCKS, at_the_door, others, sit_down
-from divtrain.experiments.stages import Stage
+from divtrain.experiments.stages import SCRATCH, Stage
 from divtrain.files import make_folder, read_json, storage_error, write_json
 from divtrain.version import versions
 
@@ -200,12 +200,12 @@ class RunDirectory:
         return folder
 
     def finish(self, stage: Stage, seconds: float) -> None:
-        """Write the manifest that marks the stage as done."""
+        """Write the manifest that marks the stage as done, and remove what let it go on."""
         folder = self.folder(stage)
         files = {
             file.name: _sha256(file)
             for file in sorted(folder.iterdir())
-            if file.name not in ("key", MANIFEST) and not file.name.startswith(".")
+            if file.name not in ("key", MANIFEST) and not file.name.startswith((".", *SCRATCH))
         }
         manifest = {
             "key": stage.key,
@@ -217,6 +217,13 @@ class RunDirectory:
             "versions": versions(),
         }
         write_json(folder / MANIFEST, manifest)
+        self.tidy(stage)
+
+    def tidy(self, stage: Stage) -> None:
+        """Remove from a stage that is done the files that let it go on."""
+        for file in self.folder(stage).iterdir():
+            if file.name.startswith(SCRATCH):
+                file.unlink(missing_ok=True)
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the stage ran with this key and its files are still what it wrote."""

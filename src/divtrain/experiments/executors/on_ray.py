@@ -60,6 +60,7 @@ class RayExecutor:
         left = {stage.name: stage for stage in graph.stages}
         for stage in graph.stages:
             if directory.is_done(stage):
+                directory.tidy(stage)
                 progress.reused(stage.name)
                 del left[stage.name]
         if left:

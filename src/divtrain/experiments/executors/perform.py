@@ -27,6 +27,7 @@ def perform(stage: Stage, graph: Graph, directory: RunDirectory, progress: Progr
         KeyboardInterrupt: as above.
     """
     if directory.is_done(stage):
+        directory.tidy(stage)
         progress.reused(stage.name)
         return True
     with directory.claimed(stage) as mine:

@@ -13,7 +13,14 @@ from divtrain.experiments.stages.judge import (
     read_evaluation,
     read_weights,
 )
-from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, open_fabric
+from divtrain.experiments.stages.stage import (
+    ENSEMBLE,
+    SCRATCH,
+    Context,
+    OnProgress,
+    Stage,
+    open_fabric,
+)
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 
 __all__ = [
@@ -27,6 +34,7 @@ __all__ = [
     "MASKS",
     "OUTCOMES",
     "RECORDS",
+    "SCRATCH",
     "STATE",
     "Context",
     "OnProgress",

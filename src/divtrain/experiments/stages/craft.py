@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from divtrain.attacks import build_attack
 from divtrain.evaluation import craft
+from divtrain.evaluation.parts import Parts
 from divtrain.experiments.stages.stage import Context, Stage
 from divtrain.files import write_tensors
 
@@ -21,7 +22,8 @@ def craft_stage(
             context.on_progress(done, total, "images")
 
         ens = context.load(attacked)
-        crafted = craft(built, ens, context.dataset.test, batch_size, seed, show)
+        test, parts = context.dataset.test, Parts(context.folder)
+        crafted = craft(built, ens, test, batch_size, seed, show, parts)
         about = {
             "attack": repr(built),
             "on": attacked.name,

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from divtrain.evaluation import correct_mask, make_records
+from divtrain.evaluation.parts import Parts
 from divtrain.experiments.stages.craft import CRAFTED
 from divtrain.experiments.stages.stage import Context, Stage
 from divtrain.files import read_tensors, write_json_lines, write_tensors
@@ -38,11 +39,13 @@ def evaluate_stage(
 
     def work(context: Context) -> None:
         ens, test = context.load(trained), context.dataset.test
-        clean = correct_mask(ens, test.x, test.y)
+        parts = Parts(context.folder)
+        clean = correct_mask(ens, test.x, test.y, kept=parts.named("clean"))
         masks = {}
         for done, (key, stage) in enumerate(crafted.items(), start=1):
             tensors, _ = read_tensors(context.inputs[stage.name] / CRAFTED)
-            masks[key] = correct_mask(ens, tensors["x_adv"], test.y)
+            kept = parts.named(str(done))
+            masks[key] = correct_mask(ens, tensors["x_adv"], test.y, kept=kept)
             context.on_progress(done, len(crafted), "crafted sets")
         named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
