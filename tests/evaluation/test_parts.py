@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ def same(one: CraftedSet, two: CraftedSet) -> bool:
     )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None)
 @given(stops=st.lists(st.integers(0, 14), max_size=3))
 def test_crafting_stopped_anywhere_goes_on_to_the_same_set(
     stops: list[int], tmp_path_factory: pytest.TempPathFactory
