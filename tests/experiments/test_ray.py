@@ -29,8 +29,13 @@ quiet = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-LONG = replace(SMALL, train=replace(SMALL.train, epochs=25))
-"""Long enough in training that a node can be killed in it."""
+LONG = replace(
+    SMALL,
+    train=replace(SMALL.train, epochs=25),
+    attack=replace(SMALL.attack, names=("fgsm",), white_box=()),
+    targets=("base",),
+)
+"""Two trainings, long enough that a node can be killed in one, and little else."""
 
 
 class Cluster:
@@ -113,6 +118,22 @@ class TestOnACluster:
             run_experiment(
                 SMALL, tmp_path / "large", Progress(), RayExecutor(cluster.address, cpus=64)
             )
+
+    def test_a_stop_reaches_the_workers_which_save_their_training(
+        self, cluster: Cluster, tmp_path: Path
+    ) -> None:
+        class Stop(Progress):
+            def update(self, stage: str, done: int, total: int, detail: str) -> None:
+                raise KeyboardInterrupt
+
+        rarely = replace(LONG, train=replace(LONG.train, save_every=1e9))
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(rarely, tmp_path / "ray", Stop(), RayExecutor(cluster.address))
+        assert list((tmp_path / "ray/stages").glob("*/training-state.safetensors"))
+        assert "stopped in train" in (tmp_path / "ray/log.txt").read_text()
+        run_experiment(rarely, tmp_path / "ray", Progress())
+        run_experiment(rarely, tmp_path / "local", Progress())
+        assert result(tmp_path / "ray") == result(tmp_path / "local")
 
     def test_a_run_that_loses_a_node_ends_with_the_records_of_the_local_executor(
         self, cluster: Cluster, tmp_path: Path

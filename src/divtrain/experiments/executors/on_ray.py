@@ -109,6 +109,7 @@ class _Run:
         self._options = {"max_retries": retries, **resources}
         self._place = (blueprint, str(directory.path.resolve()), str(Path.cwd()), self._board)
         self._running: dict[Any, Stage] = {}
+        self._begun: set[str] = set()
 
     def work_off(self, left: dict[str, Stage]) -> None:
         """Give out what is ready until nothing is left."""
@@ -152,13 +153,14 @@ class _Run:
 
     def _show(self) -> None:
         running = {stage.name for stage in self._running.values()}
-        for stage, (done, total, detail) in self._ray.get(self._board.take.remote()).items():
+        for stage, news in self._ray.get(self._board.take.remote()).items():
             if stage not in running:
                 continue  # it was overtaken by the news that it is done
-            if total:
-                self._progress.update(stage, done, total, detail)
-            else:
+            if stage not in self._begun:
+                self._begun.add(stage)
                 self._progress.begin(stage)
+            if news is not None:
+                self._progress.update(stage, *news)
 
     def _stop(self) -> None:
         """Let the workers stop as on Ctrl-C: training saves its state."""
@@ -175,13 +177,13 @@ class _Board:
     """Where workers write how far they are and the driver reads it; lives on its machine."""
 
     def __init__(self) -> None:
-        self._news: dict[str, tuple[int, int, str]] = {}
+        self._news: dict[str, tuple[int, int, str] | None] = {}
 
-    def tell(self, stage: str, done: int, total: int, detail: str) -> None:
-        """The stage is at `done` of `total`; 0 of 0 when it begins."""
-        self._news[stage] = (done, total, detail)
+    def tell(self, stage: str, news: tuple[int, int, str] | None) -> None:
+        """The stage is at so much of so much; None when it begins."""
+        self._news[stage] = news
 
-    def take(self) -> dict[str, tuple[int, int, str]]:
+    def take(self) -> dict[str, tuple[int, int, str] | None]:
         """What came in since the last time."""
         news, self._news = self._news, {}
         return news
@@ -196,12 +198,12 @@ class _Teller(Progress):
         self._last = 0.0
 
     def begin(self, stage: str) -> None:
-        self._board.tell.remote(stage, 0, 0, "")
+        self._board.tell.remote(stage, None)
 
     def update(self, stage: str, done: int, total: int, detail: str) -> None:
         if time.monotonic() - self._last >= LOOK_EVERY:
             self._last = time.monotonic()
-            self._board.tell.remote(stage, done, total, detail)
+            self._board.tell.remote(stage, (done, total, detail))
 
     def end(self, stage: str, seconds: float) -> None:
         self.seconds = seconds
