@@ -113,6 +113,7 @@ def test_a_stage_that_another_process_has_is_waited_for_by_name(
     assert [stage for stage, _ in watch.waited] == ["train-base-s0"]
     assert f"process {os.getpid()} on {socket.gethostname()}" in watch.waited[0][1]
     assert watch.began == ["train-base-s0"]
+    assert f"wait  train-base-s0, which process {os.getpid()} on" in (out / "log.txt").read_text()
     assert result(out) == result(whole)
 
 

@@ -19,6 +19,7 @@ class LocalExecutor:
         """See `Executor.run`."""
         del blueprint  # the graph is here
         left = {stage.name: stage for stage in graph.stages}
+        waited = ""
         while left:
             ready = [s for s in left.values() if not any(each.name in left for each in s.inputs)]
             for stage in ready:
@@ -26,4 +27,8 @@ class LocalExecutor:
                     del left[stage.name]
                     break
             else:
+                if waited != ready[0].name:
+                    waited = ready[0].name
+                    holder = directory.holder(ready[0]) or "another process"
+                    directory.log(f"wait  {waited}, which {holder} has")
                 wait(ready[0], directory, progress)
