@@ -11,14 +11,14 @@ from divtrain.ensemble import Ensemble
 from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
 from divtrain.experiments.defences import build_defence
-from divtrain.experiments.stages.stage import ENSEMBLE, Context, Stage
+from divtrain.experiments.stages.stage import ENSEMBLE, SCRATCH, Context, Stage
 from divtrain.files import write_json_lines
 from divtrain.models import build
 from divtrain.training import TrainingSettings, save_ensemble, train
 from divtrain.version import versions
 
 HISTORY = "history.jsonl"
-STATE = "training-state.safetensors"
+STATE = f"{SCRATCH[0]}.safetensors"
 
 
 def train_stage(
@@ -86,7 +86,6 @@ def train_stage(
         about["versions"] = versions()
         save_ensemble(context.folder / ENSEMBLE, ens, about)
         write_json_lines(context.folder / HISTORY, history)
-        state.unlink(missing_ok=True)
 
     config = {
         **common,
