@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError
 from divtrain.experiments.executors.executor import Blueprint, Graph
 from divtrain.experiments.executors.perform import perform, wait
@@ -213,6 +214,7 @@ def _do(
     name: str, key: str, blueprint: Blueprint, path: str, folder: str, board: Any
 ) -> float | None:
     """Do a stage, in a worker; returns the seconds it took, None if another process did it."""
+    keep_freed_memory()
     try:
         os.chdir(folder)  # where relative paths of the config start
     except OSError as error:
