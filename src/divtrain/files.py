@@ -35,7 +35,7 @@ _REMEDY = {
 }
 
 SEAL = "sha256"
-"""Under this key a file keeps the digest of the rest of itself."""
+"""Under this key JSON keeps the digest of the rest of itself; metadata of tensors begin with it."""
 SEALED = "sealed"
 """Under this one JSON says that it has a digest, so that damage to that key is seen as well."""
 LARGEST_JSON = 256 << 20
@@ -210,8 +210,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
         for name, tensor in tensors.items()
     }
     text = json.dumps(about)
-    metadata = {"divtrain": text, SEAL: _tensor_digest(tensors, text)}
-    write_bytes(path, safetensors.torch.save(tensors, metadata))
+    # One key, since safetensors writes several in an order that changes from run to run.
+    sealed = f"{SEAL}:{_tensor_digest(tensors, text)} {text}"
+    write_bytes(path, safetensors.torch.save(tensors, {"divtrain": sealed}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -233,21 +234,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             f"{path} is not a readable safetensors file ({error}); it may be truncated, or of"
             " another format such as a pickled .pt, which is never loaded"
         ) from error
-    about, seal = metadata.get("divtrain"), metadata.get(SEAL)
-    if about is None and seal is None:
+    about, sealed = metadata.get("divtrain"), any(v.startswith(SEAL) for v in metadata.values())
+    if about is None and not sealed:
         raise DivtrainError(
             f"{path} holds tensors but no divtrain metadata; to load weights from elsewhere, build"
             " the ensemble yourself and use load_state_dict"
         )
-    known = metadata.keys() <= {"divtrain", SEAL}  # or the key of either may be damaged
-    unfit = seal is not None and seal != _tensor_digest(tensors, about or "")
-    if about is None or unfit or not known:
-        raise DamagedFileError(
-            f"{path} is damaged: its content does not fit the digest in it; take it from where it"
-            " came from again, or make it anew"
-        )
+    if sealed:
+        seal, _, text = (about or "").partition(" ")
+        if len(metadata) > 1 or seal != f"{SEAL}:{_tensor_digest(tensors, text)}":
+            raise DamagedFileError(
+                f"{path} is damaged: its content does not fit the digest in it; take it from where"
+                " it came from again, or make it anew"
+            )
+        about = text
     try:
-        return tensors, json.loads(about)
+        return tensors, json.loads(about or "")
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} has damaged divtrain metadata: {error}") from error
 
