@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ lint: $(VENV)/installed-lint  ## style (ruff) and types (pyright)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/installed  ## time steps, memory, crafting and growth; writes results/speed (half an hour)
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --what time --models conv3 --dtypes bf16 --layouts channels-last --members 3 8 --suffix=-members
+	$(BIN)/python benchmarks/crafting.py
+	$(BIN)/python benchmarks/growth.py
 
 format: $(VENV)/installed-lint  ## let ruff mend the style
 	$(BIN)/ruff format

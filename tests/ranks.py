@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -153,6 +153,11 @@ def _stop_and_go_on(fabric: Fabric, folder: Path, strategy: str) -> None:
 def _refuse(fabric: Fabric, folder: Path, strategy: str) -> None:
     case = CASES["mixed"]
     ens = ensemble(case) if strategy == "ddp" else dt.Ensemble(case.nets()[:1]).to(case.dtype)
+    diverging = replace(settings(case, strategy), learning_rate=1e38)
+    try:
+        train(ensemble(case), stream(case), DIV, diverging, fabric)
+    except dt.DivtrainError as error:
+        (folder / f"{strategy}-diverged-{fabric.global_rank}").write_text(str(error))
     try:
         train(ens, stream(case, 15), BASE, settings(case, strategy), fabric)
     except dt.DivtrainError as error:

@@ -293,7 +293,7 @@ def test_random_bytes_are_no_tensors(
 
 
 def test_folder_is_no_file_of_tensors(tmp_path: Path) -> None:
-    with pytest.raises(DivtrainError, match="not a readable safetensors file"):
+    with pytest.raises(DivtrainError, match="is no file, but a folder, pipe or device"):
         read_tensors(tmp_path)
 
 

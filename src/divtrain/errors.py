@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises, and the sentence that offers the nearest names."""
+"""The exceptions that a user's mistake raises, and the sentence that offers the nearest names."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,6 +8,13 @@ class DivtrainError(ValueError):
     """A mistake the user can mend: the message says what was expected, what came, and what to do.
 
     The library raises it for bad input; the command line prints its message without a traceback.
+    """
+
+
+class DamagedFileError(DivtrainError):
+    """A file that is not what divtrain wrote: cut short, changed, or of another kind.
+
+    What it held can be made again; a run directory does that by itself.
     """
 
 

@@ -1,9 +1,17 @@
-"""Files that are whole or absent: written aside, flushed to disk, then renamed into place."""
+"""Files that are whole or absent: written aside, flushed to disk, then renamed into place.
+
+What is read is not trusted: nothing is unpickled, sizes are looked at first, and a digest of the
+content, written with it, tells a changed file from a whole one.
+"""
 
 import errno
+import hashlib
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from divtrain.errors import DivtrainError
+from divtrain.errors import DamagedFileError, DivtrainError
 
 _REMEDY = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again, it goes on"
@@ -25,6 +33,13 @@ _REMEDY = {
     errno.ENOENT: "that folder cannot be made there; choose another with --out",
     errno.EEXIST: "a file of that name is in the way; choose another folder with --out",
 }
+
+SEAL = "sha256"
+"""Under this key a file keeps the digest of the rest of itself."""
+SEALED = "sealed"
+"""Under this one JSON says that it has a digest, so that damage to that key is seen as well."""
+LARGEST_JSON = 256 << 20
+"""Bytes of JSON beyond which a file is not read: divtrain's own are a thousand times smaller."""
 
 
 def storage_error(path: Path, error: OSError) -> DivtrainError:
@@ -80,65 +95,171 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object with a digest of itself, which `read_sealed_json` checks."""
+    write_json(path, {SEALED: True, **content, SEAL: _json_digest(content)})
+
+
+def check_regular_file(path: Path) -> int:
+    """Check that there is a file at `path`, not a folder, pipe or device that would never end.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        DivtrainError: when there is none; `DamagedFileError` when it is something else.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DivtrainError(f"no file at {path}") from error
+    except (OSError, ValueError) as error:
+        raise DivtrainError(f"cannot read {path}: {error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DamagedFileError(f"{path} is no file, but a folder, pipe or device; move it away")
+    return found.st_size
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Context in which whatever a damaged file makes fail is told as damage to that file.
+
+    Raises:
+        DamagedFileError: in place of a missing key, a wrong type or a bad value.
+    """
+    try:
+        yield
+    except DivtrainError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        own_words = isinstance(error, ValueError)
+        reason = str(error) if own_words else f"{type(error).__name__} {error}"
+        raise DamagedFileError(f"{path} is damaged: {reason}; delete it and run again") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        size = check_regular_file(path)
+        if size > LARGEST_JSON:
+            raise DamagedFileError(
+                f"{path} is damaged: {size >> 20} MiB are too many for JSON of divtrain's; delete"
+                " it and run again"
+            )
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DivtrainError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error}; delete it and run again") from error
+
+
 def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        DivtrainError: when the file is missing or not JSON.
+        DivtrainError: when the file is missing or cannot be read; `DamagedFileError` when it is
+            not JSON.
     """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise DivtrainError(f"no file at {path}") from error
-    except (OSError, ValueError) as error:
-        raise DivtrainError(f"{path} is damaged: {error}; delete it and run again") from error
+    with reading(path):
+        return _parse(path, _read_text(path))
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed_json` wrote; objects without a digest (of old files) are taken.
+
+    Raises:
+        DivtrainError: as `read_json` does; `DamagedFileError` also when the digest does not fit.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        found = type(content).__name__
+        raise DamagedFileError(
+            f"{path} is damaged: expected an object, got {found}; delete it and run again"
+        )
+    sealed, seal = content.pop(SEALED, None), content.pop(SEAL, None)
+    if (sealed, seal) not in ((None, None), (True, _json_digest(content))):
+        raise DamagedFileError(
+            f"{path} is damaged: its content does not fit the digest in it; delete it and run again"
+        )
+    return content
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object a line; raises as `read_json` does."""
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError as error:
-        raise DivtrainError(f"no file at {path}") from error
-    except (OSError, ValueError) as error:
-        raise DivtrainError(f"{path} is damaged: {error}; delete it and run again") from error
+    with reading(path):
+        rows = [_parse(path, line) for line in _read_text(path).split("\n") if line]
+    if not all(isinstance(row, dict) for row in rows):
+        raise DamagedFileError(
+            f"{path} is damaged: expected an object a line; delete it and run again"
+        )
+    return rows
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
     """Write tensors and a JSON-able `about` to one safetensors file, as `write_bytes` does.
 
-    Tensors that share memory (tied weights) are written each for itself.
+    Tensors that share memory (tied weights) are written each for itself. A digest of it all goes
+    into the metadata, for `read_tensors` to check.
     """
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    write_bytes(path, safetensors.torch.save(tensors, {"divtrain": json.dumps(about)}))
+    text = json.dumps(about)
+    metadata = {"divtrain": text, SEAL: _tensor_digest(tensors, text)}
+    write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Read what `write_tensors` wrote: tensors and `about`. Nothing is ever unpickled.
 
     Raises:
-        DivtrainError: when the file is missing, truncated, no safetensors, or not divtrain's.
+        DivtrainError: when the file is missing, or holds tensors that are not divtrain's;
+            `DamagedFileError` when it is truncated, changed or no safetensors.
     """
+    check_regular_file(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get("divtrain")
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise DivtrainError(f"no file at {path}") from error
-    except (OSError, safetensors.SafetensorError) as error:
-        raise DivtrainError(
+    except OSError as error:
+        raise DivtrainError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # safetensors and torch each have their own words for damage
+        raise DamagedFileError(
             f"{path} is not a readable safetensors file ({error}); it may be truncated, or of"
             " another format such as a pickled .pt, which is never loaded"
         ) from error
-    if about is None:
+    about, seal = metadata.get("divtrain"), metadata.get(SEAL)
+    if about is None and seal is None:
         raise DivtrainError(
             f"{path} holds tensors but no divtrain metadata; to load weights from elsewhere, build"
             " the ensemble yourself and use load_state_dict"
         )
+    known = metadata.keys() <= {"divtrain", SEAL}  # or the key of either may be damaged
+    unfit = seal is not None and seal != _tensor_digest(tensors, about or "")
+    if about is None or unfit or not known:
+        raise DamagedFileError(
+            f"{path} is damaged: its content does not fit the digest in it; take it from where it"
+            " came from again, or make it anew"
+        )
     try:
         return tensors, json.loads(about)
-    except ValueError as error:
-        raise DivtrainError(f"{path} has damaged divtrain metadata: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} has damaged divtrain metadata: {error}") from error
+
+
+def _json_digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _tensor_digest(tensors: Mapping[str, Tensor], about: str) -> str:
+    """SHA-256 of `about` and of every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,9 +121,7 @@ def test_a_signal_to_any_process_stops_all_at_the_same_step(folder: Path, strate
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", ["stopped", "dropout"])
-def test_a_stopped_run_of_two_goes_on_bit_for_bit(
-    folder: Path, strategy: str, name: str
-) -> None:
+def test_a_stopped_run_of_two_goes_on_bit_for_bit(folder: Path, strategy: str, name: str) -> None:
     whole, again = (load(folder, f"{strategy}-{name}-{which}-0") for which in ("whole", "again"))
     assert difference(whole, again) == 0
 
@@ -151,6 +150,20 @@ def test_what_cannot_be_shared_is_refused_in_every_process(folder: Path) -> None
         assert "a batch size that 2 devices divide, got 15" in text
         text = (folder / f"members-refused-{rank}").read_text()
         assert "at most one device a member, got 2 devices for 1 members" in text
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_divergence_is_told_by_every_process_as_by_one(folder: Path, strategy: str) -> None:
+    case = CASES["mixed"]
+    with pytest.raises(dt.DivtrainError) as told:
+        train(ensemble(case), stream(case), case.terms, replace(settings(case), learning_rate=1e38))
+    for rank in (0, 1):
+        text = (folder / f"{strategy}-diverged-{rank}").read_text()
+        for part in (0, 2):  # where, and what is kept; who is to blame depends on rounding
+            assert (
+                text.split("; ")[part].split(": ")[0]
+                == str(told.value).split("; ")[part].split(": ")[0]
+            )
 
 
 @pytest.mark.usefixtures("no_shape_checks")

@@ -1,6 +1,5 @@
 """One step with the graph of one member at a time equals one with all of them."""
 
-import contextlib
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +10,14 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.gal import MemberPass
-from divtrain.training import CrossEntropy, GradientAlignment, Term
-from divtrain.training.step import StepResult, step_by_member, step_together
+from divtrain.training import (
+    CrossEntropy,
+    GradientAlignment,
+    StepResult,
+    Term,
+    step_by_member,
+    step_together,
+)
 
 GAL = [CrossEntropy(), GradientAlignment(0.7, temperature=0.8)]
 
@@ -64,13 +69,9 @@ def batch(count: int = 8) -> tuple[Tensor, Tensor]:
     return x, torch.randint(5, (count,), generator=generator)
 
 
-def backward(loss: Tensor, inputs: Any) -> None:
-    loss.backward(inputs=inputs)
-
-
 def run(step: Callable[..., StepResult], ens: dt.Ensemble, terms: list[Term]) -> StepResult:
     torch.manual_seed(11)  # of the dropout
-    return step(ens, *batch(), terms, 0, contextlib.nullcontext, backward)
+    return step(ens, *batch(), terms)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from divtrain.data.npz import read_npz
 from divtrain.errors import DivtrainError, unknown_name
 
 DIGITS_TEST_SIZE = 500
@@ -89,9 +90,11 @@ def load_dataset(name: str, root: str | Path = "data") -> Dataset:
         return DATASETS[name](Path(root))
     path = Path(name)
     if path.suffix == ".npz":
-        return _load_npz(path)
+        return _dataset(name, *read_npz(path))
     if path.is_dir():
-        return _load_folder(path)
+        from divtrain.data.image_folder import read_image_folders  # here: it imports Pillow
+
+        return _dataset(name, *read_image_folders(path))
     if "/" in name:
         raise DivtrainError(f"no data set at {name}: expected a folder with train/ and test/ in it")
     raise unknown_name("data set", name, [*DATASETS, "FILE.npz", "FOLDER/"])
@@ -141,67 +144,6 @@ def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bo
             f" ({str(error).strip().splitlines()[-1]});"
             f" {advice}"
         ) from error
-
-
-def _load_npz(path: Path) -> Dataset:
-    names = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        # numpy would leave a damaged file open if it opened it itself.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file]
-            if missing:
-                raise DivtrainError(
-                    f"{path} lacks {', '.join(missing)}: expected the arrays {', '.join(names)}"
-                    f" (Keras' format), found {', '.join(file.files) or 'none'}"
-                )
-            arrays = [np.asarray(file[name]) for name in names]
-    except FileNotFoundError as error:
-        raise DivtrainError(f"no file at {path}") from error
-    except DivtrainError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy each have their own words for damage
-        raise DivtrainError(
-            f"{path} is not a readable .npz file ({error}); it may be truncated, or hold pickled"
-            " objects, which are never loaded"
-        ) from error
-    return _dataset(str(path), *arrays)
-
-
-def _load_folder(path: Path) -> Dataset:
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms.functional import pil_to_tensor
-
-    parts: list[np.ndarray] = []
-    classes: list[list[str]] = []
-    for part in ("train", "test"):
-        if not (path / part).is_dir():
-            raise DivtrainError(f"no folder {path / part}: expected {path}/train/CLASS/IMAGE files")
-        try:
-            folder = ImageFolder(str(path / part))
-        except (FileNotFoundError, OSError) as error:
-            raise DivtrainError(
-                f"{path / part} holds no class folders of images: {error}"
-            ) from error
-        images: list[Tensor] = []
-        for file, _ in folder.samples:
-            try:
-                images.append(pil_to_tensor(folder.loader(file)))
-            except Exception as error:
-                raise DivtrainError(f"{file} is not a readable image ({error})") from error
-        sizes = {tuple(image.shape[1:]) for image in images}
-        if len(sizes) > 1:
-            raise DivtrainError(
-                f"the images in {path / part} have different sizes, e.g."
-                f" {', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:3])}; resize them to one"
-            )
-        parts += [torch.stack(images).numpy(), np.asarray(folder.targets)]
-        classes.append(folder.classes)
-    if classes[0] != classes[1]:
-        only = set(classes[0]) ^ set(classes[1])
-        raise DivtrainError(
-            f"train and test hold different classes: {', '.join(sorted(only))} in one only"
-        )
-    return _dataset(str(path), *parts)
 
 
 def _dataset(

@@ -92,9 +92,7 @@ class Stream:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return images and labels of batch `step`, counted from 0 over all epochs."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        chosen = self._epoch_order(epoch)[position * self.batch_size :][: self.batch_size]
-        image, view = chosen % len(self.images), chosen // len(self.images)
+        image, view = self.places(step)
         x, y = self.images.x[image], self.images.y[image]
         generator = torch.Generator(x.device).manual_seed(_mix(self.seed, 2, step))
         x = random_shift(x, self.shift, generator)
@@ -105,6 +103,12 @@ class Stream:
             if len(here):
                 x[here] = apply(x[here], y[here], generator)
         return x, y
+
+    def places(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return which image, and which view of it, stands at each place of batch `step`."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        chosen = self._epoch_order(epoch)[position * self.batch_size :][: self.batch_size]
+        return chosen % len(self.images), chosen // len(self.images)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if epoch not in self._order:

@@ -4,20 +4,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation
 from divtrain.experiments.graph import file_name
-from divtrain.experiments.run_directory import RunDirectory
+from divtrain.experiments.run_directory import RunDirectory, read_manifest
 from divtrain.experiments.stages import OUTCOMES, read_evaluation, read_weights
 from divtrain.experiments.summary import Summary, rewrite_summary
+from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
-    read_json,
+    read_sealed_json,
+    reading,
     write_bytes,
-    write_json,
     write_json_lines,
+    write_sealed_json,
     write_text,
 )
 from divtrain.report import (
@@ -50,7 +51,8 @@ class Cards:
 
 def write_facts(directory: RunDirectory, facts: Mapping[str, Facts]) -> None:
     """Write down, for each target, what is evaluated with what; the cards are made from it."""
-    write_json(directory.path / FACTS, {name: asdict(each) for name, each in facts.items()})
+    told = {name: asdict(each) for name, each in facts.items()}
+    write_sealed_json(directory.path / FACTS, {"targets": told})
 
 
 def write_cards(directory: RunDirectory, folders: Sequence[Path]) -> Cards:
@@ -112,10 +114,8 @@ def _write(path: Path, card: Card) -> list[Path]:
 
 
 def _read_facts(file: Path) -> dict[str, Facts]:
-    try:
-        return {name: Facts(**fields) for name, fields in read_json(file).items()}
-    except (TypeError, AttributeError) as error:
-        raise DivtrainError(f"{file} is damaged: {error}; run `divtrain evaluate` again") from error
+    with reading(file):
+        return from_json(dict[str, Facts], read_sealed_json(file)["targets"], file)
 
 
 def _complete(
@@ -140,8 +140,8 @@ def _seconds(folders: Sequence[Path]) -> dict[str, float]:
     """Time spent on training surrogates, and on everything else."""
     spent = {"training surrogates": 0.0, "attacks and evaluation": 0.0}
     for folder in folders:
-        manifest: dict[str, Any] = read_json(folder / "manifest.json")
-        training = "epochs" in manifest.get("config", {})
+        manifest = read_manifest(folder)
+        training = "epochs" in manifest["config"]
         what = "training surrogates" if training else "attacks and evaluation"
-        spent[what] += float(manifest.get("seconds", 0.0))
+        spent[what] += manifest["seconds"]
     return spent

@@ -28,6 +28,8 @@ from divtrain.experiments.sources import Source, is_source, open_source
 from divtrain.experiments.stages import open_fabric
 from divtrain.experiments.stages.given import check_fits
 from divtrain.experiments.surrogates import OWN, Recipe, parse_recipe
+from divtrain.fields import from_json
+from divtrain.files import reading
 from divtrain.report import Facts
 from divtrain.version import versions
 
@@ -66,22 +68,13 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     """
     config = EvaluationConfig(tuple(targets))
     about = _open_named("target", targets)[0].about
-    recipe = about.get("recipe", {})
     name = about.get("data") if isinstance(about.get("data"), str) else ""
-    try:
-        train = TrainConfig(**recipe["train"]) if "train" in recipe else config.train
-        data = DataConfig(**recipe["data"]) if "data" in recipe else config.data
-        model = _model(about["model"]) if "model" in about else config.model
-    except TypeError as error:
-        raise DivtrainError(
-            f"the checkpoint of {targets[0]} was made by another version of divtrain: {error}"
-        ) from error
+    recipe, where = from_json(dict[str, Any], about.get("recipe", {}), targets[0]), targets[0]
+    train = from_json(TrainConfig, recipe["train"], where) if "train" in recipe else config.train
+    data = from_json(DataConfig, recipe["data"], where) if "data" in recipe else config.data
+    model = from_json(ModelConfig, about["model"], where) if "model" in about else config.model
     data = replace(data, name=name, root=DataConfig().root, test_size=None)
     return replace(config, data=data, model=model, train=train)
-
-
-def _model(fields: dict[str, Any]) -> ModelConfig:
-    return ModelConfig(**{**fields, "members": tuple(fields["members"])})
 
 
 def evaluate_models(config: EvaluationConfig, out: Path, progress: Progress, command: str) -> Cards:
@@ -179,11 +172,12 @@ def _own_recipe(
     target: Source, model: ModelConfig, train: TrainConfig
 ) -> tuple[ModelConfig, TrainConfig]:
     """Architecture and training of the target itself, where its checkpoint tells them."""
-    about = target.about
-    return (
-        _model(about["model"]) if "model" in about else model,
-        TrainConfig(**about["recipe"]["train"]) if "recipe" in about else train,
-    )
+    about, where = target.about, target.where
+    with reading(Path(where)):
+        return (
+            from_json(ModelConfig, about["model"], where) if "model" in about else model,
+            from_json(TrainConfig, about["recipe"]["train"], where) if "recipe" in about else train,
+        )
 
 
 def _enough(dataset: Dataset, data: DataConfig) -> tuple[Dataset, int]:

@@ -11,13 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divtrain.errors import DivtrainError
-from divtrain.experiments.stages import Stage
-from divtrain.files import make_folder, read_json, storage_error, write_json
+from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.experiments.stages import COHERENCE, GAAS_FILE, JUDGED, OUTCOMES, RECORDS, Stage
+from divtrain.fields import from_json
+from divtrain.files import (
+    make_folder,
+    read_sealed_json,
+    reading,
+    storage_error,
+    write_sealed_json,
+)
 from divtrain.version import versions
 
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
+REPORTED = (RECORDS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
+"""Files of stages that a report is made of."""
+LONGEST_NAME = 255
+"""Bytes of a file's name, on nearly every file system."""
 FREE_TO_CHANGE = (
     "data.root",
     "seeds",
@@ -69,13 +80,17 @@ class RunDirectory:
                     f"{self.path} was made with another config: {'; '.join(different)}. Choose"
                     " another folder with --out, or give the same values to go on with this run"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(self.path.iterdir()) and not self._holds_stages():
             raise DivtrainError(
                 f"{self.path} is not empty and holds no run (no config.json); choose another"
                 " folder with --out"
             )
         make_folder(self.path / "stages")
-        write_json(file, config)
+        write_sealed_json(file, config)
+
+    def _holds_stages(self) -> bool:
+        """Whether this is a run whose config.json somebody deleted, say because it was damaged."""
+        return any((self.path / "stages").glob("*/key"))
 
     def read_config(self) -> dict[str, Any]:
         """Return the config that the run was made with.
@@ -86,27 +101,33 @@ class RunDirectory:
         file = self.path / "config.json"
         if not file.exists():
             raise DivtrainError(f"no run at {self.path}: it has no config.json")
-        config = read_json(file)
-        if not isinstance(config, dict):
-            raise DivtrainError(
-                f"{file} is damaged: expected an object, got {type(config).__name__}"
-            )
-        return config
+        return read_sealed_json(file)
 
     def plan(self, stages: Sequence[Stage]) -> None:
         """Write down the order of the stages, for a report made later."""
-        write_json(self.path / PLAN, [stage.name for stage in stages])
+        write_sealed_json(self.path / PLAN, {"stages": [stage.name for stage in stages]})
 
     def finished(self) -> list[Path]:
         """Folders of the stages that are done, in the order of the graph.
 
         Raises:
-            DivtrainError: when there is no run here.
+            DivtrainError: when there is no run here; `DamagedFileError` when what a report would
+                be made of is not what a stage wrote.
         """
         self.read_config()
-        names = read_json(self.path / PLAN)
-        folders = [self.path / "stages" / str(name) for name in names]
-        return [folder for folder in folders if (folder / MANIFEST).exists()]
+        plan = self.path / PLAN
+        with reading(plan):
+            names = from_json(list[str], read_sealed_json(plan)["stages"], plan)
+            folders = [self.path / "stages" / _plain(name) for name in names]
+        done = [folder for folder in folders if (folder / MANIFEST).exists()]
+        for folder in done:
+            for name, digest in read_manifest(folder)["files"].items():
+                if name in REPORTED and _digest(folder / name) != digest:
+                    raise DamagedFileError(
+                        f"{folder / name} is damaged: it is not what its stage wrote; run the same"
+                        " command again, which makes it anew"
+                    )
+        return done
 
     def folder(self, stage: Stage) -> Path:
         """Folder of a stage."""
@@ -117,7 +138,7 @@ class RunDirectory:
         folder = make_folder(self.folder(stage))
         marker = folder / "key"
         try:
-            if not marker.exists() or marker.read_text() != stage.key:
+            if not marker.is_file() or marker.read_bytes() != stage.key.encode():
                 for file in folder.iterdir():
                     file.unlink()
                 marker.write_text(stage.key)
@@ -142,17 +163,17 @@ class RunDirectory:
             "seconds": round(seconds, 2),
             "versions": versions(),
         }
-        write_json(folder / MANIFEST, manifest)
+        write_sealed_json(folder / MANIFEST, manifest)
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the stage ran with this key and its files are still what it wrote."""
         folder = self.folder(stage)
         try:
-            manifest = read_json(folder / MANIFEST)
-            same = manifest["key"] == stage.key
-            return same and all(_sha256(folder / n) == h for n, h in manifest["files"].items())
-        except (DivtrainError, OSError, KeyError, TypeError, AttributeError):
+            manifest = read_manifest(folder)
+        except DivtrainError:
             return False
+        same = manifest["key"] == stage.key
+        return same and all(_digest(folder / n) == h for n, h in manifest["files"].items())
 
     def log(self, line: str) -> None:
         """Append a line with the time to log.txt."""
@@ -163,6 +184,39 @@ class RunDirectory:
                 log.write(f"{stamp} {line}\n")
         except OSError as error:
             raise storage_error(file, error) from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a stage that is done: key, config, files and their hashes, seconds.
+
+    Raises:
+        DivtrainError: when there is none; `DamagedFileError` when it is not what `finish` wrote.
+    """
+    file = folder / MANIFEST
+    manifest = read_sealed_json(file)
+    with reading(file):
+        from_json(str, manifest["key"], file)
+        from_json(float, manifest["seconds"], file)
+        from_json(dict[str, Any], manifest["config"], file)
+        for name in from_json(dict[str, str], manifest["files"], file):
+            _plain(name)
+    return manifest
+
+
+def _plain(name: str) -> str:
+    """Return the name of a file or folder if it is one, and no path to elsewhere."""
+    one = Path(name).name == name and name not in ("", "..")
+    if not one or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{name[:80]!r} is no name of a file")
+    return name
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file; empty where there is none, or something else in its place."""
+    try:
+        return _sha256(file) if file.is_file() else ""
+    except OSError:
+        return ""
 
 
 def _sha256(file: Path) -> str:

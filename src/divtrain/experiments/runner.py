@@ -104,7 +104,7 @@ def run_stages(
         directory.log(f"begin {stage.name}")
         show = _logged(progress.update, directory, stage.name)
         try:
-            stage.work(Context(dataset, accelerator, folder, inputs, show))
+            stage.work(Context(dataset, accelerator, folder, inputs, show, directory.log))
         except KeyboardInterrupt:
             directory.log(f"stopped in {stage.name}")
             raise

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from divtrain.errors import DivtrainError
-from divtrain.evaluation import Record, WarningSign, warning_signs
+from divtrain.evaluation import CLEAN, Record, WarningSign, warning_signs
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import COHERENCE, GAAS_FILE, RECORDS, Stage, read_gaas
+from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
     read_json_lines,
     read_tensors,
+    reading,
     write_bytes,
     write_json_lines,
     write_text,
@@ -34,6 +36,7 @@ from divtrain.report import (
     make_rows,
     markdown_table,
 )
+from divtrain.report.rows import THREATS
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,10 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         if (folder / RECORDS).exists():
             records += _read_records(folder / RECORDS)
         if (folder / COHERENCE).exists():
-            tensors, about = read_tensors(folder / COHERENCE)
-            coherence.setdefault(about["target"], []).append(tensors["coherence"])
+            target, found = _read_coherence(folder / COHERENCE)
+            coherence.setdefault(target, []).append(found)
         if (folder / GAAS_FILE).exists():
-            found = read_gaas(folder / GAAS_FILE)
-            points += [GaasPoint(found["target"], **row) for row in found["rows"]]
+            points += _read_points(folder / GAAS_FILE)
     if not records:
         raise DivtrainError(
             f"nothing in {directory.path} has been evaluated yet; run the same `divtrain run`"
@@ -119,7 +121,36 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
 
 
 def _read_records(file: Path) -> list[Record]:
-    try:
-        return [Record(**row) for row in read_json_lines(file)]
-    except TypeError as error:
-        raise DivtrainError(f"{file} is damaged: {error}; delete it and run again") from error
+    records = [from_json(Record, row, file) for row in read_json_lines(file)]
+    with reading(file):
+        for record in records:
+            clean = (record.threat == CLEAN) == (record.attack == CLEAN)
+            if not clean or record.threat not in (CLEAN, *THREATS) or not 0 <= record.eps <= 1:
+                raise ValueError(f"no such adversary: {record}")
+            if not 0 <= record.correct <= record.images:
+                raise ValueError(f"no such count: {record}")
+            if record.accuracy != record.correct / record.images:
+                raise ValueError(f"accuracy is not correct / images in {record}")
+    return records
+
+
+def _read_coherence(file: Path) -> tuple[str, Tensor]:
+    tensors, about = read_tensors(file)
+    with reading(file):
+        target, found = from_json(str, about["target"], file), tensors["coherence"]
+        if found.ndim != 1 or not found.is_floating_point() or not len(found):
+            raise ValueError("expected a coherence an image")
+        if not (found.abs() <= 1.001).all():  # a cosine, rounded; not so for NaN either
+            raise ValueError("coherence is not in [-1, 1]")
+    return target, found
+
+
+def _read_points(file: Path) -> list[GaasPoint]:
+    found = read_gaas(file)
+    with reading(file):
+        rows = [{"target": found["target"], **row} for row in found["rows"]]
+        points = [from_json(GaasPoint, row, file) for row in rows]
+        for point in points:
+            if not 0 <= point.fooled <= point.images or point.order < 1 or not point.images:
+                raise ValueError(f"no such count: {point}")
+    return points

@@ -1,6 +1,5 @@
 """Models by name, with everything needed to build them again kept in one small record."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -123,7 +122,7 @@ def build_architecture(architecture: Architecture) -> Normalized:
     for field, least in (("in_channels", 1), ("image_size", 1), ("classes", 2)):
         if getattr(a, field) < least:
             raise DivtrainError(f"expected {field} >= {least}, got {getattr(a, field)!r}")
-    if not math.isfinite(a.slope):
+    if not abs(a.slope) <= torch.finfo(torch.float32).max:  # not so for NaN either
         raise DivtrainError(f"expected a finite slope, got {a.slope!r}")
     for field in ("mean", "std"):
         if len(getattr(a, field)) not in (1, a.in_channels):

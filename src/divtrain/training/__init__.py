@@ -4,6 +4,7 @@ from divtrain.training.adversarial import Adversarial
 from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
 from divtrain.training.loop import Schedule, TrainingSettings, train
 from divtrain.training.state import History
+from divtrain.training.step import StepResult, step_by_member, step_together
 from divtrain.training.terms import CrossEntropy, GradientAlignment, Term, total_loss
 
 __all__ = [
@@ -12,11 +13,14 @@ __all__ = [
     "GradientAlignment",
     "History",
     "Schedule",
+    "StepResult",
     "Term",
     "TrainingSettings",
     "load_ensemble",
     "load_weights",
     "save_ensemble",
+    "step_by_member",
+    "step_together",
     "total_loss",
     "train",
 ]

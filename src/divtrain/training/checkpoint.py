@@ -4,8 +4,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from divtrain.ensemble import Ensemble
-from divtrain.errors import DivtrainError
+import torch
+from torch import Tensor
+
+from divtrain.ensemble import Aggregate, Ensemble
+from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.fields import from_json
 from divtrain.files import read_tensors, write_tensors
 from divtrain.models import Architecture, Normalized, build_architecture
 from divtrain.version import __version__
@@ -44,20 +48,20 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
         The ensemble in eval mode on the CPU, and `about` as given to `save_ensemble`.
 
     Raises:
-        DivtrainError: when the file is missing, truncated, of another format, or its weights do
-            not fit the architecture it names. Nothing is ever unpickled.
+        DivtrainError: when the file is missing, truncated, changed, of another format, or its
+            weights do not fit the architecture it names. Nothing is ever unpickled, and no memory
+            is taken for an architecture before the file is seen to hold its weights.
     """
     tensors, metadata = _read(path)
-    members: list[Normalized] = []
-    for index, fields in enumerate(metadata["members"]):
-        if fields is None:
-            raise DivtrainError(
-                f"member {index} in {path} was not built by divtrain.models; build the ensemble"
-                " yourself and use load_weights(path, ensemble)"
-            )
-        members.append(build_architecture(_architecture(path, fields)))
-    ens = Ensemble(members, metadata["aggregate"])
-    _fill(path, ens, tensors)
+    architectures = _architectures(path, metadata["members"], tensors)
+    try:
+        with torch.device("meta"):
+            outline = _assemble(architectures, metadata["aggregate"])
+    except (RuntimeError, OverflowError, TypeError) as error:  # torch cannot count so far
+        raise DamagedFileError(f"{path} has damaged metadata: no such network: {error}") from error
+    _check_fit(path, outline, tensors)
+    ens = _assemble(architectures, metadata["aggregate"])
+    ens.load_state_dict(tensors)
     return ens.eval(), metadata["about"]
 
 
@@ -71,11 +75,12 @@ def load_weights(path: str | Path, ens: Ensemble) -> dict[str, Any]:
         DivtrainError: when the file is unreadable or of another architecture; `ens` is untouched.
     """
     tensors, metadata = _read(path)
-    _fill(path, ens, tensors)
+    _check_fit(path, ens, tensors)
+    ens.load_state_dict(tensors)
     return metadata["about"]
 
 
-def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = read_tensors(Path(path))
     keys = {"aggregate": str, "members": list, "about": dict}
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
@@ -85,25 +90,47 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     for key, kind in keys.items():
         if not isinstance(metadata.get(key), kind):
-            raise DivtrainError(f"{path} has damaged metadata: {key} is missing or of another type")
+            raise DamagedFileError(
+                f"{path} has damaged metadata: {key} is missing or of another type"
+            )
     return tensors, metadata
 
 
-def _architecture(path: str | Path, fields: Any) -> Architecture:
-    try:
-        fields = dict(fields, mean=tuple(fields["mean"]), std=tuple(fields["std"]))
-        return Architecture(**fields)
-    except (TypeError, KeyError) as error:
-        raise DivtrainError(f"{path} has damaged metadata: {error}") from error
+def _architectures(
+    path: str | Path, members: list[Any], tensors: dict[str, Tensor]
+) -> list[Architecture]:
+    foreign = next((index for index, fields in enumerate(members) if fields is None), None)
+    if foreign is not None:
+        raise DivtrainError(
+            f"member {foreign} in {path} was not built by divtrain.models; build the ensemble"
+            " yourself and use load_weights(path, ensemble)"
+        )
+    there = {name.split(".")[1] for name in tensors if name.startswith("members.")}
+    if len(members) != len(there):
+        raise DamagedFileError(
+            f"{path} has damaged metadata: it names {len(members)} members and holds weights of"
+            f" {len(there)}"
+        )
+    return [from_json(Architecture, fields, f"the metadata of {path}") for fields in members]
 
 
-def _fill(path: str | Path, ens: Ensemble, tensors: dict[str, Any]) -> None:
+def _assemble(architectures: list[Architecture], aggregate: Aggregate) -> Ensemble:
+    return Ensemble([build_architecture(each) for each in architectures], aggregate)
+
+
+def _check_fit(path: str | Path, ens: Ensemble, tensors: dict[str, Tensor]) -> None:
     expected = {name: tuple(t.shape) for name, t in ens.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if expected != found:
-        name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != shapes:
+        name = next(n for n in [*expected, *shapes] if expected.get(n) != shapes.get(n))
         raise DivtrainError(
             f"{path} is of another architecture: expected {name} of shape"
-            f" {expected.get(name, 'absent')}, the file has {found.get(name, 'none')}"
+            f" {expected.get(name, 'absent')}, the file has {shapes.get(name, 'none')}"
         )
-    ens.load_state_dict(tensors)
+    for name, tensor in ens.state_dict().items():
+        found = tensors[name]
+        alike = found.is_floating_point() == tensor.is_floating_point()
+        if not alike or found.is_complex():
+            raise DamagedFileError(
+                f"{path} is damaged: expected {name} of {tensor.dtype}, got {found.dtype}"
+            )

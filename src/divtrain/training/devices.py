@@ -126,6 +126,14 @@ class OneDevice:
         """Return, for each flag, whether it is set in any process."""
         return flags
 
+    def whole_batch(self, logits: Tensor) -> Tensor:
+        """Return what the members answer to the whole batch, (member, batch, class)."""
+        return logits
+
+    def first_said(self, text: str | None) -> str:
+        """Return the first text that a process has to say, by rank; one at least must."""
+        return text or ""
+
     def gather(self, optimizer: torch.optim.Optimizer) -> None:
         """Give the first process all that a training state holds."""
         del optimizer
@@ -169,6 +177,12 @@ class SeveralDevices(OneDevice):
         dist.all_reduce(counts)
         return tuple(bool(count) for count in counts.tolist())
 
+    def first_said(self, text: str | None) -> str:
+        """See `OneDevice`."""
+        texts: list[Any] = [None] * self.world
+        dist.all_gather_object(texts, text)
+        return next(each for each in texts if each is not None)
+
     def _draw_apart(self, number: int) -> None:
         if not self.first:
             torch.manual_seed(hash((self._seed, self.rank, number)))
@@ -206,6 +220,14 @@ class DataParallel(SeveralDevices):
                     tensors += [module.running_mean, module.running_var]
             self._average(tensors)
         return done
+
+    def whole_batch(self, logits: Tensor) -> Tensor:
+        """See `OneDevice`."""
+        members, images, classes = logits.shape
+        whole = logits.new_zeros(members, images * self.world, classes)
+        whole[:, self.rank :: self.world] = logits
+        dist.all_reduce(whole)
+        return whole
 
     def finish(self, optimizer: torch.optim.Optimizer) -> None:
         """See `OneDevice`."""

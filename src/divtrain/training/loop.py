@@ -13,6 +13,7 @@ from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
 from divtrain.training.devices import Strategy, spread
+from divtrain.training.divergence import check_weights, divergence, finite_log
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.state import History, TrainingState, load_state, save_state
 from divtrain.training.terms import Term
@@ -95,8 +96,10 @@ def train(
         The history, a row an epoch.
 
     Raises:
-        DivtrainError: when the loss is no longer finite, or the state file is damaged or belongs
-            to another run; when the processes cannot share the batch or the members.
+        DivtrainError: when the loss or a gradient is no longer finite: the step is not taken, and
+            neither the weights nor the state file are touched by it. Also when the state file
+            belongs to another run; `DamagedFileError` when it is damaged. When the processes
+            cannot share the batch or the members.
         KeyboardInterrupt: on Ctrl-C or SIGTERM to any process, in all of them, after the running
             step; the state is saved first.
     """
@@ -118,7 +121,7 @@ def train(
         f" {list(stream.views)}, shift {stream.shift}, flip {stream.flip}, seed {stream.seed}",
     }
     if state_file is not None and devices.as_first(state_file.exists()):
-        progress = load_state(state_file, ens, optimizer, recipe)
+        progress = load_state(state_file, ens, optimizer, recipe, steps)
     devices.begin(optimizer)
     ens.train()
     saved = time.monotonic()
@@ -131,10 +134,16 @@ def train(
             x, y = devices.share(*stream.batch(progress.step))
             optimizer.zero_grad()
             done = devices.step(x, y, terms, progress.step)
-            optimizer.step()
             right = aggregate_logits(done.logits, ens.aggregate).argmax(-1) == y
             log = {"loss": done.loss, **done.log, "accuracy": right.float().mean()}
-            progress.add(devices.mean(log), started)
+            values, finite = finite_log(devices.mean(log), ens.parameters())
+            (diverged,) = devices.any(not finite)
+            if diverged:
+                whole = stream.batch(progress.step), devices.whole_batch(done.logits)
+                error = divergence(values, *whole, ens, stream, progress.step, steps, state_file)
+                raise DivtrainError(devices.first_said(None if finite else str(error)))
+            optimizer.step()
+            progress.add(values, started)
             if on_step is not None and devices.first:
                 on_step(progress.step, steps, progress.means())
             if progress.step % stream.steps_per_epoch == 0:
@@ -143,12 +152,14 @@ def train(
             due, stopping = devices.any(due, stop.requested)
             if state_file is not None and (due or stopping):
                 devices.gather(optimizer)
+                check_weights(ens, progress.step, steps, state_file)
                 if devices.first:
                     save_state(state_file, ens, optimizer, progress, recipe)
                 saved = time.monotonic()
             if stopping:
                 raise KeyboardInterrupt
     devices.finish(optimizer)
+    check_weights(ens, steps, steps, state_file)
     ens.eval()
     return progress.history
 

@@ -1,19 +1,21 @@
 """Where a training run stands, and its file: all that is needed to go on as if never stopped."""
 
-import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
-from divtrain.files import read_tensors, write_tensors
+from divtrain.fields import from_json
+from divtrain.files import read_tensors, reading, write_tensors
 
 FORMAT = "divtrain-training-state-2"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam remembers of each parameter, beside its step."""
 
 History = list[dict[str, float]]
 """One row an epoch: epoch, step, learning_rate, loss, its parts, accuracy, seconds."""
@@ -39,21 +41,9 @@ class TrainingState:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def add(self, log: dict[str, Tensor], started: float) -> None:
-        """Count a step that began at monotonic time `started`.
-
-        Raises:
-            DivtrainError: when anything logged is NaN or infinite.
-        """
-        values = {name: float(value.detach()) for name, value in log.items()}
+    def add(self, values: dict[str, float], started: float) -> None:
+        """Count a step that began at monotonic time `started`, and what it logged."""
         self.step += 1
-        if not all(map(math.isfinite, values.values())):
-            shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise DivtrainError(
-                f"training diverged at step {self.step} of {self.steps} ({shown}); lower the"
-                " learning rate (--train.learning-rate) or the weight of the term that is not"
-                " finite"
-            )
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -89,31 +79,44 @@ def save_state(
 
 
 def load_state(
-    path: Path, ens: Ensemble, optimizer: torch.optim.Optimizer, recipe: dict[str, str]
+    path: Path,
+    ens: Ensemble,
+    optimizer: torch.optim.Optimizer,
+    recipe: dict[str, str],
+    steps: int,
 ) -> TrainingState:
     """Load what `save_state` saved into the ensemble, the optimiser and torch's CPU generator.
 
+    Everything is checked first: on an error none of the three is touched.
+
     Raises:
-        DivtrainError: when the file is damaged, or of another recipe or architecture.
+        DivtrainError: when the file is of another recipe or architecture; `DamagedFileError` when
+            it is damaged.
     """
     tensors, about = read_tensors(path)
     advice = f"delete {path} to train from the beginning"
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DivtrainError(f"{path} is not a training state; {advice}")
-    different = [n for n in recipe if about.get("recipe", {}).get(n) != recipe[n]]
+    with reading(path):
+        found = from_json(dict[str, str], about["recipe"], path)
+        state = from_json(TrainingState, about["state"], path)
+    different = [name for name in recipe if found.get(name) != recipe[name]]
     if different:
         name = different[0]
-        found = about.get("recipe", {}).get(name, "nothing")
         raise DivtrainError(
-            f"{path} belongs to another run: its {name} is {found}, this one's is {recipe[name]};"
-            f" {advice}"
+            f"{path} belongs to another run: its {name} is {found.get(name, 'nothing')}, this"
+            f" one's is {recipe[name]}; {advice}"
         )
-    state = TrainingState(**about["state"])
-    generator = tensors.pop("random.cpu")
-    weights, slots = _split(tensors)
-    shapes = {name: t.shape for name, t in ens.state_dict().items()}
-    if shapes != {name: t.shape for name, t in weights.items()}:
+    with reading(path):
+        generator = _check_generator(tensors.pop("random.cpu"))
+        weights, slots = _split(tensors)
+        _check_position(state, steps)
+    expected = {name: (t.dtype, t.shape) for name, t in ens.state_dict().items()}
+    if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    with reading(path):
+        _check_slots(slots, parameters)
     ens.load_state_dict(weights)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
@@ -138,3 +141,33 @@ def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dic
             index, _, slot = rest.partition(".")
             slots.setdefault(int(index), {})[slot] = tensor
     return weights, slots
+
+
+def _check_generator(state: Tensor) -> Tensor:
+    try:
+        torch.Generator().set_state(state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"it holds no state of torch's generator: {error}") from error
+    return state
+
+
+def _check_position(state: TrainingState, steps: int) -> None:
+    if state.steps != steps or not 0 < state.step <= steps:
+        raise ValueError(f"step {state.step} of {state.steps} is none of this run's {steps}")
+    counted = state.counts.keys() == state.sums.keys() and all(
+        0 < count <= state.step for count in state.counts.values()
+    )
+    if not counted or len(state.history) > state.step:
+        raise ValueError("its sums are of no steps")
+
+
+def _check_slots(slots: dict[int, dict[str, Tensor]], parameters: list[nn.Parameter]) -> None:
+    """Check that what Adam remembers is there for every parameter it moved, in its shape."""
+    for index, own in slots.items():
+        if not 0 <= index < len(parameters) or own.keys() != {"step", *MOMENTS}:
+            raise ValueError(f"the optimiser has no parameter {index} with {', '.join(own)}")
+        shape = parameters[index].shape
+        if own["step"].numel() != 1 or any(own[name].shape != shape for name in MOMENTS):
+            raise ValueError(f"the optimiser's memory of parameter {index} is of another shape")
+        if not all(tensor.is_floating_point() for tensor in own.values()):
+            raise ValueError(f"the optimiser's memory of parameter {index} is of another type")

@@ -8,7 +8,7 @@ processes hold the other members, for an exchange of z_i and g_i.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -22,7 +22,6 @@ from divtrain.training.terms import Term, total_loss
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Backward = Callable[..., None]
-"""Called with a scalar and `inputs`, the parameters whose `.grad` it adds to."""
 
 
 @runtime_checkable
@@ -75,9 +74,9 @@ def step_together(
     x: Tensor,
     y: Tensor,
     terms: Sequence[Term],
-    number: int,
-    autocast: Autocast,
-    backward: Backward,
+    number: int = 0,
+    autocast: Autocast = nullcontext,
+    backward: Backward = torch.autograd.backward,
 ) -> StepResult:
     """Hold the graphs of all members: one forward pass each.
 
@@ -86,9 +85,9 @@ def step_together(
         x: Images, (batch, channel, height, width).
         y: Labels, (batch,).
         terms: The loss is their sum.
-        number: Steps done before this one.
+        number: Steps done before this one, for terms that are not taken at every step.
         autocast: Makes the context of the forward passes.
-        backward: Adds the gradients.
+        backward: Called with a scalar and `inputs`; adds gradients to the `.grad` of those.
     """
     with autocast():
         forward = member_pass(model, x, y, largest_share(terms, number))
@@ -140,9 +139,9 @@ def step_by_member(
     x: Tensor,
     y: Tensor,
     terms: Sequence[Term],
-    number: int,
-    autocast: Autocast,
-    backward: Backward,
+    number: int = 0,
+    autocast: Autocast = nullcontext,
+    backward: Backward = torch.autograd.backward,
     exchange: Exchange | None = None,
 ) -> StepResult:
     """Hold the graph of one member at a time; arguments and result as of `step_apart`.

@@ -6,13 +6,8 @@ from divtrain.experiments.stages.craft import CRAFTED, craft_stage
 from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage
 from divtrain.experiments.stages.gaas import GAAS_FILE, gaas_stage, read_gaas
 from divtrain.experiments.stages.given import given_stage
-from divtrain.experiments.stages.judge import (
-    JUDGED,
-    OUTCOMES,
-    judge_stage,
-    read_evaluation,
-    read_weights,
-)
+from divtrain.experiments.stages.judge import JUDGED, OUTCOMES, judge_stage
+from divtrain.experiments.stages.judged import read_evaluation, read_weights
 from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, open_fabric
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 

@@ -3,14 +3,17 @@
 import hashlib
 from dataclasses import asdict
 
+import torch
 from torch import Tensor
 
 from divtrain.ensemble import Ensemble
 from divtrain.evaluation import Attempt, CraftedSet, Passes, Violations
 from divtrain.evaluation.evaluation import craft_attempt, craft_on_members, some_images
 from divtrain.evaluation.plan import ONE_MEMBER
+from divtrain.experiments.stages.craft import check_examples
 from divtrain.experiments.stages.stage import Context, Stage
-from divtrain.files import read_tensors, write_tensors
+from divtrain.fields import from_json
+from divtrain.files import read_tensors, reading, write_tensors
 
 ATTEMPT = "attempt.safetensors"
 
@@ -69,18 +72,38 @@ def _about(attempt: Attempt, sets: list[CraftedSet]) -> dict[str, object]:
     }
 
 
-def read_attempt(context: Context, stage: Stage) -> tuple[list[CraftedSet], str]:
-    """Read what an attempt's stage wrote: its crafted sets, and the hash of the examples."""
-    tensors, about = read_tensors(context.inputs[stage.name] / ATTEMPT)
-    sets = [
-        CraftedSet(
-            tensors[f"x_adv.{i}"],
-            Violations(**each["violations"]),
-            Passes(**each["passes"]),
-            tensors.get(f"growth.{i}"),
-        )
-        for i, each in enumerate(about["sets"])
-    ]
-    digests = [each["sha256"] for each in about["sets"]]
+def read_attempt(context: Context, stage: Stage, images: int) -> tuple[list[CraftedSet], str]:
+    """Read what an attempt's stage wrote: its crafted sets, and the hash of the examples.
+
+    Args:
+        context: Where the files lie, and the clean images.
+        stage: The attempt's stage.
+        images: How many of the test images it attacked.
+
+    Raises:
+        DamagedFileError: when the file does not hold such sets.
+    """
+    file = context.inputs[stage.name] / ATTEMPT
+    tensors, about = read_tensors(file)
+    shape = (images, *context.dataset.test.x.shape[1:])
+    with reading(file):
+        sets = [
+            CraftedSet(
+                check_examples(tensors[f"x_adv.{i}"], shape),
+                from_json(Violations, each["violations"], file),
+                from_json(Passes, each["passes"], file),
+                _check_growth(tensors.get(f"growth.{i}"), images),
+            )
+            for i, each in enumerate(about["sets"])
+        ]
+        digests = [from_json(str, each["sha256"], file) for each in about["sets"]]
+        if not sets:
+            raise ValueError("it holds no crafted set")
     joint = hashlib.sha256("".join(digests).encode()).hexdigest()
     return sets, digests[0] if len(digests) == 1 else joint
+
+
+def _check_growth(growth: Tensor | None, images: int) -> Tensor | None:
+    if growth is not None and (growth.shape != (3, images) or growth.dtype != torch.float32):
+        raise ValueError(f"expected the growth of {images} objectives, got {tuple(growth.shape)}")
+    return growth

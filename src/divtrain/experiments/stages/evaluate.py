@@ -3,12 +3,13 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from divtrain.evaluation import correct_mask, make_records
-from divtrain.experiments.stages.craft import CRAFTED
+from divtrain.experiments.stages.craft import CRAFTED, read_crafted
 from divtrain.experiments.stages.stage import Context, Stage
-from divtrain.files import read_tensors, write_json_lines, write_tensors
+from divtrain.files import read_tensors, reading, write_json_lines, write_tensors
 
 MASKS = "masks.safetensors"
 RECORDS = "records.jsonl"
@@ -41,12 +42,12 @@ def evaluate_stage(
         clean = correct_mask(ens, test.x, test.y)
         masks = {}
         for done, (key, stage) in enumerate(crafted.items(), start=1):
-            tensors, _ = read_tensors(context.inputs[stage.name] / CRAFTED)
-            masks[key] = correct_mask(ens, tensors["x_adv"], test.y)
+            x_adv = read_crafted(context.inputs[stage.name] / CRAFTED, test.x.shape)
+            masks[key] = correct_mask(ens, x_adv, test.y)
             context.on_progress(done, len(crafted), "crafted sets")
         named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
-        others = _read_masks(context.inputs[also.name] / MASKS) if also is not None else {}
+        others = {} if also is None else _read_masks(context.inputs[also.name] / MASKS, len(test))
         records = make_records(target, surrogate, clean, masks, seed, others)
         write_json_lines(context.folder / RECORDS, [asdict(record) for record in records])
 
@@ -55,7 +56,22 @@ def evaluate_stage(
     return Stage(name, config, (trained, *crafted.values(), *earlier), work)
 
 
-def _read_masks(file: Path) -> dict[tuple[str, float], Tensor]:
+def _read_masks(file: Path, images: int) -> dict[tuple[str, float], Tensor]:
     tensors, _ = read_tensors(file)
-    pairs = {tuple(name.split(" ")): mask for name, mask in tensors.items() if name != "clean"}
-    return {(attack, float(eps)): mask for (attack, eps), mask in pairs.items()}
+    with reading(file):
+        masks: dict[tuple[str, float], Tensor] = {}
+        for name in sorted(tensors.keys() - {"clean"}):
+            attack, eps = name.split(" ")
+            masks[attack, float(eps)] = check_mask(tensors[name], (images,))
+    return masks
+
+
+def check_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a mask over images if it is one of that shape.
+
+    Raises:
+        ValueError: for another shape or type.
+    """
+    if mask.shape != shape or mask.dtype != torch.bool:
+        raise ValueError(f"expected a mask of shape {shape}, got {mask.dtype} {tuple(mask.shape)}")
+    return mask

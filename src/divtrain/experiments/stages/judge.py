@@ -1,7 +1,6 @@
 """Let a target classify every crafted set of its evaluation."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -9,15 +8,9 @@ from torch import Tensor
 from divtrain.ensemble import Ensemble
 from divtrain.evaluation import (
     Attempt,
-    Diagnosis,
-    Evaluation,
-    Outcome,
-    Passes,
-    Violations,
     correct_mask,
 )
 from divtrain.evaluation.evaluation import (
-    SurrogateCheck,
     chance_level,
     check_surrogate,
     diagnose_target,
@@ -29,7 +22,7 @@ from divtrain.evaluation.plan import ONE_MEMBER
 from divtrain.experiments.sources import weights_digest
 from divtrain.experiments.stages.attempt import read_attempt
 from divtrain.experiments.stages.stage import Context, Stage
-from divtrain.files import read_json, read_tensors, write_json, write_tensors
+from divtrain.files import write_json, write_tensors
 
 JUDGED = "judged.safetensors"
 OUTCOMES = "outcomes.json"
@@ -60,8 +53,8 @@ def judge_stage(
         attackers = {name: context.load(stage) for name, stage in surrogates.items()}
         rows: list[dict[str, Any]] = []
         for index, (attempt, stage) in enumerate(attempts.items()):
-            sets, digest = read_attempt(context, stage)
             some = some_images(test, attempt.images)
+            sets, digest = read_attempt(context, stage, len(some))
             if attempt.source == ONE_MEMBER:
                 assert isinstance(model, Ensemble)
                 outcome = judge_members(sets, model, some)
@@ -91,34 +84,3 @@ def judge_stage(
     inputs = {s.name: s for s in (given, *surrogates.values(), *attempts.values())}
     config = {"target": target, "plan": plan, "seed": seed}
     return Stage(name, config, tuple(inputs.values()), work)
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """Read what `judge_stage` wrote."""
-    masks, _ = read_tensors(folder / JUDGED)
-    about = read_json(folder / OUTCOMES)
-    outcomes = {
-        Attempt(**row["attempt"]): Outcome(
-            masks[str(index)],
-            Passes(**row["passes"]),
-            Violations(**row["violations"]),
-            row["source"],
-            row["rise"],
-            masks.get(f"{index}.members"),
-            row["digest"],
-        )
-        for index, row in enumerate(about["outcomes"])
-    }
-    checks = {
-        name: SurrogateCheck(check["clean"], Diagnosis(**check["diagnosis"]))
-        for name, check in about["surrogates"].items()
-    }
-    diagnosis = Diagnosis(**about["diagnosis"])
-    return Evaluation(
-        about["target"], masks["clean"], outcomes, diagnosis, about["seed"], checks, about["chance"]
-    )
-
-
-def read_weights(folder: Path) -> dict[str, str]:
-    """Read the hashes of the surrogates' weights, by name."""
-    return read_json(folder / OUTCOMES)["weights"]

@@ -31,6 +31,10 @@ OnProgress = Callable[[int, int, str], None]
 """Called with (done, total, a few words on how it goes)."""
 
 
+def _no_log(line: str) -> None:
+    del line
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage works with.
@@ -41,6 +45,7 @@ class Context:
         folder: The stage's own folder.
         inputs: The folders of its inputs, by stage name.
         on_progress: For showing progress.
+        log: Writes a line to the run's log.
     """
 
     dataset: Dataset
@@ -48,6 +53,7 @@ class Context:
     folder: Path
     inputs: dict[str, Path]
     on_progress: OnProgress
+    log: Callable[[str], None] = _no_log
 
     def fabric(self, precision: str = "fp32") -> "Fabric":
         """Return the device with a precision."""

@@ -8,6 +8,7 @@ import torch
 
 from divtrain.data import Dataset, Stream
 from divtrain.ensemble import Ensemble
+from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
 from divtrain.experiments.defences import build_defence
 from divtrain.experiments.stages.stage import ENSEMBLE, Context, Stage
@@ -74,7 +75,12 @@ def train_stage(
             context.on_progress(step, steps, "  ".join(parts))
 
         state = context.folder / STATE
-        history = train(ens, stream, built.terms, optimisation, fabric, state, show)
+        try:
+            history = train(ens, stream, built.terms, optimisation, fabric, state, show)
+        except DamagedFileError as error:  # told before anything of it was taken up
+            context.log(f"begin {name} again from the first step: {error}")
+            state.unlink(missing_ok=True)
+            history = train(ens, stream, built.terms, optimisation, fabric, state, show)
         recipe = {"train": asdict(settings), "data": asdict(data)}
         about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
         about["versions"] = versions()

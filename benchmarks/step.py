@@ -1,0 +1,253 @@
+"""One training step with GAL against a plain one: time, phases, memory, images a second.
+
+`python benchmarks/step.py` writes results/speed/step.md and step.json. Every ratio is of steps
+taken in turns in one run: batches from the stream with augmentation, loss, gradients, Adam.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import divtrain as dt
+from divtrain.allocator import keep_freed_memory
+from divtrain.data import Clean, Images, Noisy, Stream
+from divtrain.gal import alignment, member_pass
+from divtrain.training import (
+    CrossEntropy,
+    GradientAlignment,
+    Term,
+    step_by_member,
+    step_together,
+)
+
+try:
+    from measure import arguments, interleaved, ratio, report, shown
+    from public_way import public_step
+except ImportError:  # as a module of a checker
+    from benchmarks.measure import arguments, interleaved, ratio, report, shown
+    from benchmarks.public_way import public_step
+
+PARTS = (0.5, 0.25, 0.125)
+SHAPES = {"conv3": (1, 28), "conv4": (3, 32), "resnet20": (3, 32)}
+PLAIN: list[Term] = [CrossEntropy()]
+GAL: list[Term] = [CrossEntropy(), GradientAlignment(0.5)]
+
+
+@dataclass
+class Trainer:
+    """An ensemble that steps, in one precision and memory layout."""
+
+    model: str
+    members: int
+    dtype: str
+    layout: str
+    batch: int = 128
+    shape: str | None = None
+    """Key of SHAPES if not the model's."""
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        channels, size = SHAPES[self.shape or self.model]
+        nets = [dt.models.build(self.model, channels, size, 10) for _ in range(self.members)]
+        self.ens = dt.Ensemble(nets).train()
+        if self.layout == "channels-last":
+            self.ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.adam = torch.optim.Adam(self.ens.parameters(), 1e-3, fused=True)
+        images = Images(torch.rand(1024, channels, size, size), torch.randint(10, (1024,)))
+        self.stream = Stream(images, self.batch, (Clean(), Noisy(0.3)), shift=2, flip=channels == 3)
+        self.number = 0
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Context of the forward passes."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16")
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch."""
+        self.number += 1
+        return self.stream.batch(self.number)
+
+    def step(self, terms: list[Term], way: Callable[..., Any] = step_together) -> None:
+        """Take a step as the training loop does."""
+        x, y = self.data()
+        self.adam.zero_grad()
+        way(self.ens, x, y, terms, self.number, self.autocast)
+        self.adam.step()
+
+    def torch_step(self) -> None:
+        """Our step with torch's own double backward."""
+        x, y = self.data()
+        self.adam.zero_grad()
+        with self.autocast():
+            forward = member_pass(self.ens, x, y, twice=False)
+        aligned = alignment(forward.input_gradients(create_graph=True))
+        loss = forward.losses.mean() + 0.5 * aligned.gal
+        loss.backward(inputs=list(self.ens.parameters()))
+        self.adam.step()
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of each phase of a GAL step."""
+        marks = [time.perf_counter()]
+        x, y = self.data()
+        marks.append(time.perf_counter())
+        self.adam.zero_grad()
+        with self.autocast():
+            forward = member_pass(self.ens, x, y)
+        marks.append(time.perf_counter())
+        g = forward.input_gradients(create_graph=True)
+        marks.append(time.perf_counter())
+        loss = forward.losses.mean() + 0.5 * alignment(g).gal
+        marks.append(time.perf_counter())
+        loss.backward(inputs=list(self.ens.parameters()))
+        marks.append(time.perf_counter())
+        self.adam.step()
+        marks.append(time.perf_counter())
+        names = ("data", "forward", "input gradients", "GAL", "backward", "Adam")
+        return {n: b - a for n, a, b in zip(names, marks[:-1], marks[1:], strict=True)}
+
+
+def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
+    """Seconds and ratios of one configuration."""
+    ways: dict[str, Callable[[], Any]] = {
+        "plain": lambda: trainer.step(PLAIN),
+        "GAL": lambda: trainer.step(GAL),
+        "GAL, torch's double backward": trainer.torch_step,
+        "GAL, one member at a time": lambda: trainer.step(GAL, step_by_member),
+    }
+    if public:
+        for part in PARTS:
+            lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, part=part)]
+            ways[f"GAL on {part:g}"] = lambda lazy=lazy: trainer.step(lazy)
+        other = Trainer(trainer.model, trainer.members, "fp32", "contiguous", trainer.batch)
+        adam = torch.optim.Adam(other.ens.parameters(), 1e-3)
+        ways["public"] = lambda: public_step(other.ens.members, adam, *other.data())
+    seconds = interleaved(ways, rounds)
+    phases = [trainer.phases() for _ in range(3)][-1]
+    whole = sum(phases.values())
+    return {
+        "model": trainer.model, "members": trainer.members, "dtype": trainer.dtype,
+        "layout": trainer.layout, "batch": trainer.batch, "seconds": seconds,
+        "to plain": {name: ratio(seconds[name], seconds["plain"]) for name in list(ways)[1:]},
+        "public to GAL": ratio(seconds["public"], seconds["GAL"]) if public else None,
+        "images a second": round(trainer.batch / sorted(seconds["GAL"])[rounds // 2]),
+        "phases": {name: round(part / whole, 4) for name, part in phases.items()},
+    }  # fmt: skip
+
+
+def peak_memory(model: str, members: int, way: str) -> None:
+    """Print by how many MiB two steps raise the resident memory at most; run in a fresh process."""
+    trainer = Trainer(model, members, "fp32" if way == "public" else "bf16", "channels-last")
+    steps = {"plain": PLAIN, "GAL": GAL, "by member": GAL}
+    adam = torch.optim.Adam(trainer.ens.parameters(), 1e-3)
+    before = _resident("VmRSS")
+    for _ in range(2):
+        if way == "public":
+            public_step(trainer.ens.members, adam, *trainer.data())
+        else:
+            trainer.step(steps[way], step_by_member if way == "by member" else step_together)
+    print(round((_resident("VmHWM") - before) / 1024))
+
+
+def _resident(what: str) -> int:
+    with Path("/proc/self/status").open() as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(what))
+
+
+def memory(models: list[str], counts: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Peak memory of each way, each in a process of its own; Linux only."""
+    rows = []
+    for model in models:
+        for way in ("plain", "GAL", "by member", "public"):
+            found = {}
+            for count in counts:
+                command = [sys.executable, __file__, "--peak", model, str(count), way]
+                done = subprocess.run(command, check=True, capture_output=True, text=True)
+                found[str(count)] = int(done.stdout)
+            rows.append({"model": model, "way": way, "MiB by members": found})
+    return rows
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--peak"]:
+        peak_memory(sys.argv[2], int(sys.argv[3]), sys.argv[4])
+        return
+    options = arguments(
+        __doc__, models=tuple(SHAPES), dtypes=("fp32", "bf16"),
+        layouts=("contiguous", "channels-last"), members=("5",), what=("time", "memory"),
+    )  # fmt: skip
+    keep_freed_memory()
+    if "time" in options.what:
+        found = []
+        for model in options.models:
+            for dtype in options.dtypes:
+                for layout in options.layouts:
+                    for members in map(int, options.members):
+                        default = (dtype, layout) == ("bf16", "channels-last")
+                        trainer = Trainer(model, members, dtype, layout)
+                        found.append(timed(trainer, options.rounds, default))
+                        print(found[-1]["model"], dtype, layout, members, found[-1]["to plain"])
+        rows = [_row(each) for each in found]
+        title = (
+            "A step with GAL in plain steps of the same ensemble, precision and layout: median"
+            f" (least-largest) of {options.rounds} rounds, batch 128."
+        )
+        header = ("ensemble", "plain step, s", "GAL", "torch's double backward",
+                  "one member at a time", "images/s",
+                  "public way / GAL")  # fmt: skip
+        report(options, "step", title, header, rows, found)
+        lazy_report(options, [each for each in found if each["public to GAL"]])
+    if "memory" in options.what:
+        counts = (1, 2, 5) if options.members == ["5"] else tuple(map(int, options.members))
+        counts = tuple(count for count in counts if count > 1)
+        measured = memory(options.models, counts)
+        rows = [
+            [f"{each['model']}, {each['way']}", *(str(v) for v in each["MiB by members"].values())]
+            for each in measured
+        ]
+        title = (
+            "Peak memory of a step beyond the weights, MiB (bf16, channels-last; public: fp32);"
+            " gradients and Adam's state, 12 bytes a weight, are in it."
+        )
+        header = ("way", *(f"{count} members" for count in counts))
+        report(options, "memory", title, header, rows, measured)
+
+
+def lazy_report(options: argparse.Namespace, found: list[dict[str, Any]]) -> None:
+    """Price of lazy GAL; a run at every k-th step is made of just these steps."""
+    rows = []
+    for each in found:
+        whole = each["to plain"]["GAL"]["median"]
+        cells = {f"every {k}": (whole + k - 1) / k for k in (1, 2, 4, 8)}
+        cells |= {f"part {p:g}": each["to plain"][f"GAL on {p:g}"]["median"] for p in PARTS}
+        each["lazy to plain"] = {name: round(value, 3) for name, value in cells.items()}
+        rows.append([each["model"], *(f"{value:.2f}" for value in cells.values())])
+    if found:
+        title = "Lazy GAL in plain steps (bf16, channels-last, 5 members, batch 128)."
+        report(options, "lazy", title, ("ensemble", *found[0]["lazy to plain"]), rows, found)
+
+
+def _row(found: dict[str, Any]) -> list[str]:
+    to_plain = found["to plain"]
+    plain = sorted(found["seconds"]["plain"])[len(found["seconds"]["plain"]) // 2]
+    public = found["public to GAL"]
+    return [
+        f"{found['members']} {found['model']}, {found['dtype']}, {found['layout']}",
+        f"{plain:.3f}",
+        f"**{shown(to_plain['GAL'])}**",
+        shown(to_plain["GAL, torch's double backward"]),
+        shown(to_plain["GAL, one member at a time"]),
+        str(found["images a second"]),
+        shown(public) if public else "",
+    ]
+
+
+if __name__ == "__main__":
+    main()

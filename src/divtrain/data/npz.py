@@ -1,0 +1,89 @@
+"""Arrays out of a .npz file of the user's, with nothing in it trusted."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from divtrain.errors import DivtrainError
+from divtrain.files import check_regular_file
+
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+"""Keras' names."""
+LARGE = 1 << 30
+"""Bytes from which on arrays are suspected,"""
+BOMB = 100
+"""when they are so many times larger than the file: images are squeezed to a tenth at best."""
+
+
+def read_npz(path: Path) -> list[np.ndarray]:
+    """Read Keras' arrays: images and labels to train on, then to test with.
+
+    Every array must fill its entry of the archive to the last byte, so that the archive's own
+    checksums cover it.
+
+    Raises:
+        DivtrainError: when the file is missing, damaged or of another format, lacks an array,
+            holds pickled objects (never loaded), or is a zip bomb.
+    """
+    check_regular_file(path)
+    try:
+        # zipfile would leave a damaged file open if it opened it itself.
+        with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
+            entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            missing = [name for name in NAMES if name not in entries]
+            if missing:
+                raise DivtrainError(
+                    f"{path} lacks {', '.join(missing)}: expected the arrays {', '.join(NAMES)}"
+                    f" (Keras' format), found {', '.join(entries) or 'none'}"
+                )
+            _check_sizes(path, [entries[name] for name in NAMES])
+            return [_read_array(archive, entries[name]) for name in NAMES]
+    except DivtrainError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each have their own words for damage
+        raise DivtrainError(
+            f"{path} is not a readable .npz file ({error}); it may be truncated, or hold pickled"
+            " objects, which are never loaded"
+        ) from error
+
+
+def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Check what the archive declares before a byte is unpacked; it yields no byte more."""
+    for entry in entries:
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DivtrainError(
+                f"{path} is not a readable .npz file: {entry.filename} is compressed in a way numpy"
+                " never does; write it with numpy.savez"
+            )
+    size = sum(entry.file_size for entry in entries)
+    if size > LARGE and size > BOMB * path.stat().st_size:
+        raise DivtrainError(
+            f"{path} would unpack to {size / 2**30:.1f} GiB, over {BOMB} times its size, as no"
+            " images do; if it is no zip bomb, write it with numpy.savez, uncompressed"
+        )
+
+
+def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(entry) as content:
+        version = np.lib.format.read_magic(content)
+        if version == (1, 0):
+            shape, _, kind = np.lib.format.read_array_header_1_0(content)
+        elif version == (2, 0):
+            shape, _, kind = np.lib.format.read_array_header_2_0(content)
+        else:
+            raise ValueError(f"{entry.filename} is of version {version} of numpy's format")
+        if kind.hasobject:
+            raise ValueError(f"{entry.filename} holds pickled objects")
+        declared = kind.itemsize
+        for length in shape:
+            declared *= int(length)
+        if declared != entry.file_size - content.tell():
+            raise ValueError(
+                f"{entry.filename} declares {shape} of {kind}, which is not what it holds"
+            )
+    with archive.open(entry) as content:
+        array = np.lib.format.read_array(content, allow_pickle=False)
+        if content.read(1):
+            raise ValueError(f"{entry.filename} goes on behind its array")
+    return np.asarray(array)

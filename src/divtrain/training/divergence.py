@@ -1,0 +1,158 @@
+"""Divergence: a loss, gradient or weight that is no longer finite, told before it does harm."""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from divtrain.cross_entropy import cross_entropy
+from divtrain.data.stream import Stream
+from divtrain.errors import DivtrainError
+
+SHOWN = 5
+"""Images and parameters named in a message."""
+
+
+def finite_log(
+    log: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]
+) -> tuple[dict[str, float], bool]:
+    """Fetch what a step logs, and tell whether the optimiser may take the step.
+
+    Everything comes from the device in one transfer, the only one of a step.
+
+    Args:
+        log: Scalars by name.
+        parameters: Parameters with their gradients.
+
+    Returns:
+        The scalars, and whether all of them are finite and so are the squares of the gradients,
+        which Adam sums: an overflow there would stop a weight for ever.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # torch.nn.utils.get_total_norm is this, but younger than the torch we ask for.
+    norms = torch._foreach_norm(gradients, 2) if gradients else []  # pyright: ignore[reportPrivateImportUsage]
+    scalars = [*(value.detach() for value in log.values()), *norms]
+    kind = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
+    device = next(iter(log.values())).device
+    values = torch.stack([scalar.to(device, kind) for scalar in scalars]).tolist()
+    return dict(zip(log, values, strict=False)), all(map(math.isfinite, values))
+
+
+def divergence(
+    values: Mapping[str, float],
+    batch: tuple[Tensor, Tensor],
+    logits: Tensor,
+    ens: nn.Module,
+    stream: Stream,
+    step: int,
+    steps: int,
+    state_file: Path | None,
+) -> DivtrainError:
+    """Return the error for a step that must not be taken: where, whose, what is kept, what to try.
+
+    Args:
+        values: What the step logged.
+        batch: Its images and labels.
+        logits: What the members answered, (member, batch, class).
+        ens: The ensemble, with the step's gradients.
+        stream: Where the batch came from.
+        step: Steps done before it.
+        steps: Steps in all.
+        state_file: Where the training state is kept.
+    """
+    epoch, position = divmod(step, stream.steps_per_epoch)
+    shown = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "accuracy")
+    # Batch norm has seen the batch already: its statistics may be spoiled where weights are not.
+    spoiled = _broken_weights(ens)
+    memory = "" if spoiled else f"the weights in memory are those of before the step, {step} done"
+    parts = [
+        f"training diverged at step {step + 1} of {steps} (epoch {epoch + 1}, batch"
+        f" {position + 1} of {stream.steps_per_epoch}): {shown}",
+        _culprit(batch, logits, ens, stream, step),
+        _kept(state_file, memory),
+        _advice(values, step),
+    ]
+    return DivtrainError("; ".join(part for part in parts if part))
+
+
+def check_weights(ens: nn.Module, step: int, steps: int, state_file: Path | None) -> None:
+    """Check that all weights and running statistics are finite, before they are saved.
+
+    Raises:
+        DivtrainError: naming the step and the first that is not.
+    """
+    broken = _broken_weights(ens)
+    if broken:
+        raise DivtrainError(
+            f"training diverged at step {step} of {steps}: the loss was finite, but the step made"
+            f" weights that are not ({_some(broken)}); {_kept(state_file, 'they are not saved')};"
+            f" {_advice({}, step)}"
+        )
+
+
+def _broken_weights(ens: nn.Module) -> list[str]:
+    """Names of weights and running statistics that are not finite."""
+    tensors = ens.state_dict().items()
+    return [n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()]
+
+
+def _culprit(
+    batch: tuple[Tensor, Tensor], logits: Tensor, ens: nn.Module, stream: Stream, step: int
+) -> str:
+    """Say which images, members and parameters are not finite, the first cause first."""
+    weights = [name for name, p in ens.named_parameters() if not p.isfinite().all()]
+    if weights:
+        origin = ", the one before it made them so" if step else ""
+        return f"weights were not finite before the step{origin}: {_some(weights)}"
+    x, y = batch
+    pixels = ~x.flatten(1).isfinite().all(1)
+    if pixels.any():
+        return (
+            f"the batch itself has pixels that are not finite, at {_images(pixels, stream, step)}"
+        )
+    losses = ~cross_entropy(logits.detach(), y).isfinite()
+    if losses.any():
+        members = losses.any(1).nonzero().flatten().tolist()
+        return (
+            f"the loss of member {', '.join(map(str, members))} (counted from 0) is not finite, at"
+            f" {_images(losses.any(0), stream, step)}"
+        )
+    gradients = [
+        name
+        for name, parameter in ens.named_parameters()
+        if parameter.grad is not None and not parameter.grad.square().sum().isfinite()
+    ]
+    return f"every member's own loss is finite, the gradient is not: {_some(gradients)}"
+
+
+def _images(mask: Tensor, stream: Stream, step: int) -> str:
+    """Name images of the batch as they are counted, from 0, in the training set."""
+    image, view = (part.cpu()[mask.cpu()] for part in stream.places(step))
+    views = ", ".join(repr(stream.views[index]) for index in view.unique().tolist())
+    few = [str(number) for number in image.tolist()]
+    return f"{len(few)} of {len(mask)} images (training images {_some(few)}, seen as {views})"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _kept(state_file: Path | None, memory: str) -> str:
+    if state_file is not None and state_file.exists():
+        kept = f"the last good training state stays in {state_file}"
+        return f"{memory}, and {kept}" if memory else kept
+    return memory
+
+
+def _advice(values: Mapping[str, float], step: int) -> str:
+    tries = ["a lower --train.learning-rate", "--train.precision fp32 if it is bf16"]
+    if not math.isfinite(values.get("gal", 0.0)):
+        tries.insert(1, "a lower --train.gal-weight or a higher --train.temperature")
+    first = (
+        "nothing was learnt yet, so look at the model and the images first; " if not step else ""
+    )
+    return f"{first}try {', '.join(tries)}, each with another --out"

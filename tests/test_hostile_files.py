@@ -1,0 +1,325 @@
+"""Files of every kind, damaged at random: an error that tells, or what was written; nothing else.
+
+DIVTRAIN_FUZZ=100 tries a hundred times as many cases.
+"""
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import divtrain as dt
+from damage import (
+    SCALE,
+    cases,
+    confused,
+    confused_header,
+    damaged,
+    deep_json,
+    header_size,
+    survives,
+)
+from divtrain.data import Images, Stream
+from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.files import (
+    read_json,
+    read_json_lines,
+    read_sealed_json,
+    read_tensors,
+    write_json_lines,
+    write_sealed_json,
+    write_tensors,
+)
+from divtrain.models import build
+from divtrain.training import CrossEntropy, TrainingSettings, train
+from divtrain.training.state import TrainingState, load_state, save_state
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")  # a user runs without them
+
+RECIPE = {"optimisation": "once", "terms": "one", "stream": "short"}
+ABOUT = {"name": "a", "list": [1, 2.5, None, True], "inside": {"text": "é", "number": 0.1}}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two things, tensors in them or not, are equal bit for bit."""
+    if isinstance(one, Tensor):
+        alike = one.dtype == other.dtype and one.shape == other.shape
+        return alike and one.numpy().tobytes() == other.numpy().tobytes()
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and one == other
+
+
+def ensemble(kind: str = "resnet20") -> dt.Ensemble:
+    torch.manual_seed(3)
+    return dt.Ensemble([build(kind, 1, 4, 2) for _ in "ab"])
+
+
+def small() -> tuple[dt.Ensemble, torch.optim.Optimizer]:
+    torch.manual_seed(4)
+    ens = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in "ab"])
+    return ens, torch.optim.Adam(ens.parameters(), 1e-3)
+
+
+def trained_small() -> tuple[dt.Ensemble, torch.optim.Optimizer]:
+    ens, optimizer = small()
+    for _ in range(3):
+        optimizer.zero_grad()
+        ens(torch.rand(5, 1, 2, 2)).sum().backward()
+        optimizer.step()
+    return ens, optimizer
+
+
+def load_small_state(path: Path) -> Any:
+    """Load into a fresh ensemble, which an error must leave as it was, with torch's generator."""
+    ens, optimizer = small()
+    before = copy.deepcopy(ens.state_dict()), torch.get_rng_state()
+    try:
+        state = load_state(path, ens, optimizer, RECIPE, 9)
+    except DivtrainError:
+        assert same(dict(before[0]), dict(ens.state_dict()))
+        assert torch.equal(before[1], torch.get_rng_state())
+        assert not optimizer.state
+        raise
+    state.means()
+    slots = [value for own in optimizer.state.values() for value in own.values()]
+    return vars(state), dict(ens.state_dict()), slots, torch.get_rng_state()
+
+
+def use_checkpoint(path: Path) -> Any:
+    ens, about = dt.load_ensemble(path)
+    assert ens(torch.rand(1, 1, 4, 4)).shape == (1, 2)
+    return dict(ens.state_dict()), ens.aggregate, about
+
+
+def write_json_file(path: Path) -> None:
+    write_sealed_json(path, ABOUT)
+
+
+def write_lines(path: Path) -> None:
+    write_json_lines(path, [ABOUT, ABOUT])
+
+
+def write_tensor_file(path: Path) -> None:
+    write_tensors(path, {"a": torch.randn(3, 4), "b": torch.arange(5), "c": torch.ones(0)}, ABOUT)
+
+
+def write_checkpoint(path: Path) -> None:
+    dt.save_ensemble(path, ensemble(), {"data": "digits"})
+
+
+def write_state(path: Path) -> None:
+    ens, optimizer = trained_small()
+    row = {"epoch": 1, "step": 2, "learning_rate": 1e-3, "loss": 0.5, "seconds": 0.1}
+    state = TrainingState(9, 3, [row], {"loss": 0.5}, {"loss": 1}, 0.1)
+    save_state(path, ens, optimizer, state, RECIPE)
+
+
+KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
+    "sealed.json": (write_json_file, read_sealed_json),
+    "tensors": (write_tensor_file, read_tensors),
+    "checkpoint": (write_checkpoint, use_checkpoint),
+    "state": (write_state, load_small_state),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_an_error_or_what_was_written(tmp_path: Path, kind: str) -> None:
+    write, use = KINDS[kind]
+    path, draw = tmp_path / kind, random.Random(kind)
+    write(path)
+    whole, expected = path.read_bytes(), use(path)
+    head = None if kind.endswith("json") else header_size(whole)
+    refused, number = 0, cases(100 if kind == "checkpoint" else 300)
+    for case in range(number):
+        path.write_bytes(damaged(whole, draw, head))
+        returned, found = survives(lambda: use(path), DamagedFileError)
+        assert not returned or same(found, expected), f"case {case}"
+        refused += not returned
+    assert refused > 0.9 * number
+
+
+def test_every_bit_of_a_training_state_is_watched(tmp_path: Path) -> None:
+    """Each bit of the header, and one of every byte behind it."""
+    path = tmp_path / "state"
+    write_state(path)
+    whole, expected = path.read_bytes(), load_small_state(path)
+    head = header_size(whole)
+    step = max(1, round(12 / SCALE))
+    places = [(b, bit) for b in range(head) for bit in range(8)][:: 2 * step]
+    places += [(b, b % 8) for b in range(head, len(whole), 3 * step)]
+    for place, bit in places:
+        content = bytearray(whole)
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+        returned, found = survives(lambda: load_small_state(path), DamagedFileError)
+        assert not returned or same(found, expected), f"bit {bit} of byte {place}"
+        assert not returned or place < head, f"bit {bit} of byte {place} went unnoticed"
+
+
+@pytest.mark.parametrize("kind", ["tensors", "checkpoint", "state"])
+def test_a_header_that_lies_is_told(tmp_path: Path, kind: str) -> None:
+    """Types, shapes, offsets and metadata of other kinds, over the same bytes."""
+    write, use = KINDS[kind]
+    path, draw = tmp_path / kind, random.Random(kind)
+    write(path)
+    whole = path.read_bytes()
+    for _ in range(cases(100)):
+        path.write_bytes(confused_header(whole, draw))
+        survives(lambda: use(path), DivtrainError)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "state"])
+def test_metadata_that_lies_under_a_digest_that_fits_is_told(tmp_path: Path, kind: str) -> None:
+    """As a stranger would write it: the digest is right, what it covers is not."""
+    write, use = KINDS[kind]
+    path, draw = tmp_path / kind, random.Random(kind)
+    write(path)
+    tensors, about = read_tensors(path)
+    for _ in range(cases(70)):
+        write_tensors(path, tensors, confused(about, draw))
+        survives(lambda: use(path), DivtrainError)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "state"])
+def test_tensors_that_lie_under_a_digest_that_fits_are_told(tmp_path: Path, kind: str) -> None:
+    write, use = KINDS[kind]
+    path, draw = tmp_path / kind, random.Random(kind)
+    write(path)
+    tensors, about = read_tensors(path)
+    for _ in range(cases(60)):
+        changed = dict(tensors)
+        name = draw.choice(list(tensors))
+        one = changed.pop(name)
+        made = {
+            "away": None,
+            "renamed": one,
+            "longer": torch.cat([one.flatten(), one.flatten()]),
+            "flat": one.reshape(-1),
+            "whole numbers": one.long(),
+            "double": one.double(),
+            "bytes": one.flatten().view(torch.uint8),
+            "nan": torch.full_like(one, torch.nan) if one.is_floating_point() else one * 0,
+            "empty": one.flatten()[:0],
+            "complex": one.to(torch.complex64),
+        }
+        how = draw.choice(list(made))
+        tensor = made[how]
+        if tensor is not None:
+            places = (name + ".x", "optimizer.99.exp_avg", "optimizer.x", "model", "", "members.x")
+            changed[draw.choice(places) if how == "renamed" else name] = tensor
+        write_tensors(path, changed, about)
+        survives(lambda: use(path), DivtrainError)
+
+
+@pytest.mark.parametrize("read", [read_json, read_json_lines, read_sealed_json])
+def test_damaged_json_is_an_error(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    """Without a digest it may be read as something else; it may not fail in another way."""
+    path, draw = tmp_path / "file.json", random.Random(read.__name__)
+    (write_lines if read is read_json_lines else write_json_file)(path)
+    whole = path.read_bytes()
+    for _ in range(cases(200)):
+        path.write_bytes(damaged(whole, draw))
+        survives(lambda: read(path), DivtrainError)
+    path.write_bytes(deep_json())
+    with pytest.raises(DamagedFileError, match="recursion"):
+        read(path)
+    path.write_bytes(b'{"a": 1' + b"0" * 10_000 + b"}")
+    with pytest.raises(DamagedFileError, match="is damaged"):
+        read(path)
+
+
+def test_deep_metadata_is_an_error(tmp_path: Path) -> None:
+    metadata = {"divtrain": deep_json().decode()}
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "t", metadata)
+    with pytest.raises(DamagedFileError, match="recursion"):
+        read_tensors(tmp_path / "t")
+
+
+@pytest.mark.parametrize("read", [read_json, read_json_lines, read_sealed_json, read_tensors])
+def test_what_would_never_end_is_not_read(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero", "."):
+        with pytest.raises(DamagedFileError, match="no file, but a folder, pipe or device"):
+            survives(lambda name=name: read(tmp_path / name), ZeroDivisionError, 5)
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(1 << 40)  # a terabyte of nothing
+    with pytest.raises(DamagedFileError):
+        survives(lambda: read(tmp_path / "large.json"), ZeroDivisionError, 5)
+
+
+def test_files_from_before_there_were_digests_are_read(tmp_path: Path) -> None:
+    tensor = torch.ones(2)
+    safetensors.torch.save_file({"a": tensor}, tmp_path / "t", {"divtrain": json.dumps(ABOUT)})
+    assert same(read_tensors(tmp_path / "t"), ({"a": tensor}, ABOUT))
+    (tmp_path / "j").write_text(json.dumps(ABOUT))
+    assert read_sealed_json(tmp_path / "j") == ABOUT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 10**6},
+        {"image_size": 2**62},
+        {"in_channels": 10**9, "mean": [0.5], "std": [0.5]},
+        {"classes": 10**12},
+        {"mean": [0.5] * 3, "in_channels": 3},
+    ],
+)
+def test_an_architecture_takes_no_memory_before_the_file_is_seen_to_hold_its_weights(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    path = tmp_path / "e.safetensors"
+    dt.save_ensemble(path, ensemble("conv3"))
+    tensors, about = read_tensors(path)
+    about["members"][1] |= change
+    write_tensors(path, tensors, about)
+    with pytest.raises(DivtrainError, match="another architecture|no such network"):
+        survives(lambda: dt.load_ensemble(path), ZeroDivisionError, 5)
+
+
+def test_a_hundred_thousand_members_are_not_built(tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    dt.save_ensemble(path, ensemble())
+    tensors, about = read_tensors(path)
+    about["members"] *= 50_000
+    write_tensors(path, tensors, about)
+    with pytest.raises(DamagedFileError, match="names 100000 members and holds weights of 2"):
+        survives(lambda: dt.load_ensemble(path), ZeroDivisionError, 20)
+
+
+def test_a_state_that_loads_is_trained_to_its_end_or_told(tmp_path: Path) -> None:
+    """Whatever the metadata says, the loop comes to its end with a history of numbers."""
+    images = Images(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)
+    settings = TrainingSettings(epochs=2, save_every=0.0)
+    path, draw = tmp_path / "state", random.Random("train")
+
+    def go_on(stop: int = 0) -> Any:
+        def at(step: int, steps: int, means: dict[str, float]) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        ens, _ = small()
+        history = train(
+            ens, Stream(images, 4), [CrossEntropy()], settings, state_file=path, on_step=at
+        )
+        assert all(isinstance(value, (int, float)) for row in history for value in row.values())
+
+    with pytest.raises(KeyboardInterrupt):
+        go_on(stop=3)
+    tensors, about = read_tensors(path)
+    for _ in range(cases(25)):
+        write_tensors(path, tensors, confused(about, draw))
+        survives(go_on, DivtrainError)
