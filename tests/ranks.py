@@ -73,6 +73,8 @@ CASES = {
     "batch-norm": Case(batch_norm),
 }
 
+DIVERGING = Case(dtype=torch.float32)
+
 
 def ensemble(case: Case, seed: int = 0) -> dt.Ensemble:
     torch.manual_seed(seed)
@@ -153,9 +155,9 @@ def _stop_and_go_on(fabric: Fabric, folder: Path, strategy: str) -> None:
 def _refuse(fabric: Fabric, folder: Path, strategy: str) -> None:
     case = CASES["mixed"]
     ens = ensemble(case) if strategy == "ddp" else dt.Ensemble(case.nets()[:1]).to(case.dtype)
-    diverging = replace(settings(case, strategy), learning_rate=1e38)
+    diverging = replace(settings(DIVERGING, strategy), learning_rate=1e38)
     try:
-        train(ensemble(case), stream(case), DIV, diverging, fabric)
+        train(ensemble(DIVERGING), stream(DIVERGING), DIV, diverging, fabric)
     except dt.DivtrainError as error:
         (folder / f"{strategy}-diverged-{fabric.global_rank}").write_text(str(error))
     try:
