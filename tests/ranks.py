@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.data import Clean, Images, Noisy, Stream, balanced_subset, load_dataset
+from divtrain.experiments.stages import OnProgress
 from divtrain.models import build
 from divtrain.training import CrossEntropy, GradientAlignment, Term, TrainingSettings, train
 
@@ -164,3 +166,20 @@ def _refuse(fabric: Fabric, folder: Path, strategy: str) -> None:
         train(ens, stream(case, 15), BASE, settings(case, strategy), fabric)
     except dt.DivtrainError as error:
         (folder / f"{strategy}-refused-{fabric.global_rank}").write_text(str(error))
+
+
+def second_cannot(fabric: Fabric, on_progress: OnProgress) -> None:
+    """The second process fails where the first waits for it."""
+    if fabric.global_rank == 0:
+        on_progress(1, 2, "half way")
+    fabric.barrier()
+    if fabric.global_rank == 1:
+        raise dt.DivtrainError("the disk is full")
+    fabric.barrier()
+
+
+def second_is_killed(fabric: Fabric, on_progress: OnProgress) -> None:
+    """As by the kernel when memory runs out."""
+    if fabric.global_rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             state_file=folder / "one.state", on_step=interrupt,
         )  # fmt: skip
     fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn")
-    fabric.launch(work, folder)
+    fabric.launch(work, folder)  # pyright: ignore[reportArgumentType]
     return folder
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -109,8 +109,8 @@ def train(
         fabric = Fabric(accelerator="cpu", devices=1)
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fabric.to_device(ens)
-    optimizer = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
-    optimizer = fabric.setup_optimizers(optimizer)
+    adam = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
+    optimizer: Any = fabric.setup_optimizers(adam)
     devices = spread(fabric, settings.strategy, ens, stream.batch_size, settings.by_member)
     steps = settings.epochs * stream.steps_per_epoch
     progress = TrainingState(steps)

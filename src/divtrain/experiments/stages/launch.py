@@ -35,10 +35,16 @@ def launch(
     the others are killed: they would wait for it for ever.
 
     Raises:
-        DivtrainError: when this machine has fewer devices; what a process raised; or when one was
-            killed.
+        DivtrainError: when this machine has fewer devices, or under torchrun; what a process
+            raised; or when one was killed.
         KeyboardInterrupt: when the work was stopped.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DivtrainError(
+            f"expected to be started once, but WORLD_SIZE is {os.environ['WORLD_SIZE']}, as"
+            " torchrun sets it; start `divtrain` by itself with --train.devices: it makes its own"
+            " processes, on one machine"
+        )
     fabric = open_fabric(accelerator, precision, devices)
     if devices == 1:
         work(fabric, on_progress)
@@ -55,6 +61,7 @@ def launch(
         for rank in range(devices)
     ]
     told, raised = False, []
+    failed: tuple[str, int] | None = None
     with StopRequest() as stop:
         try:
             for process in processes:
@@ -64,7 +71,8 @@ def launch(
                     told = True
                     for process in processes:
                         process.terminate()
-                if any(process.exitcode for process in processes):
+                failed = next(((p.name, p.exitcode) for p in processes if p.exitcode), None)
+                if failed is not None:
                     break
                 raised += _show(messages, on_progress)
                 time.sleep(0.05)
@@ -78,13 +86,13 @@ def launch(
         raise shown[0]
     if stop.requested:
         raise KeyboardInterrupt
-    for process in processes:
-        if process.exitcode:
-            raise DivtrainError(
-                f"the training process of {process.name} ended with {_ending(process.exitcode)};"
-                " out of memory is the usual reason for a kill, for anything else it said why"
-                " above. The same command goes on from the last saved state"
-            )
+    failed = failed or next(((p.name, p.exitcode) for p in processes if p.exitcode), None)
+    if failed is not None:
+        raise DivtrainError(
+            f"the training process of {failed[0]} ended with {_ending(failed[1])}; out of memory is"
+            " the usual reason for a kill, for anything else it said why above. The same command"
+            " goes on from the last saved state"
+        )
 
 
 def _show(messages: "SimpleQueue[Any]", on_progress: OnProgress) -> list[BaseException]:
@@ -136,6 +144,9 @@ def _run(
     except DivtrainError as error:
         messages.put(error)
         raise SystemExit(1) from error  # the others may not know
+    except Exception:
+        time.sleep(1)  # where another failed first, this one is killed before it complains of that
+        raise
 
 
 def _stop_with_parent() -> None:
