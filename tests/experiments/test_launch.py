@@ -26,7 +26,7 @@ SMALL = ExperimentConfig(
     preset="digits",
     data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
     model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=TrainConfig(epochs=6, batch_size=40, noise=0.2, save_every=0.0),
+    train=TrainConfig(epochs=4, batch_size=40, noise=0.2, save_every=0.0),
     targets=("div",),
     accelerator="cpu",
 )
@@ -38,14 +38,20 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 def test_a_run_on_two_devices_is_stopped_and_goes_on_with_one(tmp_path: Path) -> None:
-    """SIGTERM to the process that was started; the weights are those of a run never stopped."""
+    """SIGTERM to the process that was started; the weights are those of a run never stopped.
+
+    Up to rounding, which Adam lets grow: as far as between two ways to sum in one process.
+    """
     (whole,) = train_ensembles(SMALL, ["div"], tmp_path / "whole", Progress())
+    otherwise = replace(SMALL, train=replace(SMALL.train, by_member=True))
+    (rounded,) = train_ensembles(otherwise, ["div"], tmp_path / "rounded", Progress())
     out = tmp_path / "run"
     words = (
         "digits --only div --targets div --accelerator cpu --data.train-size 160"
-        " --data.test-size 30 --data.shift 1 --model.members conv3 conv3 conv3 --train.epochs 6"
+        " --data.test-size 30 --data.shift 1 --model.members conv3 conv3 conv3 --train.epochs 4"
         " --train.batch-size 40 --train.noise 0.2 --train.save-every 0 --train.learning-rate 1e-3"
-        " --train.schedule constant --train.precision fp32 --attack.eps 0.1 0.3 --train.devices 2 --train.strategy members"
+        " --train.schedule constant --train.precision fp32 --attack.eps 0.1 0.3"
+        " --train.devices 2 --train.strategy members"
     )
     command = [sys.executable, "-m", "divtrain", "train", *words.split(), "--out", str(out)]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -61,8 +67,9 @@ def test_a_run_on_two_devices_is_stopped_and_goes_on_with_one(tmp_path: Path) ->
     assert "stopped in train-div-s0" in (out / "log.txt").read_text()
     (folder,) = train_ensembles(SMALL, ["div"], out, Progress())
     assert not state.exists()
-    start = weights(whole)
-    assert (weights(folder) - start).norm() < 0.01 * start.norm()
+    expected = weights(whole)
+    rounding = (weights(rounded) - expected).norm()
+    assert (weights(folder) - expected).norm() < 2 * rounding < 0.1 * expected.norm()
 
 
 def test_what_one_process_raises_is_raised_here_and_the_others_end() -> None:

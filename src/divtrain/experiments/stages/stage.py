@@ -112,7 +112,7 @@ def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> 
         DivtrainError: when this machine has no such device, or not so many.
     """
     from lightning_fabric import Fabric  # here: it takes longer to import than torch
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
@@ -121,9 +121,8 @@ def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> 
     if devices > 1:
         several = {"strategy": "ddp", "plugins": [LightningEnvironment()]}
     try:
-        return Fabric(
-            accelerator=accelerator, devices=devices, precision=words[precision], **several
-        )  # pyright: ignore
+        kind: Any = words[precision]
+        return Fabric(accelerator=accelerator, devices=devices, precision=kind, **several)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         many = f"{devices} times " if devices > 1 else ""
         fewer = "lower --train.devices, or " if devices > 1 else ""
