@@ -78,9 +78,9 @@ def launch(
                 time.sleep(0.05)
         finally:
             for process in processes:
-                if process.is_alive():
+                if process.pid is not None:  # it was started
                     process.kill()
-                process.join()
+                    process.join()
     shown = [*raised, *_show(messages, on_progress)]
     if shown:
         raise shown[0]
