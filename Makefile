@@ -47,7 +47,7 @@ $(VENV)/installed: $(VENV)/pip pyproject.toml
 
 # adv-lib, an oracle, builds a dependency that needs an old setuptools.
 $(VENV)/installed-test: $(VENV)/pip pyproject.toml build-constraints.txt
-	$(PIP) --build-constraint build-constraints.txt --editable '.[test,oracles]'
+	$(PIP) --build-constraint build-constraints.txt --editable '.[test,oracles,ray]'
 	@touch $@
 
 $(VENV)/installed-lint: $(VENV)/installed-test

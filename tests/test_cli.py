@@ -51,6 +51,19 @@ def test_train_prints_the_checkpoints(tmp_path: Path, capsys: Captured) -> None:
     assert path.parent.name == "train-div-s0"
 
 
+def test_sweep_prints_the_table_and_report_prints_it_again(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    out = tmp_path / "sweep"
+    assert main(["sweep", "digits", f"--out={out}", "--gal-weight", "0", "1", *SMALL]) == 0
+    first = capsys.readouterr().out
+    for part in ("gal_weight", "transfer worst,", "30 test images, 1 seed", "coherence"):
+        assert part in words(first)
+    assert f"wrote {out}/figures/sweep.png" in first
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out == first
+
+
 def test_presets_lists_all_and_shows_one(capsys: Captured) -> None:
     assert main(["presets"]) == 0
     out = capsys.readouterr().out
@@ -79,7 +92,8 @@ def test_help_tells_the_commands(command: list[str], capsys: Captured) -> None:
 @pytest.mark.parametrize(
     "command",
     [["run", "--help"], ["run", "digits", "--help"], ["train", "digits", "-h"],
-     ["evaluate", "--help"], ["report", "--help"], ["doctor", "--help"]],
+     ["sweep", "digits", "--help"], ["evaluate", "--help"], ["report", "--help"],
+     ["doctor", "--help"]],
 )  # fmt: skip
 def test_every_command_has_help(command: list[str], capsys: Captured) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -110,6 +124,8 @@ def test_every_command_has_help(command: list[str], capsys: Captured) -> None:
         (["run", "digits", "--data.train-size", "9999"], "1 to 1297 images, got 9999"),
         (["run", "digits", "--train.batch-size", "9999", "--out=/nonexistent/x"], "cannot write"),
         (["train", "digits", "--only", "dive"], "did you mean 'div'"),
+        (["run", "digits", "--address=auto"], "--address auto is for --executor ray"),
+        (["sweep", "digits"], "expected values to sweep over"),
         (["report", "nowhere"], "no run at nowhere"),
         (["evaluate", "--targets", "b"], "NAME=CHECKPOINT"),
         (["evaluate", "--targets", "b=c"], "no file at"),

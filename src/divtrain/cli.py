@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.evaluation import quick
+from divtrain.evaluation import WarningSign, quick
 from divtrain.experiments import (
     PRESETS,
     Cards,
@@ -26,22 +26,29 @@ from divtrain.experiments import (
     Progress,
     RunDirectory,
     Summary,
+    SweepConfig,
+    SweepSummary,
     TerminalProgress,
+    WorkOptions,
     defaults_from,
     evaluate_models,
     find_preset,
     rewrite_report,
     run_experiment,
+    run_sweep,
     train_ensembles,
 )
 from divtrain.experiments.doctor import examine
 from divtrain.report import (
     BOLD,
     LEGEND,
+    SWEEP_LEGEND,
     card_terminal,
     comparison_terminal,
     count_claims,
     describe,
+    describe_sweep,
+    sweep_terminal,
     terminal_table,
 )
 from divtrain.version import __version__
@@ -60,6 +67,7 @@ divtrain {__version__}: train ensembles whose members do not fail together, and 
   divtrain run PRESET        train, attack, evaluate, report; the same command goes on
   divtrain presets [NAME]    the presets, or one in full
   divtrain train PRESET      only train, into the same run directory
+  divtrain sweep PRESET      train and evaluate at several values, e.g. --gal-weight 0 0.5 1
   divtrain evaluate          a report card of saved or importable models
   divtrain report RUN        write the report of a run again
   divtrain doctor            look at this machine
@@ -103,6 +111,7 @@ class RunOptions:
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,21 @@ class TrainOptions:
     """Which to train: surrogate, or some of --targets; all of them if not given."""
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Train the targets at several values and plot clean against worst-case accuracy.
+
+    The surrogate and its attacks are those of the preset, computed once; GAAS is left out.
+    """
+
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    sweep: Annotated[SweepConfig, tyro.conf.arg(name="")] = field(default_factory=SweepConfig)
+    out: Path | None = None
+    """Run directory; runs/sweep-PRESET if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
 
 
 @dataclass(frozen=True)
@@ -127,6 +151,7 @@ class EvaluateOptions:
     """Exit with status 1 when a warning sign fires."""
     out: Path | None = None
     """Run directory; runs/evaluate-NAMES if not given."""
+    work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
 
 
 @dataclass(frozen=True)
@@ -153,8 +178,9 @@ def _run(words: list[str]) -> int:
         RunOptions, default=RunOptions(find_preset(name)()), args=rest, prog=f"divtrain run {name}"
     )
     out = options.out or Path("runs") / name
+    executor = options.work.choose()
     with _progress(out) as progress:
-        summary = run_experiment(options.config, out, progress)
+        summary = run_experiment(options.config, out, progress, executor, options.work.join)
     _print_summary(summary)
     return 0
 
@@ -172,10 +198,29 @@ def _train(words: list[str]) -> int:
         if chosen not in known:
             raise unknown_name("ensemble in --only", chosen, known)
     out = options.out or Path("runs") / name
+    executor, only = options.work.choose(), options.only or known
     with _progress(out) as progress:
-        folders = train_ensembles(options.config, options.only or known, out, progress)
+        folders = train_ensembles(options.config, only, out, progress, executor, options.work.join)
     for folder in folders:
         print(folder / "ensemble.safetensors")
+    return 0
+
+
+def _sweep(words: list[str]) -> int:
+    name, rest = _preset(words, "sweep")
+    options = tyro.cli(
+        SweepOptions,
+        default=SweepOptions(find_preset(name)()),
+        args=rest,
+        prog=f"divtrain sweep {name}",
+    )
+    out = options.out or Path("runs") / f"sweep-{name}"
+    executor = options.work.choose()
+    with _progress(out) as progress:
+        summary = run_sweep(
+            options.config, options.sweep, out, progress, executor, options.work.join
+        )
+    _print_sweep(summary)
     return 0
 
 
@@ -194,8 +239,9 @@ def _evaluate(words: list[str]) -> int:
     names = [word.partition("=")[0] for word in config.targets]
     out = options.out or Path("runs") / f"evaluate-{'-'.join(names)}"
     command = shlex.join(["divtrain", "evaluate", *words])
+    executor = options.work.choose()
     with _progress(out) as progress:
-        cards = evaluate_models(config, out, progress, command)
+        cards = evaluate_models(config, out, progress, command, executor, options.work.join)
     _print_cards(cards)
     return 1 if options.strict and any(card.warnings for card in cards.cards) else 0
 
@@ -213,6 +259,8 @@ def _report(words: list[str]) -> int:
     report = rewrite_report(RunDirectory(options.run))
     if isinstance(report, Cards):
         _print_cards(report)
+    elif isinstance(report, SweepSummary):
+        _print_sweep(report)
     else:
         _print_summary(report)
     return 0
@@ -252,6 +300,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "presets": _presets,
     "train": _train,
+    "sweep": _sweep,
     "evaluate": _evaluate,
     "report": _report,
     "doctor": _doctor,
@@ -289,25 +338,38 @@ def _print_summary(summary: Summary) -> None:
     if summary.comparisons:
         claims = count_claims(summary.comparisons)
         console.print(comparison_terminal(summary.group, summary.comparisons, claims))
-    if summary.warnings:
+    _print_warnings(summary.warnings)
+    _print_files(summary.files, summary.path)
+
+
+def _print_sweep(summary: SweepSummary) -> None:
+    console.print(sweep_terminal(summary.points, summary.coherence))
+    legend = SWEEP_LEGEND.replace("*", "")
+    console.print(f"{describe_sweep(summary.points)}. {legend}", highlight=False)
+    _print_warnings(summary.warnings)
+    _print_files(summary.files, summary.path)
+
+
+def _print_warnings(warnings: Sequence[WarningSign]) -> None:
+    if warnings:
         console.print("\n[yellow]Warning signs[/]")
-        for warning in summary.warnings:
-            console.print(
-                f"  [yellow]{warning.name}[/] {escape(warning.sentence)}", highlight=False
-            )
+    for warning in warnings:
+        console.print(f"  [yellow]{warning.name}[/] {escape(warning.sentence)}", highlight=False)
+
+
+def _print_files(files: Sequence[Path], path: Path) -> None:
     print()
-    for file in summary.files:
+    for file in files:
         print(f"wrote {file}")
-    print(f"run directory: {summary.path}")
+    print(f"run directory: {path}")
 
 
 def _print_cards(cards: Cards) -> None:
-    for card in cards.cards:
+    for index, card in enumerate(cards.cards):
+        if index:
+            print()
         console.print(card_terminal(card))
-        print()
-    for file in cards.files:
-        print(f"wrote {file}")
-    print(f"run directory: {cards.path}")
+    _print_files(cards.files, cards.path)
 
 
 def _doc(preset: Callable[[], ExperimentConfig]) -> str:

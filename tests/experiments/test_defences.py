@@ -84,7 +84,7 @@ def test_more_static_nets_take_the_members_kinds_in_turn(tmp_path: Path) -> None
 
 def test_training_is_resumed_to_the_same_weights(tmp_path: Path) -> None:
     class Stop(Progress):
-        def update(self, done: int, total: int, detail: str) -> None:
+        def update(self, stage: str, done: int, total: int, detail: str) -> None:
             if done == 4 and total > 4:
                 raise KeyboardInterrupt
 

@@ -75,8 +75,8 @@ class Watching(Progress):
     def begin(self, stage: str) -> None:
         self.began.append(stage)
 
-    def update(self, done: int, total: int, detail: str) -> None:
-        if self.began[-1] == self.stop_in and done > 1:
+    def update(self, stage: str, done: int, total: int, detail: str) -> None:
+        if stage == self.stop_in and done > 1:
             raise KeyboardInterrupt
 
 

@@ -1,10 +1,6 @@
 """Whole experiments, small: run, kill, resume, refuse."""
 
-import json
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,27 +8,13 @@ import pytest
 
 import divtrain as dt
 from divtrain.experiments import (
-    AttackConfig,
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
     Progress,
     RunDirectory,
-    TrainConfig,
     rewrite_summary,
     run_experiment,
     train_ensembles,
 )
-
-SMALL = ExperimentConfig(
-    preset="digits",
-    data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
-    model=ModelConfig(members=("conv3", "conv3")),
-    train=TrainConfig(epochs=1, batch_size=40, noise=0.2, save_every=0.0),
-    attack=AttackConfig(names=("fgsm", "pgdcw"), eps=(0.1, 0.3), white_box=("fgsm",)),
-    targets=("base", "div"),
-    accelerator="cpu",
-)
+from experiments.small import SMALL, records, start, until
 
 
 class Watching(Progress):
@@ -45,8 +27,8 @@ class Watching(Progress):
     def begin(self, stage: str) -> None:
         self.began.append(stage)
 
-    def update(self, done: int, total: int, detail: str) -> None:
-        if self.began[-1].startswith(self.stop_in):
+    def update(self, stage: str, done: int, total: int, detail: str) -> None:
+        if stage.startswith(self.stop_in):
             raise KeyboardInterrupt
 
 
@@ -56,10 +38,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     run_experiment(SMALL, out, Progress())
     return out
-
-
-def records(out: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
 
 
 def test_a_run_leaves_config_log_checkpoints_records_tables_and_figures(whole: Path) -> None:
@@ -134,26 +112,16 @@ def test_a_process_killed_in_training_and_in_the_attack_ends_with_the_same_recor
 ) -> None:
     """SIGKILL, from outside, at whatever instant it falls."""
     out = tmp_path / "run"
-    command = [
-        sys.executable, "-m", "divtrain", "run", "digits", f"--out={out}",
-        "--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
-        "--train.epochs=1", "--train.batch-size=40", "--train.learning-rate=1e-3",
-        "--train.schedule=constant", "--train.precision=fp32", "--train.save-every=0",
-        "--attack.names", "fgsm", "pgdcw", "--attack.eps", "0.1", "0.3",
-        "--attack.white-box", "fgsm", "--targets", "base", "div", "--accelerator=cpu",
-    ]  # fmt: skip
     for sign in ("train-div-s0/training-state.safetensors", "craft-surrogate-pgdcw-0.3-s0/key"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 240
-        while not (out / "stages" / sign).exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        process = start(out)
+        until((out / "stages" / sign).exists, process)
         process.kill()
         assert process.wait() == -signal.SIGKILL
         process.communicate()
     assert not (out / "records.jsonl").exists()
-    subprocess.run(command, check=True, capture_output=True)
+    process = start(out)
+    told = process.communicate()
+    assert process.returncode == 0, told
     assert records(out) == records(whole)
 
 

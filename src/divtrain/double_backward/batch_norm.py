@@ -144,18 +144,15 @@ def _backward(
     )  # fmt: skip
 
 
-def _weighted_sum(constant: Tensor, *parts: tuple[Tensor, Tensor]) -> Tensor:
+def _weighted_sum(constant: Tensor, first: tuple[Tensor, Tensor], *rest: Any) -> Tensor:
     """Sum of images times a factor a channel, plus a constant a channel."""
-    like = parts[0][1]
-    shape = [1, -1, *[1] * (like.ndim - 2)]
-    total = constant.to(like.dtype).view(shape)
-    for factor, images in parts:
-        factor = factor.to(like.dtype).view(shape)
-        total = (
-            torch.addcmul(total, images, factor)
-            if total.numel() < images.numel()
-            else total.addcmul_(images, factor)
-        )
+    factor, images = first
+    zero = torch.zeros_like(constant)
+    # y = factor * images + constant is what batch norm does with given statistics, in one pass.
+    total = normalise(images, factor, constant, zero, zero + 1, False, 0.0, 0.0)[0]
+    shape = [1, -1, *[1] * (images.ndim - 2)]
+    for factor, images in rest:
+        total.addcmul_(images, factor.to(images.dtype).view(shape))
     return total
 
 

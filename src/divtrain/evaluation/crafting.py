@@ -2,7 +2,8 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from divtrain.attacks import Attack, LinfAttack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.effort import Growth, Passes, count_passes
+from divtrain.evaluation.parts import Part, Parts
 from divtrain.modes import device_of
 
 TOLERANCE = 1e-6
@@ -85,6 +87,7 @@ def craft(
     batch_size: int = 128,
     seed: int = 0,
     on_batch: OnBatch | None = None,
+    parts: Parts | None = None,
 ) -> CraftedSet:
     """Attack every image on the surrogate.
 
@@ -93,32 +96,51 @@ def craft(
         surrogate: The model attacked, on the device to compute on.
         images: Clean images and true labels.
         batch_size: Images at a time; has no influence on the result but through random starts.
-        seed: Of random starts; combined with the attack's parameters.
+        seed: Of random starts; combined with the attack's parameters and the batch's number, so
+            that every batch is the same whatever was crafted before it.
         on_batch: For showing progress.
+        parts: Where to keep each batch, and find those that were crafted before.
     """
-    device = device_of(surrogate)
-    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {_words(attack)}".encode()))
-    parts: list[Tensor] = []
-    growth = Growth()
-    with count_passes(surrogate) as passes:
-        for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
-            batch = (surrogate, x.to(device), y.to(device), generator)
-            if isinstance(attack, LinfAttack):
-                watcher = growth.watch(getattr(attack, "steps", 1))
-                x_adv = attack(*batch, watcher)
-                watcher.close(len(x))
-            else:
-                x_adv = attack(*batch)
-            if x_adv.shape != x.shape:
-                raise DivtrainError(
-                    f"expected adversarial examples of shape {tuple(x.shape)}, got"
-                    f" {tuple(x_adv.shape)} from {attack!r}"
-                )
-            parts.append(x_adv.detach().cpu())
-            if on_batch is not None:
-                on_batch(sum(map(len, parts)), len(images))
-    x_adv, violations = enforce_threat_model(images.x.cpu(), torch.cat(parts), attack.eps)
+    done: list[Part] = []
+    batches = zip(images.x.split(batch_size), images.y.split(batch_size), strict=True)
+    for index, (x, y) in enumerate(batches):
+        own_seed = zlib.crc32(f"{seed} {_words(attack)} {index}".encode())
+        make = partial(_craft_batch, attack, surrogate, x, y, own_seed)
+        done.append(make() if parts is None else parts.get(index, make))
+        if on_batch is not None:
+            on_batch(min((index + 1) * batch_size, len(images)), len(images))
+    whole = torch.cat([tensors["x_adv"] for tensors, _ in done])
+    x_adv, violations = enforce_threat_model(images.x.cpu(), whole, attack.eps)
+    growth = Growth([tensors["growth"] for tensors, _ in done if "growth" in tensors])
+    passes = Passes(
+        sum(about["forward"] for _, about in done), sum(about["backward"] for _, about in done)
+    )
     return CraftedSet(x_adv, violations, passes.per_image(len(images)), growth.tensor())
+
+
+def _craft_batch(attack: Attack, surrogate: nn.Module, x: Tensor, y: Tensor, seed: int) -> Part:
+    """Attack one batch; what is random in attack or model follows from `seed` alone."""
+    device, growth = device_of(surrogate), Growth()
+    generator = torch.Generator(device).manual_seed(seed)
+    batch = (surrogate, x.to(device), y.to(device), generator)
+    devices = [device] if device.type == "cuda" else []
+    with count_passes(surrogate) as passes, torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        if isinstance(attack, LinfAttack):
+            watcher = growth.watch(getattr(attack, "steps", 1))
+            x_adv = attack(*batch, watcher)
+            watcher.close(len(x))
+        else:
+            x_adv = attack(*batch)
+    if x_adv.shape != x.shape:
+        raise DivtrainError(
+            f"expected adversarial examples of shape {tuple(x.shape)}, got"
+            f" {tuple(x_adv.shape)} from {attack!r}"
+        )
+    tensors = {"x_adv": x_adv.detach().cpu()}
+    if growth.rows:
+        tensors["growth"] = growth.rows[0]
+    return tensors, asdict(passes)
 
 
 def _words(attack: Attack) -> str:

@@ -13,6 +13,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation.crafting import CraftedSet, OnBatch, Violations, craft
 from divtrain.evaluation.diagnosis import Diagnosis, diagnose
 from divtrain.evaluation.effort import Passes, rise_at_the_end
+from divtrain.evaluation.parts import Parts
 from divtrain.evaluation.plan import ONE_MEMBER, Attempt, Suite, check_suite, make_plan
 from divtrain.evaluation.records import CLEAN, WORST, Record
 from divtrain.evaluation.threat import Threat
@@ -239,9 +240,10 @@ def craft_attempt(
     batch_size: int,
     seed: int,
     on_batch: OnBatch | None = None,
+    parts: Parts | None = None,
 ) -> CraftedSet:
     """Craft what an attempt asks for, on the model it names."""
-    return craft(attempt.build(), model, images, batch_size, seed, on_batch)
+    return craft(attempt.build(), model, images, batch_size, seed, on_batch, parts)
 
 
 def craft_on_members(
@@ -251,10 +253,17 @@ def craft_on_members(
     batch_size: int,
     seed: int,
     on_batch: OnBatch | None = None,
+    parts: Parts | None = None,
 ) -> list[CraftedSet]:
     """Craft what an attempt asks for on each member alone."""
     attack = attempt.build()
-    return [craft(attack, member, images, batch_size, seed, on_batch) for member in target.members]
+    return [
+        craft(
+            attack, member, images, batch_size, seed, on_batch,
+            None if parts is None else parts.named(str(index)),
+        )
+        for index, member in enumerate(target.members)
+    ]  # fmt: skip
 
 
 def check_surrogate(surrogate: nn.Module, images: Images) -> SurrogateCheck:

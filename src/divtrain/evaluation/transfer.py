@@ -1,6 +1,7 @@
 """Transfer evaluation: craft on the surrogate, ask the targets."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool
@@ -11,6 +12,7 @@ from divtrain.checks import check_images, check_labels, check_logits
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.crafting import craft
+from divtrain.evaluation.parts import Part, Parts
 from divtrain.evaluation.records import Record, make_records
 from divtrain.modes import device_of, eval_mode
 
@@ -20,8 +22,16 @@ def correct_mask(
     x: Tensor,
     y: Tensor,
     batch_size: int = 256,
+    kept: Parts | None = None,
 ) -> Bool[Tensor, "image"]:
     """Which images the model classifies right, in eval mode, on the CPU.
+
+    Args:
+        model: The model, on the device to compute on.
+        x: Images.
+        y: True labels.
+        batch_size: Images at a time.
+        kept: Where to keep each batch's answer, and find those that were given before.
 
     Raises:
         DivtrainError: for bad images or labels, or outputs that are not (batch, class).
@@ -29,16 +39,22 @@ def correct_mask(
     check_images(x)
     if len(x) != len(y):
         raise DivtrainError(f"expected one label an image, got {len(y)} for {len(x)} images")
-    device = device_of(model)
-    parts: list[Tensor] = []
+    parts: list[Part] = []
     with eval_mode(model), torch.no_grad():
-        for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(images.to(device))
-            check_logits(logits, len(images))
-            check_labels(labels, len(images), logits.shape[1])
-            right = logits.argmax(1) == labels.to(device)
-            parts.append((right & ~logits.isnan().any(1)).cpu())  # NaN is no answer
-    return torch.cat(parts)
+        batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
+        for index, (images, labels) in enumerate(batches):
+            ask = partial(_ask, model, images, labels)
+            parts.append(ask() if kept is None else kept.get(index, ask))
+    return torch.cat([tensors["right"] for tensors, _ in parts])
+
+
+def _ask(model: nn.Module, images: Tensor, labels: Tensor) -> Part:
+    device = device_of(model)
+    logits = model(images.to(device))
+    check_logits(logits, len(images))
+    check_labels(labels, len(images), logits.shape[1])
+    right = logits.argmax(1) == labels.to(device)
+    return {"right": (right & ~logits.isnan().any(1)).cpu()}, None  # NaN is no answer
 
 
 def check_same_task(surrogate: nn.Module, target: nn.Module, images: Images, name: str) -> None:

@@ -9,6 +9,7 @@ from divtrain.experiments.config import (
     TrainConfig,
 )
 from divtrain.experiments.evaluation import EvaluationConfig, defaults_from, evaluate_models
+from divtrain.experiments.executors import Executor, LocalExecutor, RayExecutor, WorkOptions
 from divtrain.experiments.presets import PRESETS, find_preset
 from divtrain.experiments.progress import Progress, TerminalProgress
 from divtrain.experiments.run_directory import RunDirectory
@@ -18,6 +19,7 @@ from divtrain.experiments.runner import (
     train_ensembles,
 )
 from divtrain.experiments.summary import Summary, rewrite_summary
+from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep
 
 __all__ = [
     "PRESETS",
@@ -25,13 +27,19 @@ __all__ = [
     "Cards",
     "DataConfig",
     "EvaluationConfig",
+    "Executor",
     "ExperimentConfig",
+    "LocalExecutor",
     "ModelConfig",
     "Progress",
+    "RayExecutor",
     "RunDirectory",
     "Summary",
+    "SweepConfig",
+    "SweepSummary",
     "TerminalProgress",
     "TrainConfig",
+    "WorkOptions",
     "defaults_from",
     "evaluate_models",
     "find_preset",
@@ -39,5 +47,6 @@ __all__ = [
     "rewrite_report",
     "rewrite_summary",
     "run_experiment",
+    "run_sweep",
     "train_ensembles",
 ]

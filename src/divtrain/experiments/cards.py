@@ -11,6 +11,7 @@ from divtrain.experiments.graph import file_name
 from divtrain.experiments.run_directory import RunDirectory, read_manifest
 from divtrain.experiments.stages import OUTCOMES, read_evaluation, read_weights
 from divtrain.experiments.summary import Summary, rewrite_summary
+from divtrain.experiments.sweep import SweepSummary, write_sweep
 from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
@@ -87,14 +88,17 @@ def write_cards(directory: RunDirectory, folders: Sequence[Path]) -> Cards:
     return Cards(cards, directory.path, files)
 
 
-def rewrite_report(directory: RunDirectory) -> Cards | Summary:
-    """Write the report of a run, or the cards of an evaluation, again; computes nothing.
+def rewrite_report(directory: RunDirectory) -> Cards | Summary | SweepSummary:
+    """Write the report of a run, an evaluation or a sweep again; computes nothing.
 
     Raises:
         DivtrainError: when there is no run, or nothing in it has been evaluated yet.
     """
-    if directory.read_config().get("kind") == "evaluate":
+    kind = directory.read_config().get("kind")
+    if kind == "evaluate":
         return write_cards(directory, directory.finished())
+    if kind == "sweep":
+        return write_sweep(directory, directory.finished())
     return rewrite_summary(directory)
 
 

@@ -20,6 +20,7 @@ from divtrain.experiments.config import (
     check_training,
     flatten,
 )
+from divtrain.experiments.executors import Executor, Graph
 from divtrain.experiments.graph import evaluation_graph
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
@@ -77,7 +78,46 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     return replace(config, data=data, model=model, train=train)
 
 
-def evaluate_models(config: EvaluationConfig, out: Path, progress: Progress, command: str) -> Cards:
+@dataclass(frozen=True)
+class _Parts:
+    """What an evaluation is put together from.
+
+    Attributes:
+        targets: The models evaluated.
+        surrogates: What each target's attacker crafts on, by the target's name.
+        graph: The stages and the data.
+        of: Test images there are; the graph may use fewer.
+    """
+
+    targets: list[Source]
+    surrogates: dict[str, list[Source | Recipe]]
+    graph: Graph
+    of: int
+
+
+@dataclass(frozen=True)
+class EvaluationBlueprint:
+    """The graph of an evaluation.
+
+    Attributes:
+        config: Which models, against what.
+    """
+
+    config: EvaluationConfig
+
+    def build(self) -> Graph:
+        """See `Blueprint.build`."""
+        return _assemble(self.config).graph
+
+
+def evaluate_models(
+    config: EvaluationConfig,
+    out: Path,
+    progress: Progress,
+    command: str,
+    executor: Executor | None = None,
+    join: bool = False,
+) -> Cards:
     """Evaluate models by transfer from every surrogate, by queries, and white-box.
 
     Args:
@@ -85,10 +125,33 @@ def evaluate_models(config: EvaluationConfig, out: Path, progress: Progress, com
         out: Run directory; the same call goes on where one was stopped.
         progress: What to show.
         command: How it was asked for; it stands on the card.
+        executor: What works the stages off; this process if None.
+        join: Whether to work beside other processes, as in `run_experiment`.
 
     Raises:
         DivtrainError: for anything the user can mend; what was computed stays on disk.
     """
+    parts = _assemble(config)
+    graph, directory = parts.graph, RunDirectory(out)
+    many = [*parts.targets, *(each for some in parts.surrogates.values() for each in some)]
+    weights = {
+        f"weights of {each.name}": each.digest[:12] for each in many if isinstance(each, Source)
+    }
+    facts = {
+        target.name: _facts(
+            target, parts.surrogates[target.name], graph.dataset, parts.of, config.seed, command
+        )
+        for target in parts.targets
+    }
+    described = {"kind": "evaluate", **flatten(config), **weights}
+    with directory.entered(described, graph.stages, join):
+        run_stages(EvaluationBlueprint(config), graph, directory, progress, executor)
+        write_facts(directory, facts)
+        return write_cards(directory, [directory.folder(stage) for stage in graph.stages])
+
+
+def _assemble(config: EvaluationConfig) -> _Parts:
+    """Check, load models and data, and build the graph."""
     check_suite(config.attack)
     open_fabric(config.accelerator)
     targets = _open_named("target", config.targets)
@@ -110,17 +173,7 @@ def evaluate_models(config: EvaluationConfig, out: Path, progress: Progress, com
     stages = evaluation_graph(
         targets, surrogates, config.attack, config.data, dataset.test, common, config.seed
     )
-    directory = RunDirectory(out)
-    given = [*targets, *(s for many in surrogates.values() for s in many if isinstance(s, Source))]
-    weights = {f"weights of {each.name}": each.digest[:12] for each in given}
-    directory.open({"kind": "evaluate", **flatten(config), **weights})
-    facts = {
-        target.name: _facts(target, surrogates[target.name], dataset, of, config.seed, command)
-        for target in targets
-    }
-    run_stages(stages, directory, dataset, config.accelerator, progress)
-    write_facts(directory, facts)
-    return write_cards(directory, [directory.folder(stage) for stage in stages])
+    return _Parts(targets, surrogates, Graph(stages, dataset, config.accelerator), of)
 
 
 def _open_named(what: str, words: Sequence[str]) -> list[Source]:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from divtrain.data import Images
@@ -30,7 +30,63 @@ from divtrain.experiments.surrogates import Recipe
 SURROGATE = "surrogate"
 
 
-def experiment_graph(config: ExperimentConfig, common: dict[str, Any]) -> list[Stage]:
+@dataclass(frozen=True)
+class Variant:
+    """An experiment with some values changed.
+
+    Attributes:
+        values: The values by field, e.g. gal_weight.
+        config: The experiment with them.
+    """
+
+    values: Mapping[str, float]
+    config: ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A target as it is trained and shown.
+
+    Attributes:
+        label: What records call it: the defence, with the values that make a difference to it.
+        defence: Name of the defence.
+        values: Those values.
+        config: The experiment it is trained in.
+    """
+
+    label: str
+    defence: str
+    values: Mapping[str, float]
+    config: ExperimentConfig
+
+
+def shown_targets(config: ExperimentConfig, variants: Sequence[Variant]) -> list[Shown]:
+    """Return every target once for each of the variants that differ in how it is trained."""
+    shown: list[Shown] = []
+    for name in config.targets:
+        plain = _train(config, name, name, config.seed, {})
+        groups: dict[str, list[Variant]] = {plain.key: []} if not variants else {}
+        for variant in variants:
+            trained = _train(variant.config, name, name, config.seed, {})
+            groups.setdefault(trained.key, []).append(variant)
+        if list(groups) == [plain.key]:
+            shown.append(Shown(name, name, {}, config))
+            continue
+        for group in groups.values():
+            first = group[0]
+            values = {
+                field: value
+                for field, value in first.values.items()
+                if all(other.values[field] == value for other in group)
+            }
+            words = [f"{field}={value:g}" for field, value in values.items()]
+            shown.append(Shown(" ".join([name, *words]), name, values, first.config))
+    return shown
+
+
+def experiment_graph(
+    config: ExperimentConfig, common: dict[str, Any], variants: Sequence[Variant] = ()
+) -> list[Stage]:
     """Return the stages of an experiment, each after its inputs.
 
     For every seed: a surrogate trained like base, the targets, the sets crafted on the surrogate
@@ -39,17 +95,22 @@ def experiment_graph(config: ExperimentConfig, common: dict[str, Any]) -> list[S
     Args:
         config: The experiment.
         common: What every training depends on beside it: the data's fingerprint, the device.
+        variants: Trains the targets in each of these instead, once where variants do not differ;
+            the surrogate stays that of `config`.
     """
     stages: list[Stage] = []
     for seed in range(config.seed, config.seed + config.seeds):
         surrogate = _train(config, SURROGATE, "base", seed, common)
-        targets = {name: _train(config, name, name, seed, common) for name in config.targets}
+        targets = {
+            shown.label: _train(shown.config, shown.label, shown.defence, seed, common, config)
+            for shown in shown_targets(config, variants)
+        }
         static = {each.name: each for target in targets.values() for each in target.inputs}
         stages += [surrogate, *static.values(), *targets.values()]
         stages += _attack(surrogate, targets, config.attack, seed)
         if config.gaas.images:
             stages += [
-                gaas_stage(f"gaas-{name}-s{seed}", name, trained, config.gaas, seed)
+                gaas_stage(f"gaas-{file_name(name)}-s{seed}", name, trained, config.gaas, seed)
                 for name, trained in targets.items()
                 if name in config.gaas.targets
             ]
@@ -147,27 +208,45 @@ def _attempt_name(attempt: Attempt, source: Stage) -> str:
 
 
 def _train(
-    config: ExperimentConfig, name: str, defence: str, seed: int, common: dict[str, Any]
+    config: ExperimentConfig,
+    name: str,
+    defence: str,
+    seed: int,
+    common: dict[str, Any],
+    plain: ExperimentConfig | None = None,
 ) -> Stage:
+    """Return the stage that trains a target, or the surrogate; `plain` is what is varied."""
     role = SURROGATE if name == SURROGATE else "target"
-    recipe = Recipe(defence, defence, config.model, config.train, seed)
-    return _train_recipe(f"train-{name}-s{seed}", recipe, role, config.data, common)
+    recipe, usual = (
+        Recipe(defence, defence, each.model, each.train, seed) for each in (config, plain or config)
+    )
+    name = f"train-{file_name(name)}-s{seed}"
+    return _train_recipe(name, recipe, role, config.data, common, usual)
 
 
 def _train_recipe(
-    name: str, recipe: Recipe, role: str, data: DataConfig, common: dict[str, Any]
+    name: str,
+    recipe: Recipe,
+    role: str,
+    data: DataConfig,
+    common: dict[str, Any],
+    usual: Recipe | None = None,
 ) -> Stage:
     """Return the stage that trains a recipe, fed by its static nets where it needs them."""
-    static = None
-    if build_defence(recipe.defence, recipe.train).needs_static_nets:
+
+    def nets(recipe: Recipe, name: str) -> Stage:
         count, members = recipe.train.static_nets, recipe.model.members
         few = replace(recipe.model, members=(members * count)[:count])
+        own = "static" if role == "target" else f"{role} static"
+        return train_stage(name, "base", own, recipe.seed, data, few, recipe.train, common)
+
+    static = None
+    if build_defence(recipe.defence, recipe.train).needs_static_nets:
         # A surrogate's static nets are its attacker's own; targets of a seed share theirs.
         alone = f"train-static-s{recipe.seed}" if role == "target" else f"{name}-static"
-        static = train_stage(
-            alone, "base", "static" if role == "target" else f"{role} static", recipe.seed, data,
-            few, recipe.train, common,
-        )  # fmt: skip
+        static = nets(recipe, alone)
+        if usual is not None and nets(usual, alone).key != static.key:
+            static = nets(recipe, f"{alone}-{static.key[:8]}")
     return train_stage(
         name, recipe.defence, role, recipe.seed, data, recipe.model, recipe.train, common, static
     )
@@ -179,19 +258,16 @@ def _attack(
     shared = _craft(SURROGATE, surrogate, attack.names, attack, seed)
     stages: list[Stage] = list(shared.values())
     for name, trained in targets.items():
-        transfer = evaluate_stage(
-            f"transfer-{name}-s{seed}", name, trained, SURROGATE, shared, seed
-        )
+        folder = f"{file_name(name)}-s{seed}"
+        transfer = evaluate_stage(f"transfer-{folder}", name, trained, SURROGATE, shared, seed)
         stages.append(transfer)
         if attack.white_box:
             own = _craft(name, trained, attack.white_box, attack, seed)
             stages += own.values()
             stages.append(
-                evaluate_stage(
-                    f"white-box-{name}-s{seed}", name, trained, name, own, seed, transfer
-                )
+                evaluate_stage(f"white-box-{folder}", name, trained, name, own, seed, transfer)
             )
-        stages.append(coherence_stage(f"coherence-{name}-s{seed}", name, trained))
+        stages.append(coherence_stage(f"coherence-{folder}", name, trained))
     return stages
 
 
@@ -200,7 +276,7 @@ def _craft(
 ) -> dict[tuple[str, float], Stage]:
     return {
         (attack, eps): craft_stage(
-            f"craft-{name}-{attack.replace(':', '-')}-{eps:g}-s{seed}",
+            f"craft-{file_name(name)}-{attack.replace(':', '-')}-{eps:g}-s{seed}",
             attacked,
             attack,
             eps,

@@ -16,18 +16,21 @@ class Progress:
     def begin(self, stage: str) -> None:
         """A stage begins."""
 
-    def update(self, done: int, total: int, detail: str) -> None:
+    def update(self, stage: str, done: int, total: int, detail: str) -> None:
         """The stage is at `done` of `total`."""
 
     def end(self, stage: str, seconds: float) -> None:
         """The stage is done."""
 
     def reused(self, stage: str) -> None:
-        """The stage was done before."""
+        """The stage was done before, or by another process."""
+
+    def waiting(self, stage: str, holder: str) -> None:
+        """All that is left waits for stages that others have; this one by `holder`."""
 
 
 class TerminalProgress(Progress):
-    """Two live bars, the stages and the running one, and a line for each stage that is done."""
+    """Live bars, all stages and each running one, and a line for each stage that is done."""
 
     def __init__(self, console: Console):
         self._bars = Bars(
@@ -41,7 +44,7 @@ class TerminalProgress(Progress):
             transient=True,
         )
         self._all: TaskID | None = None
-        self._stage: TaskID | None = None
+        self._stages: dict[str, TaskID] = {}
 
     def __enter__(self) -> "TerminalProgress":
         self._bars.start()
@@ -61,25 +64,35 @@ class TerminalProgress(Progress):
 
     def begin(self, stage: str) -> None:
         """See `Progress`."""
-        self._stage = self._bars.add_task(stage, total=1, detail="")
+        self._tell("")
+        if stage not in self._stages:  # a stage whose worker was lost begins again
+            self._stages[stage] = self._bars.add_task(stage, total=1, detail="")
 
-    def update(self, done: int, total: int, detail: str) -> None:
+    def update(self, stage: str, done: int, total: int, detail: str) -> None:
         """See `Progress`."""
-        if self._stage is not None:
-            self._bars.update(self._stage, completed=done, total=total, detail=detail)
+        if stage in self._stages:
+            self._bars.update(self._stages[stage], completed=done, total=total, detail=detail)
 
     def end(self, stage: str, seconds: float) -> None:
         """See `Progress`."""
-        self._close(f"[green]done[/]   {stage}  [dim]{seconds:.1f} s[/]")
+        self._close(stage, f"[green]done[/]   {stage}  [dim]{seconds:.1f} s[/]")
 
     def reused(self, stage: str) -> None:
         """See `Progress`."""
-        self._close(f"[dim]reused {stage}[/]")
+        self._close(stage, f"[dim]reused {stage}[/]")
 
-    def _close(self, line: str) -> None:
-        if self._stage is not None:
-            self._bars.remove_task(self._stage)
-            self._stage = None
+    def waiting(self, stage: str, holder: str) -> None:
+        """See `Progress`."""
+        self._tell(f"waiting for {stage}: {holder}")
+
+    def _tell(self, detail: str) -> None:
+        if self._all is not None:
+            self._bars.update(self._all, detail=detail)
+
+    def _close(self, stage: str, line: str) -> None:
+        if stage in self._stages:
+            self._bars.remove_task(self._stages.pop(stage))
+        self._tell("")
         if self._all is not None:
             self._bars.advance(self._all)
         self._bars.console.print(line)

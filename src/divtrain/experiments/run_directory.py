@@ -6,13 +6,24 @@ done only if its manifest carries the stage's key and the hash of every file it 
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from divtrain.errors import DamagedFileError, DivtrainError
-from divtrain.experiments.stages import COHERENCE, GAAS_FILE, JUDGED, OUTCOMES, RECORDS, Stage
+from divtrain.experiments.lock import Holder, Lock
+from divtrain.experiments.presence import LOCKS, at_the_door, others, sit_down
+from divtrain.experiments.stages import (
+    COHERENCE,
+    GAAS_FILE,
+    JUDGED,
+    OUTCOMES,
+    RECORDS,
+    SCRATCH,
+    Stage,
+)
 from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
@@ -23,6 +34,7 @@ from divtrain.files import (
 )
 from divtrain.version import versions
 
+CONFIG = "config.json"
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
 REPORTED = (RECORDS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
@@ -59,40 +71,104 @@ class RunDirectory:
 
     path: Path
 
-    def open(self, config: dict[str, Any]) -> None:
-        """Make the folder, or check that it was made with the same config.
+    @contextmanager
+    def entered(
+        self, config: dict[str, Any], stages: Sequence[Stage], join: bool = False
+    ) -> Iterator[None]:
+        """Work on the directory while the context is open: alone, or beside others with `join`.
+
+        The first one in makes the folder and writes down config and plan; who joins must be about
+        to run stages of that plan.
 
         Args:
             config: Fields by flag name, from `flatten`.
+            stages: The graph.
+            join: Whether other processes may be there.
 
         Raises:
-            DivtrainError: when the folder holds something else or another config, naming the
-                fields that differ, or cannot be written.
+            DivtrainError: when another process is there, naming it, or runs another graph; when
+                the folder holds something else or another config, naming the fields that differ,
+                or cannot be written.
         """
-        file = self.path / "config.json"
+        self._check(config)
+        with at_the_door(self.path):
+            there = others(self.path)
+            if there and not join:
+                raise DivtrainError(
+                    f"{self.path} is in use by {' and '.join(there)}. Wait until it is done, give"
+                    " --join to take other stages of the same run, or choose another folder with"
+                    " --out. If that process is gone for sure, remove the file named"
+                )
+            self._check(config)
+            if there:
+                self._check_plan(stages)
+            else:
+                make_folder(self.path / "stages")
+                write_sealed_json(self.path / CONFIG, config)
+                keys = {stage.name: stage.key for stage in stages}
+                write_sealed_json(self.path / PLAN, {"stages": keys})
+            seat = sit_down(self.path)
+        try:
+            yield
+        finally:
+            seat.remove()
+
+    def is_open(self) -> bool:
+        """Whether a run is here, as seen from this machine."""
+        return (self.path / CONFIG).exists()
+
+    @contextmanager
+    def claimed(self, stage: Stage) -> Iterator[bool]:
+        """Claim a stage while the context is open; yields False if another process has it."""
+        with self._lock(stage).held() as mine:
+            yield mine
+
+    def holder(self, stage: Stage) -> Holder | None:
+        """Who has claimed a stage."""
+        return self._lock(stage).holder()
+
+    def _lock(self, stage: Stage) -> Lock:
+        return Lock(self.path / LOCKS, f"stage-{stage.name}")
+
+    def _check(self, config: dict[str, Any]) -> None:
+        """Check that the folder is this run's, or free."""
+        file = self.path / CONFIG
         if file.exists():
             before = self.read_config()
             different = [
                 f"{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
                 for name in dict.fromkeys([*config, *before])
-                if name not in FREE_TO_CHANGE and before.get(name) != config.get(name)
+                if not _free(name) and before.get(name) != config.get(name)
             ]
             if different:
                 raise DivtrainError(
                     f"{self.path} was made with another config: {'; '.join(different)}. Choose"
                     " another folder with --out, or give the same values to go on with this run"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()) and not self._holds_stages():
+        elif (
+            self.path.is_dir()
+            and any(map(_foreign, self.path.iterdir()))
+            and not self._holds_stages()
+        ):
             raise DivtrainError(
-                f"{self.path} is not empty and holds no run (no config.json); choose another"
-                " folder with --out"
+                f"{self.path} is not empty and holds no run (no {CONFIG}); choose another folder"
+                " with --out"
             )
-        make_folder(self.path / "stages")
-        write_sealed_json(file, config)
 
     def _holds_stages(self) -> bool:
         """Whether this is a run whose config.json somebody deleted, say because it was damaged."""
         return any((self.path / "stages").glob("*/key"))
+
+    def _check_plan(self, stages: Sequence[Stage]) -> None:
+        """Check that the stages are among those the processes there are running."""
+        plan = self._read_plan()
+        for stage in stages:
+            if plan.get(stage.name) != stage.key:
+                raise DivtrainError(
+                    f"cannot join the run in {self.path}: its processes run another graph, without"
+                    f" this stage {stage.name}. Give the same command as they were given (seeds,"
+                    " targets, attacks), or wait until they are done"
+                )
 
     def read_config(self) -> dict[str, Any]:
         """Return the config that the run was made with.
@@ -100,14 +176,10 @@ class RunDirectory:
         Raises:
             DivtrainError: when there is no run here, or the file is damaged.
         """
-        file = self.path / "config.json"
+        file = self.path / CONFIG
         if not file.exists():
-            raise DivtrainError(f"no run at {self.path}: it has no config.json")
+            raise DivtrainError(f"no run at {self.path}: it has no {CONFIG}")
         return read_sealed_json(file)
-
-    def plan(self, stages: Sequence[Stage]) -> None:
-        """Write down the order of the stages, for a report made later."""
-        write_sealed_json(self.path / PLAN, {"stages": [stage.name for stage in stages]})
 
     def finished(self) -> list[Path]:
         """Folders of the stages that are done, in the order of the graph.
@@ -117,10 +189,7 @@ class RunDirectory:
                 be made of is not what a stage wrote.
         """
         self.read_config()
-        plan = self.path / PLAN
-        with reading(plan):
-            names = from_json(list[str], read_sealed_json(plan)["stages"], plan)
-            folders = [self.path / "stages" / _plain(name) for name in names]
+        folders = [self.path / "stages" / name for name in self._read_plan()]
         done = [folder for folder in folders if (folder / MANIFEST).exists()]
         for folder in done:
             for name, digest in read_manifest(folder)["files"].items():
@@ -131,30 +200,43 @@ class RunDirectory:
                     )
         return done
 
+    def _read_plan(self) -> dict[str, str]:
+        """Keys of the stages by name, in the order of the graph."""
+        file = self.path / PLAN
+        with reading(file):
+            plan = from_json(dict[str, str], read_sealed_json(file)["stages"], file)
+            return {_plain(name): key for name, key in plan.items()}
+
     def folder(self, stage: Stage) -> Path:
         """Folder of a stage."""
         return self.path / "stages" / stage.name
 
     def begin(self, stage: Stage) -> Path:
-        """Make the stage's folder; files of a stage with another key are removed first."""
+        """Make the folder of a claimed stage, for `Stage.work` to begin or go on in.
+
+        Files of a stage with another key are removed, and those that were being written when a
+        process was killed.
+        """
         folder = make_folder(self.folder(stage))
         marker = folder / "key"
         try:
-            if not marker.is_file() or marker.read_bytes() != stage.key.encode():
-                for file in folder.iterdir():
+            same = marker.is_file() and marker.read_bytes() == stage.key.encode()
+            for file in folder.iterdir():
+                if not same or file.name.startswith("."):
                     file.unlink()
+            if not same:
                 marker.write_text(stage.key)
         except OSError as error:
             raise storage_error(folder, error) from error
         return folder
 
     def finish(self, stage: Stage, seconds: float) -> None:
-        """Write the manifest that marks the stage as done."""
+        """Write the manifest that marks the stage as done, and remove what let it go on."""
         folder = self.folder(stage)
         files = {
             file.name: _sha256(file)
             for file in sorted(folder.iterdir())
-            if file.name not in ("key", MANIFEST) and not file.name.startswith(".")
+            if file.name not in ("key", MANIFEST) and not file.name.startswith((".", *SCRATCH))
         }
         manifest = {
             "key": stage.key,
@@ -166,6 +248,13 @@ class RunDirectory:
             "versions": versions(),
         }
         write_sealed_json(folder / MANIFEST, manifest)
+        self.tidy(stage)
+
+    def tidy(self, stage: Stage) -> None:
+        """Remove from a stage that is done the files that let it go on."""
+        for file in self.folder(stage).iterdir():
+            if file.name.startswith(SCRATCH):
+                file.unlink(missing_ok=True)
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the stage ran with this key and its files are still what it wrote."""
@@ -224,6 +313,16 @@ def _digest(file: Path) -> str:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _free(name: str) -> bool:
+    """Whether a field may change; a sweep's values stand in the keys of its stages."""
+    return name in FREE_TO_CHANGE or name.startswith("sweep.")
+
+
+def _foreign(file: Path) -> bool:
+    """Whether a file is none of those that a run makes before its config."""
+    return file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")
 
 
 def _flag(name: str) -> str:

@@ -1,8 +1,7 @@
-"""Runs the stages of a graph in order; what is done is not done again."""
+"""Runs experiments: checks, opens what is needed, and has an executor work the graph off."""
 
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,56 @@ from divtrain.experiments.config import (
     check_config,
     flatten,
 )
+from divtrain.experiments.executors import Blueprint, Executor, Graph, LocalExecutor
 from divtrain.experiments.graph import experiment_graph, training_graph
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import Context, OnProgress, Stage, open_fabric
+from divtrain.experiments.stages import open_fabric
 from divtrain.experiments.summary import Summary, write_summary
 
 
-def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> Summary:
+@dataclass(frozen=True)
+class ExperimentBlueprint:
+    """The graph of an experiment, or only the training of some of its ensembles.
+
+    Attributes:
+        config: The experiment.
+        only: Targets (or ``surrogate``) to train and nothing else; the whole experiment if empty.
+    """
+
+    config: ExperimentConfig
+    only: tuple[str, ...] = ()
+
+    def build(self) -> Graph:
+        """See `Blueprint.build`."""
+        config = self.config
+        check_config(config)
+        open_fabric(config.accelerator)
+        dataset = open_dataset(config.data)
+        common = common_inputs(dataset, config.accelerator)
+        if self.only:
+            stages = training_graph(config, common, self.only)
+        else:
+            stages = experiment_graph(config, common)
+        return Graph(stages, dataset, config.accelerator)
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    out: Path,
+    progress: Progress,
+    executor: Executor | None = None,
+    join: bool = False,
+) -> Summary:
     """Run an experiment, or go on with one that was stopped.
 
     Args:
         config: The experiment.
         out: Its run directory.
         progress: What to show.
+        executor: What works the stages off; this process if None.
+        join: Whether to work beside other processes on the same run directory: each takes stages
+            that are ready and that no other has.
 
     Returns:
         The table, warning signs and files of the report.
@@ -35,13 +70,20 @@ def run_experiment(config: ExperimentConfig, out: Path, progress: Progress) -> S
     Raises:
         DivtrainError: for anything the user can mend; what was computed stays on disk.
     """
-    directory = RunDirectory(out)
-    stages = _run_graph(config, experiment_graph, directory, progress)
-    return write_summary(directory, stages, config.preset)
+    directory, blueprint = RunDirectory(out), ExperimentBlueprint(config)
+    graph = blueprint.build()
+    with directory.entered(flatten(config), graph.stages, join):
+        run_stages(blueprint, graph, directory, progress, executor)
+        return write_summary(directory, graph.stages, config.preset)
 
 
 def train_ensembles(
-    config: ExperimentConfig, names: Sequence[str], out: Path, progress: Progress
+    config: ExperimentConfig,
+    names: Sequence[str],
+    out: Path,
+    progress: Progress,
+    executor: Executor | None = None,
+    join: bool = False,
 ) -> list[Path]:
     """Run only the training of some targets (or ``surrogate``) of an experiment.
 
@@ -49,25 +91,11 @@ def train_ensembles(
         The stages' folders, each with its checkpoint and history; `run_experiment` on the same
         directory takes them up.
     """
-    directory = RunDirectory(out)
-    stages = _run_graph(config, partial(training_graph, names=names), directory, progress)
-    return [directory.folder(stage) for stage in stages]
-
-
-def _run_graph(
-    config: ExperimentConfig,
-    graph: Callable[[ExperimentConfig, dict[str, Any]], list[Stage]],
-    directory: RunDirectory,
-    progress: Progress,
-) -> list[Stage]:
-    """Check, open what is needed, and run the graph of an experiment."""
-    check_config(config)
-    open_fabric(config.accelerator)
-    dataset = open_dataset(config.data)
-    stages = graph(config, common_inputs(dataset, config.accelerator))
-    directory.open(flatten(config))
-    run_stages(stages, directory, dataset, config.accelerator, progress)
-    return stages
+    directory, blueprint = RunDirectory(out), ExperimentBlueprint(config, tuple(names))
+    graph = blueprint.build()
+    with directory.entered(flatten(config), graph.stages, join):
+        run_stages(blueprint, graph, directory, progress, executor)
+    return [directory.folder(stage) for stage in graph.stages]
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -84,51 +112,15 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 
 def run_stages(
-    stages: Sequence[Stage],
+    blueprint: Blueprint,
+    graph: Graph,
     directory: RunDirectory,
-    dataset: Dataset,
-    accelerator: str,
     progress: Progress,
+    executor: Executor | None = None,
 ) -> None:
-    """Run every stage that is not done, in the order given (inputs come first)."""
-    directory.plan(stages)
-    progress.plan(len(stages))
-    for stage in stages:
-        if directory.is_done(stage):
-            progress.reused(stage.name)
-            continue
-        started = time.monotonic()
-        progress.begin(stage.name)
-        folder = directory.begin(stage)
-        inputs = {each.name: directory.folder(each) for each in stage.inputs}
-        directory.log(f"begin {stage.name}")
-        show = _logged(progress.update, directory, stage.name)
-        try:
-            stage.work(Context(dataset, accelerator, folder, inputs, show, directory.log))
-        except KeyboardInterrupt:
-            directory.log(f"stopped in {stage.name}")
-            raise
-        except DivtrainError as error:
-            directory.log(f"failed in {stage.name}: {error}")
-            raise
-        seconds = time.monotonic() - started
-        directory.finish(stage, seconds)
-        directory.log(f"done  {stage.name} in {seconds:.1f} s")
-        progress.end(stage.name, seconds)
-
-
-def _logged(update: OnProgress, directory: RunDirectory, stage: str) -> OnProgress:
-    """Also write where a long stage is to the log, once a minute."""
-    last = time.monotonic()
-
-    def both(done: int, total: int, detail: str) -> None:
-        nonlocal last
-        update(done, total, detail)
-        if time.monotonic() - last >= 60:
-            last = time.monotonic()
-            directory.log(f"  at  {stage}: {done} of {total}  {detail}")
-
-    return both
+    """Have every stage run that is not done, in a directory that was entered."""
+    progress.plan(len(graph.stages))
+    (executor or LocalExecutor()).run(blueprint, graph, directory, progress)
 
 
 def common_inputs(dataset: Dataset, accelerator: str) -> dict[str, Any]:

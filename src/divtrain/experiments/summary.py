@@ -78,15 +78,9 @@ def rewrite_summary(directory: RunDirectory) -> Summary:
 
 
 def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summary:
-    records: list[Record] = []
-    coherence: dict[str, list[Tensor]] = {}
+    records, values = read_records(folders), read_coherence(folders)
     points: list[GaasPoint] = []
     for folder in folders:
-        if (folder / RECORDS).exists():
-            records += _read_records(folder / RECORDS)
-        if (folder / COHERENCE).exists():
-            target, found = _read_coherence(folder / COHERENCE)
-            coherence.setdefault(target, []).append(found)
         if (folder / GAAS_FILE).exists():
             points += _read_points(folder / GAAS_FILE)
     if not records:
@@ -95,7 +89,6 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
             " command again to go on"
         )
     rows, warnings = make_rows(records), warning_signs(records)
-    values = {target: torch.cat(parts) for target, parts in coherence.items()}
     means = {target: value.mean().item() for target, value in values.items()}
     path, figures = directory.path, make_folder(directory.path / "figures")
     write_json_lines(path / "records.jsonl", [vars(record) for record in records])
@@ -120,6 +113,16 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     return Summary(rows, means, warnings, path, files, group, comparisons)
 
 
+def read_records(folders: Sequence[Path]) -> list[Record]:
+    """Read the records of the stages that evaluated.
+
+    Raises:
+        DamagedFileError: when a file does not hold records.
+    """
+    files = [folder / RECORDS for folder in folders if (folder / RECORDS).exists()]
+    return [record for file in files for record in _read_records(file)]
+
+
 def _read_records(file: Path) -> list[Record]:
     records = [from_json(Record, row, file) for row in read_json_lines(file)]
     with reading(file):
@@ -132,6 +135,20 @@ def _read_records(file: Path) -> list[Record]:
             if record.accuracy != record.correct / record.images:
                 raise ValueError(f"accuracy is not correct / images in {record}")
     return records
+
+
+def read_coherence(folders: Sequence[Path]) -> dict[str, Tensor]:
+    """Read the coherence at the test images, of all seeds, (image,), by target.
+
+    Raises:
+        DamagedFileError: when a file does not hold a coherence an image.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for folder in folders:
+        if (folder / COHERENCE).exists():
+            target, values = _read_coherence(folder / COHERENCE)
+            found.setdefault(target, []).append(values)
+    return {target: torch.cat(parts) for target, parts in found.items()}
 
 
 def _read_coherence(file: Path) -> tuple[str, Tensor]:

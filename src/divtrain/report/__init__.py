@@ -9,9 +9,19 @@ from divtrain.report.figures import (
     coherence_figure,
     curve_figure,
     gaas_figure,
+    sweep_figure,
 )
 from divtrain.report.published import Claim, Comparison, compare, count_claims
 from divtrain.report.rows import Cell, Row, make_rows
+from divtrain.report.sweep import (
+    SWEEP_LEGEND,
+    SweepPoint,
+    describe_sweep,
+    sweep_csv,
+    sweep_markdown,
+    sweep_points,
+    sweep_terminal,
+)
 from divtrain.report.tables import (
     BOLD,
     LEGEND,
@@ -24,6 +34,7 @@ from divtrain.report.tables import (
 __all__ = [
     "BOLD",
     "LEGEND",
+    "SWEEP_LEGEND",
     "Card",
     "Cell",
     "Claim",
@@ -31,6 +42,7 @@ __all__ = [
     "Facts",
     "GaasPoint",
     "Row",
+    "SweepPoint",
     "accuracy_figure",
     "card_html",
     "card_json",
@@ -45,9 +57,15 @@ __all__ = [
     "csv_table",
     "curve_figure",
     "describe",
+    "describe_sweep",
     "gaas_figure",
     "make_card",
     "make_rows",
     "markdown_table",
+    "sweep_csv",
+    "sweep_figure",
+    "sweep_markdown",
+    "sweep_points",
+    "sweep_terminal",
     "terminal_table",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from divtrain.evaluation import WORST, Record, Threat, wilson_interval
 from divtrain.report.rows import Row
+from divtrain.report.sweep import SweepPoint, describe_sweep
 from divtrain.report.tables import attack_title, describe
 
 if TYPE_CHECKING:
@@ -161,6 +162,44 @@ def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
     images = sorted({point.images for point in found})
     figure.suptitle(f"{title}: GAAS ({' or '.join(map(str, images))} images, 95 % intervals)",
                     fontsize=10)  # fmt: skip
+    return _png(figure)
+
+
+def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
+    """Draw clean against worst-case accuracy, a panel each threat and eps, as PNG bytes.
+
+    Args:
+        points: From `sweep_points`; those of a defence are joined by a line in their order.
+        title: Name of the experiment.
+    """
+    panels = sorted({(point.threat, point.eps) for point in points})
+    defences = list(dict.fromkeys(point.defence for point in points))
+    figure = _figure(3.0 * len(panels) + 0.8, 3.4)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (threat, eps) in zip(axes, panels, strict=True):
+        for defence in defences:
+            mine = [p for p in points if (p.threat, p.eps, p.defence) == (threat, eps, defence)]
+            worst, clean = ([100 * cell.mean for cell in cells] for cells in
+                            ([p.worst for p in mine], [p.clean for p in mine]))  # fmt: skip
+            spread = [[100 * (cell.deviation or 0) for cell in cells] for cells in
+                      ([p.worst for p in mine], [p.clean for p in mine])]  # fmt: skip
+            axis.errorbar(worst, clean, xerr=spread[0], yerr=spread[1], fmt="o-", markersize=3.5,
+                          linewidth=1, elinewidth=0.7, color=_colour(defence, defences),
+                          label=defence)  # fmt: skip
+            for x, y, point in zip(worst, clean, mine, strict=True):
+                axis.annotate(point.words, (x, y), xytext=(3, 4), textcoords="offset points",
+                              fontsize=6)  # fmt: skip
+        axis.set_title(f"{threat}, eps {eps:g}", fontsize=9, loc="left")
+        axis.set_xlabel("worst-case accuracy, %", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.margins(0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("clean accuracy, %", fontsize=8)
+    swept = ", ".join(dict.fromkeys(field for point in points for field in point.values))
+    bars, names = axes[0].get_legend_handles_labels()
+    figure.legend(bars, names, loc="outside lower center", ncols=len(defences), fontsize=8,
+                  frameon=False)  # fmt: skip
+    figure.suptitle(f"{title}: {swept} ({describe_sweep(points)})", fontsize=10)
     return _png(figure)
 
 

@@ -8,7 +8,14 @@ from divtrain.experiments.stages.gaas import GAAS_FILE, gaas_stage, read_gaas
 from divtrain.experiments.stages.given import given_stage
 from divtrain.experiments.stages.judge import JUDGED, OUTCOMES, judge_stage
 from divtrain.experiments.stages.judged import read_evaluation, read_weights
-from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, open_fabric
+from divtrain.experiments.stages.stage import (
+    ENSEMBLE,
+    SCRATCH,
+    Context,
+    OnProgress,
+    Stage,
+    open_fabric,
+)
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "MASKS",
     "OUTCOMES",
     "RECORDS",
+    "SCRATCH",
     "STATE",
     "Context",
     "OnProgress",

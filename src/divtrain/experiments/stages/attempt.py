@@ -9,6 +9,7 @@ from torch import Tensor
 from divtrain.ensemble import Ensemble
 from divtrain.evaluation import Attempt, CraftedSet, Passes, Violations
 from divtrain.evaluation.evaluation import craft_attempt, craft_on_members, some_images
+from divtrain.evaluation.parts import Parts
 from divtrain.evaluation.plan import ONE_MEMBER
 from divtrain.experiments.stages.craft import check_examples
 from divtrain.experiments.stages.stage import Context, Stage
@@ -34,11 +35,12 @@ def attempt_stage(name: str, attempt: Attempt, attacked: Stage, batch: int, seed
             context.on_progress(done, total, "images")
 
         model, images = context.load(attacked), some_images(context.dataset.test, attempt.images)
+        parts = Parts(context.folder)
         if attempt.source == ONE_MEMBER:
             assert isinstance(model, Ensemble)
-            sets = craft_on_members(attempt, model, images, batch, seed, show)
+            sets = craft_on_members(attempt, model, images, batch, seed, show, parts)
         else:
-            sets = [craft_attempt(attempt, model, images, batch, seed, show)]
+            sets = [craft_attempt(attempt, model, images, batch, seed, show, parts)]
         write_tensors(context.folder / ATTEMPT, _tensors(sets), _about(attempt, sets))
 
     config = {

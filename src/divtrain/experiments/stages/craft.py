@@ -8,6 +8,7 @@ from torch import Tensor
 
 from divtrain.attacks import build_attack
 from divtrain.evaluation import craft
+from divtrain.evaluation.parts import Parts
 from divtrain.experiments.stages.stage import Context, Stage
 from divtrain.files import read_tensors, reading, write_tensors
 
@@ -25,7 +26,8 @@ def craft_stage(
             context.on_progress(done, total, "images")
 
         ens = context.load(attacked)
-        crafted = craft(built, ens, context.dataset.test, batch_size, seed, show)
+        test, parts = context.dataset.test, Parts(context.folder)
+        crafted = craft(built, ens, test, batch_size, seed, show, parts)
         about = {
             "attack": repr(built),
             "on": attacked.name,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from divtrain.evaluation import correct_mask, make_records
+from divtrain.evaluation.parts import Parts
 from divtrain.experiments.stages.craft import CRAFTED, read_crafted
 from divtrain.experiments.stages.stage import Context, Stage
 from divtrain.files import read_tensors, reading, write_json_lines, write_tensors
@@ -39,11 +40,13 @@ def evaluate_stage(
 
     def work(context: Context) -> None:
         ens, test = context.load(trained), context.dataset.test
-        clean = correct_mask(ens, test.x, test.y)
+        parts = Parts(context.folder)
+        clean = correct_mask(ens, test.x, test.y, kept=parts.named("clean"))
         masks = {}
         for done, (key, stage) in enumerate(crafted.items(), start=1):
             x_adv = read_crafted(context.inputs[stage.name] / CRAFTED, test.x.shape)
-            masks[key] = correct_mask(ens, x_adv, test.y)
+            kept = parts.named(str(done))
+            masks[key] = correct_mask(ens, x_adv, test.y, kept=kept)
             context.on_progress(done, len(crafted), "crafted sets")
         named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})

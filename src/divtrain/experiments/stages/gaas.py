@@ -1,12 +1,14 @@
 """Count the orthogonal gradient-aligned directions that fool a target (Figure 5)."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from divtrain.analysis import gaas
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import correct_mask
+from divtrain.evaluation.parts import Part, Parts
 from divtrain.experiments.config import GaasConfig
 from divtrain.experiments.stages.stage import Context, Stage
 from divtrain.files import read_json, write_json
@@ -27,13 +29,20 @@ def gaas_stage(name: str, target: str, trained: Stage, config: GaasConfig, seed:
                 " or more test images"
             )
         chosen = right[: config.images]
-        rows: list[dict[str, Any]] = []
-        for done, eps in enumerate(config.eps, start=1):
+        parts = Parts(context.folder)
+
+        def count(eps: float) -> Part:
             found = gaas(ens, test.x[chosen], test.y[chosen], eps, config.orders, seed=seed)
-            for order, share in found.probability.items():
-                count = round(share * config.images)
-                rows.append({"eps": eps, "order": order, "fooled": count, "images": config.images})
-            context.on_progress(done, len(config.eps), "radii")
+            counts = {k: round(share * config.images) for k, share in found.probability.items()}
+            return {}, [
+                {"eps": eps, "order": order, "fooled": fooled, "images": config.images}
+                for order, fooled in counts.items()
+            ]
+
+        rows: list[dict[str, Any]] = []
+        for index, eps in enumerate(config.eps):
+            rows += parts.get(index, partial(count, eps))[1]
+            context.on_progress(index + 1, len(config.eps), "radii")
         about = {"target": target, "seed": seed, "rows": rows}
         write_json(context.folder / GAAS_FILE, about)
 

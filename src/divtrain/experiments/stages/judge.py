@@ -1,9 +1,8 @@
 """Let a target classify every crafted set of its evaluation."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
-
-from torch import Tensor
 
 from divtrain.ensemble import Ensemble
 from divtrain.evaluation import (
@@ -18,6 +17,7 @@ from divtrain.evaluation.evaluation import (
     judge_members,
     some_images,
 )
+from divtrain.evaluation.parts import Part, Parts
 from divtrain.evaluation.plan import ONE_MEMBER
 from divtrain.experiments.sources import weights_digest
 from divtrain.experiments.stages.attempt import read_attempt
@@ -49,10 +49,11 @@ def judge_stage(
 
     def work(context: Context) -> None:
         model, test = context.load(given), context.dataset.test
-        masks: dict[str, Tensor] = {"clean": correct_mask(model, test.x, test.y)}
+        parts = Parts(context.folder)
+        masks = {"clean": correct_mask(model, test.x, test.y, kept=parts.named("clean"))}
         attackers = {name: context.load(stage) for name, stage in surrogates.items()}
-        rows: list[dict[str, Any]] = []
-        for index, (attempt, stage) in enumerate(attempts.items()):
+
+        def ask(attempt: Attempt, stage: Stage) -> Part:
             some = some_images(test, attempt.images)
             sets, digest = read_attempt(context, stage, len(some))
             if attempt.source == ONE_MEMBER:
@@ -60,11 +61,18 @@ def judge_stage(
                 outcome = judge_members(sets, model, some)
             else:
                 outcome = judge(sets[0], model, some, attackers.get(attempt.source))
-            masks[str(index)] = outcome.correct
-            if outcome.members is not None:
-                masks[f"{index}.members"] = outcome.members
-            kept = {n: v for n, v in asdict(outcome).items() if n not in ("correct", "members")}
-            rows.append({"attempt": asdict(attempt), **kept, "digest": digest})
+            told = {"correct": outcome.correct, "members": outcome.members}
+            kept = {n: v for n, v in asdict(outcome).items() if n not in told}
+            row = {"attempt": asdict(attempt), **kept, "digest": digest}
+            return {n: mask for n, mask in told.items() if mask is not None}, row
+
+        rows: list[dict[str, Any]] = []
+        for index, pair in enumerate(attempts.items()):
+            told, row = parts.get(index, partial(ask, *pair))
+            masks[str(index)] = told["correct"]
+            if "members" in told:
+                masks[f"{index}.members"] = told["members"]
+            rows.append(row)
             context.on_progress(index + 1, len(attempts), "crafted sets")
         write_tensors(context.folder / JUDGED, masks, {"target": target})
         checks = {name: check_surrogate(each, test) for name, each in attackers.items()}

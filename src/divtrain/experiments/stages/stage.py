@@ -19,6 +19,7 @@ from torch import nn
 from divtrain.data import Dataset
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
+from divtrain.evaluation.parts import PART
 from divtrain.training import load_ensemble
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 ENSEMBLE = "ensemble.safetensors"
 """Where a stage that yields an ensemble keeps it."""
+
+SCRATCH = ("training-state", PART)
+"""How the names of files begin that let a stage go on; the run directory removes them when the
+stage is written down as done, not before: whatever comes between loses nothing."""
 
 OnProgress = Callable[[int, int, str], None]
 """Called with (done, total, a few words on how it goes)."""

@@ -13,7 +13,14 @@ from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
 from divtrain.experiments.defences import Defence, build_defence
 from divtrain.experiments.stages.launch import launch
-from divtrain.experiments.stages.stage import ENSEMBLE, Context, OnProgress, Stage, load_trained
+from divtrain.experiments.stages.stage import (
+    ENSEMBLE,
+    SCRATCH,
+    Context,
+    OnProgress,
+    Stage,
+    load_trained,
+)
 from divtrain.files import write_json_lines
 from divtrain.models import build
 from divtrain.training import TrainingSettings, save_ensemble, train
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 HISTORY = "history.jsonl"
-STATE = "training-state.safetensors"
+STATE = f"{SCRATCH[0]}.safetensors"
 
 
 def train_stage(
@@ -86,7 +93,6 @@ def train_stage(
             context.log(f"begin {name} again from the first step: {error}")
             state.unlink(missing_ok=True)
             launch(training, *where, context.on_progress)
-        state.unlink(missing_ok=True)
 
     return Stage(name, config, () if static is None else (static,), work)
 

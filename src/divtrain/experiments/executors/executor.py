@@ -1,0 +1,56 @@
+"""What an executor is given: a graph of stages, and a blueprint to build the same elsewhere."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from divtrain.data import Dataset
+from divtrain.experiments.progress import Progress
+from divtrain.experiments.run_directory import RunDirectory
+from divtrain.experiments.stages import Stage
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Stages, each after its inputs, and what they work with.
+
+    Attributes:
+        stages: The stages; inputs come first.
+        dataset: Training and test images, subsets already drawn.
+        accelerator: Device, in Fabric's words.
+    """
+
+    stages: list[Stage]
+    dataset: Dataset
+    accelerator: str
+
+
+@runtime_checkable
+class Blueprint(Protocol):
+    """A description from which every process builds the same graph: picklable and hashable.
+
+    Stages hold functions and data and stay in their process; a blueprint is what travels.
+    """
+
+    def build(self) -> Graph:
+        """Load the data and build the graph."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Works a graph off."""
+
+    def run(
+        self, blueprint: Blueprint, graph: Graph, directory: RunDirectory, progress: Progress
+    ) -> None:
+        """Run every stage that is not done, each after its inputs; return when all are done.
+
+        Args:
+            blueprint: What the graph was built from.
+            graph: The graph.
+            directory: Where the stages write; other processes may work in it too.
+            progress: What to show.
+        """
+        ...

@@ -1,0 +1,171 @@
+"""Stages on a real Ray cluster of two nodes, on this machine; one of them is killed."""
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import divtrain as dt
+from divtrain.evaluation import Suite
+from divtrain.experiments import (
+    EvaluationConfig,
+    Progress,
+    RayExecutor,
+    WorkOptions,
+    evaluate_models,
+    run_experiment,
+)
+from experiments.small import SMALL, records, result
+
+# Ray leaves sockets and files for the garbage collector, and warns of what it will change.
+quiet = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+LONG = replace(
+    SMALL,
+    train=replace(SMALL.train, epochs=25),
+    attack=replace(SMALL.attack, names=("fgsm",), white_box=()),
+    targets=("base",),
+)
+"""Two trainings, long enough that a node can be killed in one, and little else."""
+
+
+class Cluster:
+    """Two nodes with a CPU each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster as Nodes  # pyright: ignore[reportMissingImports]
+
+        self._nodes: Any = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
+        self._second: Any = self._nodes.add_node(num_cpus=1)
+        self.address: str = self._nodes.address
+
+    def kill_one(self) -> None:
+        """Kill all processes of the node that the driver is not on."""
+        self._nodes.remove_node(self._second, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        """Kill all processes."""
+        self._nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install divtrain[ray]")
+    made = Cluster()
+    yield made
+    made.shutdown()
+
+
+class Killing(Progress):
+    """Kills a node as soon as two trainings are under way: with a CPU a node, one is on each."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
+        self.steps: dict[str, int] = {}
+        self.ended: list[str] = []
+        self.killed = False
+
+    def update(self, stage: str, done: int, total: int, detail: str) -> None:
+        if stage.startswith("train"):
+            self.steps[stage] = done
+        if len(set(self.steps) - set(self.ended)) == 2 and not self.killed:
+            self.killed = True
+            self.cluster.kill_one()
+
+    def end(self, stage: str, seconds: float) -> None:
+        self.ended.append(stage)
+
+
+def begun(out: Path) -> Counter[str]:
+    """How often each stage began."""
+    return Counter(re.findall(r"begin (\S+) in process", (out / "log.txt").read_text()))
+
+
+class TestOnACluster:
+    pytestmark = quiet
+
+    def test_an_evaluation_and_a_mistake_travel_too(self, cluster: Cluster, tmp_path: Path) -> None:
+        """A cluster that is there is used; what a stage raises arrives as it is."""
+        executor = RayExecutor(cluster.address)
+        run_experiment(SMALL, tmp_path / "run", Progress(), executor)
+        checkpoints = {
+            name: tmp_path / f"run/stages/train-{name}-s0/ensemble.safetensors"
+            for name in ("base", "surrogate")
+        }
+        asked = EvaluationConfig(
+            (f"mine={checkpoints['base']}",),
+            (f"theirs={checkpoints['surrogate']}",),
+            data=SMALL.data,
+            attack=Suite((0.1,), ("fgsm",), ("fgsm",), query=(), sweep=()),
+            accelerator="cpu",
+        )
+        for name, each in (("ray", executor), ("local", None)):
+            evaluate_models(asked, tmp_path / name, Progress(), "", each)
+        assert result(tmp_path / "ray") == result(tmp_path / "local")
+        diverging = replace(SMALL, train=replace(SMALL.train, learning_rate=1e30))
+        with pytest.raises(dt.DivtrainError, match="^training diverged at step"):
+            run_experiment(diverging, tmp_path / "diverging", Progress(), executor)
+        with pytest.raises(dt.DivtrainError, match="no machine of the Ray cluster has the 64 CPUs"):
+            run_experiment(
+                SMALL, tmp_path / "large", Progress(), RayExecutor(cluster.address, cpus=64)
+            )
+
+    def test_a_stop_reaches_the_workers_which_save_their_training(
+        self, cluster: Cluster, tmp_path: Path
+    ) -> None:
+        class Stop(Progress):
+            def update(self, stage: str, done: int, total: int, detail: str) -> None:
+                raise KeyboardInterrupt
+
+        rarely = replace(LONG, train=replace(LONG.train, save_every=1e9))
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(rarely, tmp_path / "ray", Stop(), RayExecutor(cluster.address))
+        assert list((tmp_path / "ray/stages").glob("*/training-state.safetensors"))
+        assert "stopped in train" in (tmp_path / "ray/log.txt").read_text()
+        run_experiment(rarely, tmp_path / "ray", Progress())
+        run_experiment(rarely, tmp_path / "local", Progress())
+        assert result(tmp_path / "ray") == result(tmp_path / "local")
+
+    def test_a_run_that_loses_a_node_ends_with_the_records_of_the_local_executor(
+        self, cluster: Cluster, tmp_path: Path
+    ) -> None:
+        watch = Killing(cluster)
+        run_experiment(LONG, tmp_path / "ray", watch, RayExecutor(cluster.address))
+        run_experiment(LONG, tmp_path / "local", Progress())
+        assert watch.killed
+        again = {stage: times for stage, times in begun(tmp_path / "ray").items() if times > 1}
+        assert again, "no stage was lost with the node"
+        assert set(again) <= set(watch.steps)
+        assert sorted(watch.ended) == sorted(begun(tmp_path / "local"))
+        assert result(tmp_path / "ray") == result(tmp_path / "local")
+        assert records(tmp_path / "ray") == records(tmp_path / "local")
+
+
+def test_without_ray_the_executor_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(dt.DivtrainError, match=r"pip install divtrain\[ray\]"):
+        run_experiment(SMALL, tmp_path / "run", Progress(), RayExecutor())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (WorkOptions(address="auto"), "--address auto is for --executor ray"),
+        (WorkOptions(gpus=1.0), "--gpus 1.0 is for --executor ray"),
+        (WorkOptions(executor="ray", cpus=-1.0), "expected --cpus >= 0, got -1"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options: WorkOptions, message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        options.choose()
