@@ -12,7 +12,7 @@ from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
-from divtrain.training import Schedule
+from divtrain.training import Schedule, Strategy, check_devices
 
 Precision = Literal["fp32", "bf16"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -84,6 +84,10 @@ class TrainConfig:
     by_member: bool = False
     """Hold the graph of one member at a time: the memory of one, for about a third more time. The
     gradients are the same, so a run that ran out of memory may go on with it."""
+    devices: int = field(default=1, repr=False)
+    """Train on this many devices of this machine, a process each. See docs/devices.md."""
+    strategy: Strategy = field(default="ddp", repr=False)
+    """With several: ddp (each takes a slice of every batch) or members (each holds some)."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,8 @@ def check_config(config: ExperimentConfig) -> None:
         if name not in ARCHITECTURES:
             raise unknown_name("model", name, ARCHITECTURES)
     check_training(config.train)
+    train = config.train
+    check_devices(train.devices, train.strategy, len(config.model.members), train.batch_size)
     check_gaas(config.gaas, config.data)
     if config.seeds < 1:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
@@ -227,6 +233,8 @@ def check_training(train: TrainConfig) -> None:
         raise DivtrainError(f"expected --train.temperature > 0, got {train.temperature!r}")
     if train.static_nets < 1:
         raise DivtrainError(f"expected --train.static-nets >= 1, got {train.static_nets}")
+    if train.devices < 1:
+        raise DivtrainError(f"expected --train.devices >= 1, got {train.devices}")
     if train.precision not in get_args(Precision):
         raise unknown_name("precision", train.precision, get_args(Precision))
 

@@ -48,6 +48,8 @@ FREE_TO_CHANGE = (
     "attack.white_box",
     "train.save_every",
     "train.by_member",
+    "train.devices",
+    "train.strategy",
     "train.static_nets",
     "gaas.images",
     "gaas.orders",

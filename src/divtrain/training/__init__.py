@@ -2,6 +2,7 @@
 
 from divtrain.training.adversarial import Adversarial
 from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
+from divtrain.training.devices import Strategy, check_devices
 from divtrain.training.loop import Schedule, TrainingSettings, train
 from divtrain.training.state import History
 from divtrain.training.step import StepResult, step_by_member, step_together
@@ -14,8 +15,10 @@ __all__ = [
     "History",
     "Schedule",
     "StepResult",
+    "Strategy",
     "Term",
     "TrainingSettings",
+    "check_devices",
     "load_ensemble",
     "load_weights",
     "save_ensemble",

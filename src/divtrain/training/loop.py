@@ -3,19 +3,19 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
+from divtrain.training.devices import Strategy, spread
 from divtrain.training.divergence import check_weights, divergence, finite_log
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.state import History, TrainingState, load_state, save_state
-from divtrain.training.step import step_by_member, step_together
 from divtrain.training.terms import Term
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class TrainingSettings:
         save_every: Seconds between saved training states.
         by_member: Hold the graph of one member at a time (`step_by_member`): less memory, more
             time, the same gradients.
+        strategy: What each of several processes does (`divtrain.training.devices`): ``ddp``, a
+            slice of each batch with all members; ``members``, whole batches with some members.
     """
 
     epochs: int = 10
@@ -45,6 +47,7 @@ class TrainingSettings:
     schedule: Schedule = "constant"
     save_every: float = 120.0
     by_member: bool = False
+    strategy: Strategy = field(default="ddp", repr=False)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -81,10 +84,13 @@ def train(
         stream: Training batches, on fabric's device.
         terms: The loss is their sum.
         settings: Epochs, learning rate, schedule.
-        fabric: Device and precision, float32 or bfloat16; the CPU in float32 if None.
+        fabric: Device and precision, float32 or bfloat16; the CPU in float32 if None. With
+            several processes, launched, every one of them calls this with the same arguments, and
+            ends with the same weights.
         state_file: Where to keep the training state. If the file is there, training goes on from
-            it, and ends with the same weights as an unbroken run (bit for bit on the CPU).
-        on_step: For showing progress.
+            it, and ends with the same weights as an unbroken run (bit for bit on the CPU). Of
+            several processes the first writes it and all read it; any number may go on from it.
+        on_step: For showing progress; called in the first process only.
 
     Returns:
         The history, a row an epoch.
@@ -92,18 +98,20 @@ def train(
     Raises:
         DivtrainError: when the loss or a gradient is no longer finite: the step is not taken, and
             neither the weights nor the state file are touched by it. Also when the state file
-            belongs to another run; `DamagedFileError` when it is damaged.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the running step; the state is saved first.
+            belongs to another run; `DamagedFileError` when it is damaged. When the processes
+            cannot share the batch or the members.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM to any process, in all of them, after the running
+            step; the state is saved first.
     """
     if fabric is None:
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
         fabric = Fabric(accelerator="cpu", devices=1)
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    step = step_by_member if settings.by_member else step_together
-    optimizer = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
-    model, optimizer = fabric.setup(ens, optimizer)
-    model.mark_forward_method("member_logits")
+    fabric.to_device(ens)
+    adam = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
+    optimizer: Any = fabric.setup_optimizers(adam)
+    devices = spread(fabric, settings.strategy, ens, stream.batch_size, settings.by_member)
     steps = settings.epochs * stream.steps_per_epoch
     progress = TrainingState(steps)
     recipe = {
@@ -112,9 +120,10 @@ def train(
         "stream": f"{len(stream.images)} images, batches of {stream.batch_size},"
         f" {list(stream.views)}, shift {stream.shift}, flip {stream.flip}, seed {stream.seed}",
     }
-    if state_file is not None and state_file.exists():
+    if state_file is not None and devices.as_first(state_file.exists()):
         progress = load_state(state_file, ens, optimizer, recipe, steps)
-    model.train()
+    devices.begin(optimizer)
+    ens.train()
     saved = time.monotonic()
     with StopRequest() as stop:
         while progress.step < steps:
@@ -122,30 +131,34 @@ def train(
             rate = settings.rate(progress.step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            x, y = stream.batch(progress.step)
+            x, y = devices.share(*stream.batch(progress.step))
             optimizer.zero_grad()
-            # Fabric wraps `forward` in autocast, but no other method: so do the steps.
-            done = step(model, x, y, terms, progress.step, fabric.autocast, fabric.backward)
+            done = devices.step(x, y, terms, progress.step)
             right = aggregate_logits(done.logits, ens.aggregate).argmax(-1) == y
             log = {"loss": done.loss, **done.log, "accuracy": right.float().mean()}
-            values, finite = finite_log(log, ens.parameters())
-            if not finite:
-                raise divergence(
-                    values, (x, y), done.logits, ens, stream, progress.step, steps, state_file
-                )
+            values, finite = finite_log(devices.mean(log), ens.parameters())
+            (diverged,) = devices.any(not finite)
+            if diverged:
+                whole = stream.batch(progress.step), devices.whole_batch(done.logits)
+                error = divergence(values, *whole, ens, stream, progress.step, steps, state_file)
+                raise DivtrainError(devices.first_said(None if finite else str(error)))
             optimizer.step()
             progress.add(values, started)
-            if on_step is not None:
+            if on_step is not None and devices.first:
                 on_step(progress.step, steps, progress.means())
             if progress.step % stream.steps_per_epoch == 0:
                 progress.end_epoch(rate)
             due = time.monotonic() - saved >= settings.save_every
-            if state_file is not None and (due or stop.requested):
+            due, stopping = devices.any(due, stop.requested)
+            if state_file is not None and (due or stopping):
+                devices.gather(optimizer)
                 check_weights(ens, progress.step, steps, state_file)
-                save_state(state_file, ens, optimizer, progress, recipe)
+                if devices.first:
+                    save_state(state_file, ens, optimizer, progress, recipe)
                 saved = time.monotonic()
-            if stop.requested:
+            if stopping:
                 raise KeyboardInterrupt
+    devices.finish(optimizer)
     check_weights(ens, steps, steps, state_file)
     ens.eval()
     return progress.history

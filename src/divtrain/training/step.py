@@ -1,14 +1,16 @@
-"""Loss and gradients of one batch: with the graphs of all members, or of one at a time.
+"""Loss and gradients of one batch: with the graphs of all members, of one at a time, or of some.
 
-The second way rests on the members sharing nothing but the loss, which is a function of what each
+The last two rest on the members sharing nothing but the loss, which is a function of what each
 answers, z_i, and of its input gradients, g_i. Once all of them are known, so are dL/dz_i and
 dL/dg_i, and the gradient of member i is that of <z_i, dL/dz_i> + <g_i, dL/dg_i>: exact, in the
-memory of one member, for one more forward pass and one more to the images.
+memory of one member, for one more forward pass and one more to the images; or, where other
+processes hold the other members, for an exchange of z_i and g_i.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,31 @@ from divtrain.training.terms import Term, total_loss
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Backward = Callable[..., None]
+
+
+@runtime_checkable
+class Exchange(Protocol):
+    """Puts together what the members held in several processes yield."""
+
+    def whole(self, own: Tensor, /) -> Tensor:
+        """Return the values of all members, (member, ...), from those of the members held here."""
+        ...
+
+    def own(self, whole: Tensor, /) -> Tensor:
+        """Return the values of the members held here from those of all."""
+        ...
+
+
+class AllHere:
+    """The exchange of a process that holds all members."""
+
+    def whole(self, own: Tensor) -> Tensor:
+        """See `Exchange`."""
+        return own
+
+    def own(self, whole: Tensor) -> Tensor:
+        """See `Exchange`."""
+        return whole
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,28 @@ class DetachedPass(MemberPass):
         return self.gradients
 
 
+def step_apart(
+    model: HasMembers,
+    x: Tensor,
+    y: Tensor,
+    terms: Sequence[Term],
+    number: int,
+    autocast: Autocast,
+    backward: Backward,
+    exchange: Exchange,
+) -> StepResult:
+    """Hold the graphs of the members of `model`, and learn from the others through `exchange`.
+
+    Arguments and result as of `step_together`; the result is of all members.
+    """
+    with autocast():
+        forward = member_pass(model, x, y, largest_share(terms, number))
+    g = _input_gradients(forward, create_graph=True)
+    done, to_logits, to_gradients = _loss(forward.logits, g, x, y, terms, exchange)
+    backward(_towards(forward.logits, g, to_logits, to_gradients), inputs=_trained(model.members))
+    return done
+
+
 def step_by_member(
     model: HasMembers,
     x: Tensor,
@@ -93,8 +142,9 @@ def step_by_member(
     number: int = 0,
     autocast: Autocast = nullcontext,
     backward: Backward = torch.autograd.backward,
+    exchange: Exchange | None = None,
 ) -> StepResult:
-    """Hold the graph of one member at a time; arguments and result as of `step_together`.
+    """Hold the graph of one member at a time; arguments and result as of `step_apart`.
 
     Random layers draw the same in both passes, and batch norm updates its statistics once.
     """
@@ -106,42 +156,56 @@ def step_by_member(
         before = [buffer.clone() for buffer in member.buffers()]
         with autocast():
             forward = member_pass(Ensemble([member]), x, y, share, twice=False)
-        parts.append(_logits_and_gradients(forward))
+        parts.append((forward.logits.detach(), _input_gradients(forward, create_graph=False)))
         del forward
         with torch.no_grad():
             for buffer, old in zip(member.buffers(), before, strict=True):
                 buffer.copy_(old)
-    logits = torch.cat([each for each, _ in parts]).requires_grad_()
-    gradients = torch.cat([each for _, each in parts]).requires_grad_()
-    images = x.new_empty((len(parts), gradients.shape[1], *x.shape[1:]))
-    detached = DetachedPass(images, logits, cross_entropy(logits, y), gradients)
-    loss, log = total_loss(terms, detached)
-    to_logits, to_gradients = torch.autograd.grad(
-        loss, (logits, gradients), allow_unused=True, materialize_grads=True
-    )
+    logits, gradients = (torch.cat(each) for each in zip(*parts, strict=True))
+    done, to_logits, to_gradients = _loss(logits, gradients, x, y, terms, exchange or AllHere())
     for index, member in enumerate(model.members):
         _set_random_state(x.device, states[index])
         with autocast():
             forward = member_pass(Ensemble([member]), x, y, share)
         own = slice(index, index + 1)
-        backward(_towards(forward, to_logits[own], to_gradients[own]), inputs=_trained(member))
-        del forward  # before the next graph is there
-    return StepResult(loss.detach(), log, logits.detach())
+        g = _input_gradients(forward, create_graph=True)
+        answer = _towards(forward.logits, g, to_logits[own], to_gradients[own])
+        backward(answer, inputs=_trained(member))
+        del forward, g, answer  # before the next graph is there
+    return done
 
 
-def _logits_and_gradients(forward: MemberPass) -> tuple[Tensor, Tensor]:
+def _loss(
+    own_logits: Tensor,
+    own_gradients: Tensor,
+    x: Tensor,
+    y: Tensor,
+    terms: Sequence[Term],
+    exchange: Exchange,
+) -> tuple[StepResult, Tensor, Tensor]:
+    """Return the result of a step, dL/dz_i and dL/dg_i of the members held here."""
+    logits = exchange.whole(own_logits.detach()).requires_grad_()
+    gradients = exchange.whole(own_gradients.detach()).requires_grad_()
+    images = x.new_empty((*gradients.shape[:2], *x.shape[1:]))
+    detached = DetachedPass(images, logits, cross_entropy(logits, y), gradients)
+    loss, log = total_loss(terms, detached)
+    towards = torch.autograd.grad(
+        loss, (logits, gradients), allow_unused=True, materialize_grads=True
+    )
+    to_logits, to_gradients = (exchange.own(each) for each in towards)
+    return StepResult(loss.detach(), log, logits.detach()), to_logits, to_gradients
+
+
+def _input_gradients(forward: MemberPass, create_graph: bool) -> Tensor:
+    """Return g_i, (member, some, feature), also where no image records gradients."""
     if forward.x.shape[1] == 0:
-        return forward.logits.detach(), forward.x.flatten(2)
-    gradients = forward.input_gradients(create_graph=False)
-    return forward.logits.detach(), gradients
+        return forward.x.flatten(2)
+    return forward.input_gradients(create_graph)
 
 
-def _towards(forward: MemberPass, to_logits: Tensor, to_gradients: Tensor) -> Tensor:
+def _towards(logits: Tensor, g: Tensor, to_logits: Tensor, to_gradients: Tensor) -> Tensor:
     """<z_i, dL/dz_i> + <g_i, dL/dg_i>."""
-    answer = (forward.logits * to_logits).sum()
-    if forward.x.shape[1] == 0:
-        return answer
-    return answer + (forward.input_gradients(create_graph=True) * to_gradients).sum()
+    return (logits * to_logits).sum() + (g * to_gradients).sum()
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

@@ -72,9 +72,7 @@ class Context:
 
     def load_ensemble(self, stage: "Stage") -> Ensemble:
         """Load the ensemble that an input stage trained, on the device, laid out for speed."""
-        ens, _ = load_ensemble(self.inputs[stage.name] / ENSEMBLE)
-        ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return ens.to(self.fabric().device)
+        return load_trained(self.inputs[stage.name], self.fabric().device)
 
 
 @dataclass(frozen=True)
@@ -103,20 +101,37 @@ class Stage:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_fabric(accelerator: str, precision: str = "fp32") -> "Fabric":
+def load_trained(folder: Path, device: torch.device) -> Ensemble:
+    """Load the ensemble that the stage of a folder trained, on a device, laid out for speed."""
+    ens, _ = load_ensemble(folder / ENSEMBLE)
+    ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return ens.to(device)
+
+
+def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> "Fabric":
     """Return a device, in Fabric's words, with a precision, in ours.
 
+    With several devices it is for processes that `divtrain.experiments.stages.launch` starts.
+
     Raises:
-        DivtrainError: when this machine has no such device.
+        DivtrainError: when this machine has no such device, or not so many.
     """
     from lightning_fabric import Fabric  # here: it takes longer to import than torch
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     words = {"fp32": "32-true", "bf16": "bf16-mixed"}
+    several: dict[str, Any] = {}
+    if devices > 1:
+        several = {"strategy": "ddp", "plugins": [LightningEnvironment()]}
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=words[precision])  # pyright: ignore
-    except (RuntimeError, ValueError) as error:
+        kind: Any = words[precision]
+        return Fabric(accelerator=accelerator, devices=devices, precision=kind, **several)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        many = f"{devices} times " if devices > 1 else ""
+        fewer = "lower --train.devices, or " if devices > 1 else ""
         raise DivtrainError(
-            f"this machine cannot compute on --accelerator {accelerator}; leave it out for what is"
-            " here, `divtrain doctor` tells"
+            f"this machine cannot compute {many}on --accelerator {accelerator}; {fewer}leave it out"
+            " for what is here, `divtrain doctor` tells"
         ) from error

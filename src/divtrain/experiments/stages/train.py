@@ -1,8 +1,9 @@
 """Train an ensemble."""
 
 import zlib
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,12 +11,23 @@ from divtrain.data import Dataset, Stream
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
-from divtrain.experiments.defences import build_defence
-from divtrain.experiments.stages.stage import ENSEMBLE, SCRATCH, Context, Stage
+from divtrain.experiments.defences import Defence, build_defence
+from divtrain.experiments.stages.launch import launch
+from divtrain.experiments.stages.stage import (
+    ENSEMBLE,
+    SCRATCH,
+    Context,
+    OnProgress,
+    Stage,
+    load_trained,
+)
 from divtrain.files import write_json_lines
 from divtrain.models import build
 from divtrain.training import TrainingSettings, save_ensemble, train
 from divtrain.version import versions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 HISTORY = "history.jsonl"
 STATE = f"{SCRATCH[0]}.safetensors"
@@ -48,45 +60,6 @@ def train_stage(
     """
     built = build_defence(defence, settings)
     own_seed = zlib.crc32(f"{seed} {role}".encode())
-    optimisation = TrainingSettings(
-        settings.epochs,
-        settings.learning_rate,
-        settings.schedule,
-        settings.save_every,
-        settings.by_member,
-    )
-
-    def work(context: Context) -> None:
-        dataset, fabric = context.dataset, context.fabric(settings.precision)
-        with torch.random.fork_rng():
-            torch.manual_seed(own_seed)
-            ens = build_ensemble(model, dataset)
-        images = dataset.train.to(fabric.device)
-        defended = built
-        if static is not None:
-            defended = built.with_static_nets(context.load_ensemble(static).members)
-        stream = Stream(
-            images, settings.batch_size, defended.views, data.shift, data.flip, seed=own_seed
-        )
-
-        def show(step: int, steps: int, means: dict[str, float]) -> None:
-            shown = {"loss": "loss", "gal": "GAL", "coherence": "coherence", "accuracy": "accuracy"}
-            parts = [f"{word} {means[n]:.3f}" for n, word in shown.items() if n in means]
-            context.on_progress(step, steps, "  ".join(parts))
-
-        state = context.folder / STATE
-        try:
-            history = train(ens, stream, built.terms, optimisation, fabric, state, show)
-        except DamagedFileError as error:  # told before anything of it was taken up
-            context.log(f"begin {name} again from the first step: {error}")
-            state.unlink(missing_ok=True)
-            history = train(ens, stream, built.terms, optimisation, fabric, state, show)
-        recipe = {"train": asdict(settings), "data": asdict(data)}
-        about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
-        about["versions"] = versions()
-        save_ensemble(context.folder / ENSEMBLE, ens, about)
-        write_json_lines(context.folder / HISTORY, history)
-
     config = {
         **common,
         "terms": [repr(term) for term in built.terms],
@@ -101,7 +74,91 @@ def train_stage(
         "precision": settings.precision,
         "own_seed": own_seed,
     }
+    recipe = {"train": asdict(replace(settings, devices=1, strategy="ddp")), "data": asdict(data)}
+    about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
+    devices = settings.devices
+    if settings.strategy == "members":  # static nets and surrogates may have fewer
+        devices = min(devices, len(model.members))
+
+    def work(context: Context) -> None:
+        fed = None if static is None else context.inputs[static.name]
+        training = Training(
+            built, model, settings, data, own_seed, about, context.dataset, context.folder, fed
+        )
+        where = devices, context.accelerator, settings.precision
+        state = context.folder / STATE
+        try:
+            launch(training, *where, context.on_progress)
+        except DamagedFileError as error:  # told before anything of it was taken up
+            context.log(f"begin {name} again from the first step: {error}")
+            state.unlink(missing_ok=True)
+            launch(training, *where, context.on_progress)
+
     return Stage(name, config, () if static is None else (static,), work)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a process does, alone or as one of several, to train an ensemble; picklable.
+
+    Attributes:
+        defence: Terms and views; static nets are yet to be loaded.
+        model: Architecture of the members.
+        settings: How to train.
+        data: Augmentation.
+        own_seed: Of weights, order of images, augmentation.
+        about: What the checkpoint says about itself.
+        dataset: The images.
+        folder: Where checkpoint, history and state are kept.
+        static: Folder of the stage that trained the static nets, for defences that need them.
+    """
+
+    defence: Defence
+    model: ModelConfig
+    settings: TrainConfig
+    data: DataConfig
+    own_seed: int
+    about: dict[str, Any]
+    dataset: Dataset
+    folder: Path
+    static: Path | None
+
+    def __call__(self, fabric: "Fabric", on_progress: OnProgress) -> None:
+        """Train; the first process writes the files."""
+        settings, defended = self.settings, self.defence
+        with torch.random.fork_rng():
+            torch.manual_seed(self.own_seed)
+            ens = build_ensemble(self.model, self.dataset)
+        if self.static is not None:
+            defended = defended.with_static_nets(load_trained(self.static, fabric.device).members)
+        stream = Stream(
+            self.dataset.train.to(fabric.device),
+            settings.batch_size,
+            defended.views,
+            self.data.shift,
+            self.data.flip,
+            seed=self.own_seed,
+        )
+        optimisation = TrainingSettings(
+            settings.epochs,
+            settings.learning_rate,
+            settings.schedule,
+            settings.save_every,
+            settings.by_member,
+            settings.strategy,
+        )
+
+        def show(step: int, steps: int, means: dict[str, float]) -> None:
+            shown = {"loss": "loss", "gal": "GAL", "coherence": "coherence", "accuracy": "accuracy"}
+            parts = [f"{word} {means[n]:.3f}" for n, word in shown.items() if n in means]
+            on_progress(step, steps, "  ".join(parts))
+
+        state = self.folder / STATE
+        history = train(ens, stream, defended.terms, optimisation, fabric, state, show)
+        if fabric.is_global_zero:
+            about = {**self.about, "versions": versions()}
+            save_ensemble(self.folder / ENSEMBLE, ens, about)
+            write_json_lines(self.folder / HISTORY, history)
 
 
 def build_ensemble(model: ModelConfig, dataset: Dataset) -> Ensemble:
