@@ -142,9 +142,15 @@ def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _trainer(model: str, members: int, way: str) -> Trainer:
+    public = way == "public"
+    layout = "contiguous" if public else "channels-last"
+    return Trainer(model, members, "fp32" if public else "bf16", layout)
+
+
 def peak_memory(model: str, members: int, way: str) -> None:
     """Print by how many MiB two steps raise the resident memory at most; run in a fresh process."""
-    trainer = Trainer(model, members, "fp32" if way == "public" else "bf16", "channels-last")
+    trainer = _trainer(model, members, way)
     steps = {"plain": PLAIN, "GAL": GAL, "by member": GAL}
     adam = torch.optim.Adam(trainer.ens.parameters(), 1e-3)
     before = _resident("VmRSS")
@@ -190,9 +196,8 @@ def main() -> None:
             for dtype in options.dtypes:
                 for layout in options.layouts:
                     for members in map(int, options.members):
-                        default = (dtype, layout) == ("bf16", "channels-last")
                         trainer = Trainer(model, members, dtype, layout)
-                        found.append(timed(trainer, options.rounds, default))
+                        found.append(timed(trainer, options.rounds, layout == "channels-last"))
                         print(found[-1]["model"], dtype, layout, members, found[-1]["to plain"])
         rows = [_row(each) for each in found]
         title = (
@@ -203,7 +208,8 @@ def main() -> None:
                   "one member at a time", "images/s",
                   "public way / GAL")  # fmt: skip
         report(options, "step", title, header, rows, found)
-        lazy_report(options, [each for each in found if each["public to GAL"]])
+        lazy = [each for each in found if each["public to GAL"] and each["dtype"] == "bf16"]
+        lazy_report(options, lazy)
     if "memory" in options.what:
         counts = (1, 2, 5) if options.members == ["5"] else tuple(map(int, options.members))
         counts = tuple(count for count in counts if count > 1)
@@ -213,7 +219,8 @@ def main() -> None:
             for each in measured
         ]
         title = (
-            "Peak memory of a step beyond the weights, MiB (bf16, channels-last; public: fp32);"
+            "Peak memory of a step beyond the weights, MiB (bf16, channels-last; public: fp32,"
+            " contiguous); freed memory is not kept here;"
             " gradients and Adam's state, 12 bytes a weight, are in it."
         )
         header = ("way", *(f"{count} members" for count in counts))
@@ -230,7 +237,10 @@ def lazy_report(options: argparse.Namespace, found: list[dict[str, Any]]) -> Non
         each["lazy to plain"] = {name: round(value, 3) for name, value in cells.items()}
         rows.append([each["model"], *(f"{value:.2f}" for value in cells.values())])
     if found:
-        title = "Lazy GAL in plain steps (bf16, channels-last, 5 members, batch 128)."
+        title = (
+            "Lazy GAL in plain steps (bf16, channels-last, batch 128): parts measured, `every k`"
+            " computed as (GAL + k - 1) / k, since a run is made of just those steps."
+        )
         report(options, "lazy", title, ("ensemble", *found[0]["lazy to plain"]), rows, found)
 
 

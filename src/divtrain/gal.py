@@ -46,15 +46,17 @@ class MemberPass:
     """One forward pass of every member on one batch, shared by every term of a loss.
 
     Attributes:
-        x: The images that record gradients, the first `some` of the batch, one copy a member:
-            (member, some, channel, height, width).
+        x: The images that record gradients, the first of the batch, one copy a member:
+            (member, recording, channel, height, width).
         logits: (member, batch, class).
         losses: Per-example cross-entropy J_i of each member, (member, batch).
+        some: At how many images, the first of the batch, a term takes input gradients.
     """
 
-    x: Float[Tensor, "member some channel height width"]
+    x: Float[Tensor, "member recording channel height width"]
     logits: Float[Tensor, "member batch classes"]
     losses: Float[Tensor, "member batch"]
+    some: int
 
     def input_gradients(self, create_graph: bool) -> Float[Tensor, "member some feature"]:
         """Return g_i, the gradient of each member's *summed* cross-entropy: exact per example.
@@ -66,7 +68,12 @@ class MemberPass:
         (gradients,) = torch.autograd.grad(
             losses.sum(), self.x, create_graph=create_graph, retain_graph=True
         )
-        return gradients.flatten(2)
+        return gradients[:, : self.some].flatten(2)
+
+
+def images_in(share: float, batch: int) -> int:
+    """How many images a share of a batch is, rounded up (and not by a rounding error)."""
+    return math.ceil(share * batch - 1e-9)
 
 
 def member_pass(
@@ -85,7 +92,7 @@ def member_pass(
             normalises the two parts apart.
         twice: Whether the input gradients will be differentiated in their turn.
     """
-    some = math.ceil(share * len(x))
+    some = images_in(share, len(x))
     recording = x[:some].detach().expand(len(ens.members), *x[:some].shape).clone()
     parts: list[Tensor] = []
     if some:
@@ -95,7 +102,7 @@ def member_pass(
     if some < len(x):
         parts.append(ens.member_logits(x[some:].detach()))
     logits = torch.cat(parts, dim=1)
-    return MemberPass(recording, logits, cross_entropy(logits, y))
+    return MemberPass(recording, logits, cross_entropy(logits, y), some)
 
 
 def input_gradients(

@@ -1,11 +1,13 @@
 """Our layers stand in where they compute the same, and nowhere else; and they are frugal."""
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +16,11 @@ import divtrain as dt
 from divtrain.double_backward import FastDoubleBackward
 from divtrain.double_backward.max_pooling import pick
 from divtrain.gal import alignment, member_pass
+
+
+class Tagged(Tensor):
+    """Somebody's tensor, which may mean anything by a convolution."""
+
 
 OURS = ("Convolution", "PiecewiseLinear", "MaxPooling", "BatchNorm")
 
@@ -49,7 +56,9 @@ def test_our_layers_are_used(layer: Any, expected: str) -> None:
     "layer",
     [
         lambda x: F.relu(x + 0, inplace=True),
-        nn.LeakyReLU(-0.1),
+        nn.BatchNorm2d(3).eval(),
+        lambda x: F.leaky_relu(x, torch.tensor(0.2)),  # pyright: ignore
+        lambda x: F.conv2d(x, torch.rand(2, 3, 3, 3).as_subclass(Tagged)),
         lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
         lambda x: nn.Conv2d(3, 2, 3)(x[0]),
         lambda x: F.max_pool2d(x[0], 2),
@@ -98,6 +107,12 @@ def test_a_mistake_raises_what_torch_raises() -> None:
         with pytest.raises(RuntimeError) as ours, FastDoubleBackward():
             wrong(x)
         assert str(ours.value).splitlines()[0] == str(theirs.value).splitlines()[0]
+    for name, call in {
+        "running_mean": lambda: F.batch_norm(x, None, None),
+        "eps": lambda: F.batch_norm(x, None, None, training=True, eps=0.0),
+    }.items():
+        with pytest.raises((RuntimeError, ValueError), match=name), FastDoubleBackward():
+            call()
     one = torch.rand(1, 3, 1, 1, requires_grad=True)
     with pytest.raises(ValueError, match="more than 1 value"), FastDoubleBackward():
         nn.BatchNorm2d(3)(one)
@@ -116,45 +131,84 @@ def test_running_statistics_are_updated_once() -> None:
     torch.testing.assert_close(ours.running_var, theirs.running_var)
 
 
-# A pooling that follows a (leaky) ReLU
+# Hygiene
 
 
-def pooled(touch: Any, fast: bool) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(0)
+def test_arguments_by_name_are_understood() -> None:
+    x, w = torch.rand(1, 2, 4, 4, requires_grad=True), torch.rand(3, 2, 3, 3)
+    with FastDoubleBackward():
+        y = F.conv2d(input=x, weight=w, padding="same", dilation=(1,))
+        z = F.max_pool2d(input=x, kernel_size=2, stride=())
+    torch.testing.assert_close(y, F.conv2d(x, w, padding="same"))
+    torch.testing.assert_close(z, F.max_pool2d(x, 2))
+
+
+def test_what_follows_a_layer_may_change_its_output_in_place() -> None:
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    before = x * 1
-    heard: list[Tensor] = []
+    conv = nn.Conv2d(3, 3, 1).double()
 
     def run() -> Tensor:
-        y = F.leaky_relu(before, 0.3)
-        touch(before, y, heard)
-        return F.max_pool2d(y, 2)
+        y = F.leaky_relu(conv(x), 0.1).add_(1)
+        return F.max_pool2d(y, 2).mul_(2).square().sum()
 
-    if fast:
-        with FastDoubleBackward():
-            z = run()
-    else:
-        z = run()
-    (g,) = torch.autograd.grad(z.sin().sum(), x)
-    return z, torch.cat([g.flatten(), *(h.flatten() for h in heard)])
+    with FastDoubleBackward():
+        ours = run()
+    for one, other in zip(*(torch.autograd.grad(v, x) for v in (ours, run())), strict=True):
+        torch.testing.assert_close(one, other)
 
 
-def _hook(before: Tensor, y: Tensor, heard: list[Tensor]) -> None:
-    y.register_hook(heard.append)
+@pytest.mark.parametrize("function", [F.relu, lambda x: F.max_pool2d(F.relu(x), 2)])
+def test_a_relu_that_is_off_passes_nothing_of_an_infinite_gradient(function: Any) -> None:
+    x = torch.tensor([[[[-1.0, -2.0], [-3.0, -4.0]]]], requires_grad=True)
+    with FastDoubleBackward():
+        y = function(x).sqrt()
+    (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    assert (g == 0).all()
+    (again,) = torch.autograd.grad(g.sum(), x, allow_unused=True)
+    assert again is None or again.isfinite().all()
 
 
-def _change(before: Tensor, y: Tensor, heard: list[Tensor]) -> None:
-    y.add_(y.detach().sign())
+def test_checkpointed_layers_have_torchs_gradients() -> None:
+    """Checkpointing runs the layers again in the backward pass, where our layers are not put in."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2))
+    block = block.double()
+    x = torch.rand(4, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    found = []
+    for fast in (True, False):
+        with FastDoubleBackward() if fast else nullcontext():
+            y = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
+        (g,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+        found.append([g, *torch.autograd.grad(g.sin().sum(), list(block.parameters())[:3])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
-def _retain(before: Tensor, y: Tensor, heard: list[Tensor]) -> None:
-    y.retain_grad()
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(1, 2, 2), nn.LeakyReLU(0.1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(1)]
+)
+def test_a_batch_of_gradients_keeps_its_second_derivative(layer: nn.Module) -> None:
+    layer, jacobians = layer.double(), []
+    for fast in (True, False):
+        x = torch.arange(32.0, dtype=torch.float64).sin().view(2, 1, 4, 4).requires_grad_()
+        with FastDoubleBackward() if fast else nullcontext():
+            y = layer(x).sin().flatten()
+        rows = torch.eye(len(y), dtype=torch.float64)
+        (jacobian,) = torch.autograd.grad(y, x, rows, create_graph=True, is_grads_batched=True)
+        (second,) = torch.autograd.grad(jacobian.sin().sum(), x)
+        jacobians.append((jacobian, second))
+    for one, other in zip(*jacobians, strict=True):
+        torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("touch", [lambda *_: None, _hook, _change, _retain])
-def test_a_pooling_after_an_activation_equals_torchs_whatever_is_done_between(touch: Any) -> None:
-    for got, expected in zip(pooled(touch, True), pooled(touch, False), strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+def test_a_third_derivative_of_batch_norm_is_refused_as_torch_refuses_it() -> None:
+    x = torch.rand(4, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    with FastDoubleBackward():
+        y = nn.BatchNorm2d(2).double()(x)
+    (g,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+    (h,) = torch.autograd.grad(g.sin().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="3rd"):
+        torch.autograd.grad(h.sin().sum(), x)
 
 
 def test_pick_takes_values_in_either_layout() -> None:

@@ -297,6 +297,13 @@ def test_the_expectation_of_lazy_gal_is_gal(images: Images) -> None:
     torch.testing.assert_close(sum(quarters) / 4, whole)
 
 
+def test_a_part_of_a_batch_is_refused_with_batch_norm(images: Images) -> None:
+    nets = [nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)) for _ in "ab"]
+    terms = [CrossEntropy(), GradientAlignment(part=0.5)]
+    with pytest.raises(dt.DivtrainError, match="batch norm"):
+        train(dt.Ensemble(nets), stream(images), terms, TrainingSettings(epochs=1))
+
+
 @pytest.mark.parametrize("bad", [{"every": 0}, {"part": 0.0}, {"part": 1.1}])
 def test_lazy_gal_out_of_range_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(dt.DivtrainError, match=f"expected {next(iter(bad))}"):

@@ -133,6 +133,46 @@ def test_by_member_holds_the_graph_of_one_member() -> None:
     assert most["step_by_member", 3] == most["step_by_member", 1] == most["step_together", 1]
 
 
+def test_a_member_that_is_wholly_frozen_is_left_alone() -> None:
+    for step in (step_together, step_by_member):
+        ens = ensemble()
+        ens.members[1].requires_grad_(False)
+        run(step, ens, GAL)
+        assert all(parameter.grad is None for parameter in ens.members[1].parameters())
+        assert all(parameter.grad is not None for parameter in ens.members[2].parameters())
+
+
+class Looking:
+    """A term that looks at the images, and at input gradients as at constants."""
+
+    def share(self, step: int) -> float:
+        return 0.5
+
+    def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
+        g = forward.input_gradients(create_graph=False)
+        assert g.shape[1] == forward.some == 4
+        scale = (1 + g.abs().sum() + forward.x[:, : forward.some].sum()).detach()
+        return forward.losses.mean() * scale, {}
+
+
+def test_terms_see_what_they_asked_for_whatever_the_others_do() -> None:
+    one, other = ensemble(0.0), ensemble(0.0)
+    terms: list[Term] = [Looking(), GradientAlignment(0.5, part=0.25), GradientAlignment()]
+    alone, whole = run(step_by_member, one, terms), run(step_together, other, terms)
+    torch.testing.assert_close(alone.loss, whole.loss)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_lazy_gal_stays_lazy_beside_a_term_that_is_not() -> None:
+    terms: list[Term] = [Looking(), GradientAlignment(every=4)]
+    logged = []
+    for number in range(5):
+        done = step_together(ensemble(), *batch(), terms, number)
+        logged.append("gal" in done.log)
+    assert logged == [True, False, False, False, True]
+
+
 def test_frozen_parameters_get_no_gradient() -> None:
     for step in (step_together, step_by_member):
         ens = ensemble()

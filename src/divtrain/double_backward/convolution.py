@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.node import wanted
+from divtrain.double_backward.node import recorded, wanted
 
 Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 """Stride, padding, dilation, transposed, output padding, groups, as aten orders them."""
@@ -40,7 +40,7 @@ class Convolution(torch.autograd.Function):
         (grad,) = grads
         mask = [*wanted(ctx), False][:3]
         bias_sizes = [grad.shape[1]] if mask[2] else None
-        if not torch.is_grad_enabled():
+        if not recorded(grad):
             parts = convolution_backward(grad, x, weight, bias_sizes, *ctx.geometry, mask)
             return *parts, None
         grad_x = grad_weight = grad_bias = None

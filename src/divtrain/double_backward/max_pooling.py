@@ -2,9 +2,6 @@
 
 Pooling picks some pixels; its gradient puts values back there, and the gradient of that picks them
 again. Torch's own double backward also fills a tensor with zeros for the images and carries it on.
-
-A (leaky) ReLU grows with its input, so it may as well follow the pooling that follows it: the
-values are the same, and its gradients are those of a few pixels instead of all.
 """
 
 from typing import Any
@@ -12,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.piecewise_linear import Scaled, activate, leaky_relu_backward
+from divtrain.double_backward.node import recorded
 
 pool = torch.ops.aten.max_pool2d_with_indices.default
 pool_backward = torch.ops.aten.max_pool2d_with_indices_backward.default
@@ -22,28 +19,23 @@ Window = tuple[list[int], list[int], list[int], list[int], bool]
 
 
 class MaxPooling(torch.autograd.Function):
-    """The largest value of each window, through a (leaky) ReLU of slope >= 0 (1 for none)."""
+    """The largest value of each window."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, window: Window, slope: float) -> Tensor:
-        """Pool, then activate."""
-        largest, indices = pool(x, *window)
-        ctx.save_for_backward(x, indices, largest if slope != 1 else None)
-        ctx.window, ctx.slope = window, slope
-        return activate(largest, slope) if slope != 1 else largest
+    def forward(ctx: Any, x: Tensor, window: Window) -> Tensor:
+        """Pool."""
+        y, indices = pool(x, *window)
+        ctx.save_for_backward(x, indices)
+        ctx.window = window
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Put the gradient back where the largest values were."""
-        x, indices, largest = ctx.saved_tensors
-        (grad,) = grads
-        if torch.is_grad_enabled():
-            if ctx.slope != 1:
-                grad = Scaled.apply(grad, largest, ctx.slope)
-            return PutBack.apply(grad, x.detach(), indices, ctx.window), None, None
-        if ctx.slope != 1:
-            grad = leaky_relu_backward(grad, largest, ctx.slope, False)
-        return pool_backward(grad, x, *ctx.window, indices), None, None
+        x, indices = ctx.saved_tensors
+        if recorded(grads[0]):
+            return PutBack.apply(grads[0], x.detach(), indices, ctx.window), None
+        return pool_backward(grads[0], x, *ctx.window, indices), None
 
 
 class PutBack(torch.autograd.Function):
@@ -76,4 +68,5 @@ def pick(x: Tensor, indices: Tensor) -> Tensor:
         places = indices.permute(0, 2, 3, 1).reshape(batch, -1, channels)
         picked = flat.gather(1, places).view(batch, height, width, channels)
         return picked.permute(0, 3, 1, 2)
-    return x.flatten(2).gather(2, indices.flatten(2)).view(batch, channels, height, width)
+    flat, places = (each.reshape(batch, channels, -1) for each in (x, indices))
+    return flat.gather(2, places).view(batch, channels, height, width)

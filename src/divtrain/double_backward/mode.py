@@ -1,16 +1,16 @@
 """Runs a module with our layers in the place of torch's, wherever they compute the same."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.utils import _ntuple
 from torch.overrides import TorchFunctionMode
 
-from divtrain.double_backward.batch_norm import BatchNorm, Settings
+from divtrain.double_backward.batch_norm import BatchNorm
 from divtrain.double_backward.convolution import Convolution
 from divtrain.double_backward.max_pooling import MaxPooling
 from divtrain.double_backward.piecewise_linear import PiecewiseLinear
@@ -23,7 +23,7 @@ class FastDoubleBackward(TorchFunctionMode):
 
     Any module may run in it. A layer that is not among those, or is asked for something they do
     not do (in place, indices, forward-mode derivatives, `torch.func`), is torch's own, silently;
-    outputs and derivatives of every order are the same either way.
+    outputs and derivatives are the same either way.
     """
 
     def __torch_function__(
@@ -36,26 +36,41 @@ class FastDoubleBackward(TorchFunctionMode):
         """Run `func`, or the layer that stands for it."""
         kwargs = kwargs or {}
         ours = LAYERS.get(func)
-        if ours is not None and _plain(args):
+        if ours is not None and "out" not in kwargs and _plain([*args, *kwargs.values()]):
             result = ours(*args, **kwargs)
             if result is not None:
                 return result
         return func(*args, **kwargs)
 
 
-def _plain(args: tuple[Any, ...]) -> bool:
-    """Whether the first argument is an ordinary tensor under ordinary autograd."""
-    if not args or type(args[0]) is not Tensor or not torch.is_grad_enabled():
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+def _plain(arguments: list[Any]) -> bool:
+    """Whether all tensors are ordinary, under ordinary autograd that keeps what it is given."""
+    tensors = [each for each in arguments if isinstance(each, Tensor)]
+    ordinary = all(
+        type(each) in (Tensor, nn.Parameter)
+        and each.layout is torch.strided
+        and not each.is_nested
+        and each.device.type in DEVICES
+        and each.is_floating_point()
+        and each.numel() > 0
+        for each in tensors
+    )
+    if not tensors or not ordinary or not torch.is_grad_enabled():
         return False
     functorch = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
-    return functorch is None and forward_ad._current_level < 0 and args[0].is_floating_point()
+    # Saved tensor hooks: checkpointing runs the layers again, outside of this mode.
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore
+    return functorch is None and hooks is None and forward_ad._current_level < 0
 
 
 def _conv(dimensions: int) -> Callable[..., Tensor | None]:
     many = _ntuple(dimensions)
 
     def conv(
-        x: Tensor,
+        input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
         stride: Numbers = 1,
@@ -67,14 +82,16 @@ def _conv(dimensions: int) -> Callable[..., Tensor | None]:
         if padding == "valid":
             padding = 0
         elif padding == "same":
+            if len(spread) != dimensions:
+                return None
             around = [d * (size - 1) for d, size in zip(spread, weight.shape[2:], strict=True)]
             if any(pixels % 2 for pixels in around) or set(many(stride)) != {1}:
                 return None  # torch pads one side more, or refuses
             padding = tuple(pixels // 2 for pixels in around)
-        if x.ndim != dimensions + 2 or isinstance(padding, str):
+        if input.ndim != dimensions + 2 or isinstance(padding, str):
             return None
         geometry = (many(stride), many(padding), spread, False, many(0), groups)
-        return _convolve(x, weight, bias, geometry)
+        return _convolve(input, weight, bias, geometry)
 
     return conv
 
@@ -83,7 +100,7 @@ def _transposed_conv(dimensions: int) -> Callable[..., Tensor | None]:
     many = _ntuple(dimensions)
 
     def conv_transpose(
-        x: Tensor,
+        input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
         stride: Numbers = 1,
@@ -92,10 +109,10 @@ def _transposed_conv(dimensions: int) -> Callable[..., Tensor | None]:
         groups: int = 1,
         dilation: Numbers = 1,
     ) -> Tensor | None:
-        if x.ndim != dimensions + 2:
+        if input.ndim != dimensions + 2:
             return None
         geometry = (many(stride), many(padding), many(dilation), True, many(output_padding), groups)
-        return _convolve(x, weight, bias, geometry)
+        return _convolve(input, weight, bias, geometry)
 
     return conv_transpose
 
@@ -118,43 +135,18 @@ def _autocast(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor | None:
-    if inplace or not 0 <= negative_slope <= 1:
+def _leaky_relu(input: Tensor, negative_slope: Any = 0.01, inplace: bool = False) -> Tensor | None:
+    if inplace or not isinstance(negative_slope, (int, float)):
         return None
-    y: Any = PiecewiseLinear.apply(x, negative_slope)
-    if x.requires_grad:
-        y.divtrain_activated = Activated(x, negative_slope, x._version, y._version)
-    return y
+    return PiecewiseLinear.apply(input, float(negative_slope))  # pyright: ignore[reportReturnType]
 
 
-def _relu(x: Tensor, inplace: bool = False) -> Tensor | None:
-    return _leaky_relu(x, 0.0, inplace)
-
-
-class Activated(NamedTuple):
-    """Where an activated tensor came from, for a pooling that follows; and their versions then."""
-
-    x: Tensor
-    slope: float
-    version: int
-    own_version: int
-
-
-def _before_activation(y: Tensor) -> tuple[Tensor, float]:
-    """Return the input and the slope of the activation that made `y`; `y` and 1 where none did.
-
-    Not where somebody changed one of them since, or listens to the gradient of `y`.
-    """
-    made: Activated | None = getattr(y, "divtrain_activated", None)
-    if made is None or y._backward_hooks or y.retains_grad:
-        return y, 1.0
-    if (made.version, made.own_version) != (made.x._version, y._version):
-        return y, 1.0
-    return made.x, made.slope
+def _relu(input: Tensor, inplace: bool = False) -> Tensor | None:
+    return None if inplace else PiecewiseLinear.apply(input, None)  # pyright: ignore
 
 
 def _max_pool2d(
-    x: Tensor,
+    input: Tensor,
     kernel_size: Numbers,
     stride: Numbers | None = None,
     padding: Numbers = 0,
@@ -162,17 +154,16 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | None:
-    if return_indices or x.ndim != 4:
+    if return_indices or input.ndim != 4:
         return None
     two = _ntuple(2)
     step = kernel_size if stride is None or stride == () else stride
     window = [list(two(each)) for each in (kernel_size, step, padding, dilation)]
-    x, slope = _before_activation(x)
-    return MaxPooling.apply(x, (*window, ceil_mode), slope)  # pyright: ignore[reportReturnType]
+    return MaxPooling.apply(input, (*window, ceil_mode))  # pyright: ignore[reportReturnType]
 
 
 def _batch_norm(
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -182,11 +173,11 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     by_channel = [each for each in (running_mean, running_var, weight, bias) if each is not None]
-    wrong = x.ndim < 2 or any(each.numel() != x.shape[1] for each in by_channel)
-    if wrong or (training and x.numel() <= x.shape[1]):
-        return None  # torch refuses
-    settings = Settings(running_mean, running_var, training, eps)
-    return BatchNorm.apply(x, weight, bias, settings, momentum)  # pyright: ignore[reportReturnType]
+    wrong = input.ndim < 2 or any(each.numel() != input.shape[1] for each in by_channel)
+    if not training or wrong or input.numel() <= input.shape[1] or not eps > 0:
+        return None  # torch's own, or it refuses
+    running = (running_mean, running_var)
+    return BatchNorm.apply(input, weight, bias, running, momentum, eps)  # pyright: ignore
 
 
 LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
@@ -194,7 +185,7 @@ LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     torch.conv_transpose1d: _transposed_conv(1),
     torch.conv_transpose2d: _transposed_conv(2),
     torch.conv_transpose3d: _transposed_conv(3),
-    F.leaky_relu: _leaky_relu, torch._C._nn.leaky_relu: _leaky_relu,  # pyright: ignore
+    F.leaky_relu: _leaky_relu,
     F.relu: _relu, torch.relu: _relu, torch.Tensor.relu: _relu,
     F.max_pool2d: _max_pool2d, torch.max_pool2d: _max_pool2d,
     F.batch_norm: _batch_norm,

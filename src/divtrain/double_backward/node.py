@@ -1,8 +1,9 @@
-"""What autograd wants of a node of ours in the backward pass that is running."""
+"""What the backward pass that is running wants of a node of ours."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def wanted(ctx: Any) -> tuple[bool, ...]:
@@ -14,6 +15,15 @@ def wanted(ctx: Any) -> tuple[bool, ...]:
     wanted: the result is the same, only slower.
     """
     return tuple(function is not None and _runs(function) for function, _ in ctx.next_functions)
+
+
+def recorded(grad: Tensor) -> bool:
+    """Whether the pass is recorded, to be differentiated by our own nodes.
+
+    A batch of gradients (`is_grads_batched`) is not: it runs torch's kernels, whose double backward
+    is torch's.
+    """
+    return torch.is_grad_enabled() and "Batched" not in str(torch._C._dispatch_keys(grad))
 
 
 def _runs(function: Any) -> bool:

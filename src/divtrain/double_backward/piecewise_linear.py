@@ -9,22 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from divtrain.double_backward.node import recorded
+
+leaky_relu = torch.ops.aten.leaky_relu.default
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
-
-
-def activate(x: Tensor, slope: float) -> Tensor:
-    """Return x where x > 0 and slope * x elsewhere."""
-    return torch.relu(x) if slope == 0 else torch.ops.aten.leaky_relu.default(x, slope)
+threshold_backward = torch.ops.aten.threshold_backward.default
 
 
 class PiecewiseLinear(torch.autograd.Function):
-    """y = x where x > 0 and slope * x elsewhere, slope >= 0."""
+    """y = x where x > 0 and slope * x elsewhere; a slope of None is a ReLU's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: float | None) -> Tensor:
         """Apply."""
-        y = activate(x, slope)
-        ctx.save_for_backward(y if slope == 0 else x)
+        y = torch.relu(x) if slope is None else leaky_relu(x, slope)
+        ctx.save_for_backward(y if slope is None else x)
         ctx.slope = slope
         return y
 
@@ -32,23 +31,31 @@ class PiecewiseLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Scale by 1 or the slope."""
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if recorded(grads[0]):
             return Scaled.apply(grads[0], x.detach(), ctx.slope), None
-        return leaky_relu_backward(grads[0], x, ctx.slope, False), None
+        return _scale(grads[0], x, ctx.slope), None
 
 
 class Scaled(torch.autograd.Function):
     """A gradient times 1 where x > 0, times the slope elsewhere: linear, and its own transpose."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor, slope: float) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, x: Tensor, slope: float | None) -> Tensor:
         """Scale."""
         ctx.save_for_backward(x)
         ctx.slope = slope
-        return leaky_relu_backward(grad, x, slope, False)
+        return _scale(grad, x, slope)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Scale alike."""
         (x,) = ctx.saved_tensors
-        return Scaled.apply(grads[0], x, ctx.slope), None, None
+        if recorded(grads[0]):
+            return Scaled.apply(grads[0], x, ctx.slope), None, None
+        return _scale(grads[0], x, ctx.slope), None, None
+
+
+def _scale(grad: Tensor, x: Tensor, slope: float | None) -> Tensor:
+    if slope is None:  # zero where a ReLU is off, also for an infinite gradient
+        return threshold_backward(grad, x, 0)
+    return leaky_relu_backward(grad, x, slope, False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from divtrain.errors import DamagedFileError
+from divtrain.errors import DivtrainError
 from divtrain.files import read_tensors, write_tensors
 
 PART = "part"
@@ -45,7 +45,7 @@ class Parts:
         if file.exists():
             try:
                 return read_tensors(file)
-            except DamagedFileError:
+            except DivtrainError:
                 pass
         tensors, about = make()
         write_tensors(file, tensors, about)

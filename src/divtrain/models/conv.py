@@ -40,7 +40,10 @@ class ConvNet(nn.Module):
                 layers += [nn.Conv2d(channels, entry, 3, padding="same"), activation()]
                 channels = entry
             else:
-                layers.append(nn.MaxPool2d(2))
+                # Before the activation where that makes no difference but on fewer pixels: a
+                # maximum and a function that does not fall may change places.
+                rising = getattr(layers[-1], "negative_slope", 0.0) >= 0
+                layers.insert(len(layers) - rising, nn.MaxPool2d(2))
                 size //= 2
         if size < 1:
             raise DivtrainError(

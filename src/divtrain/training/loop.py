@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
@@ -107,6 +108,7 @@ def train(
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
         fabric = Fabric(accelerator="cpu", devices=1)
+    _check_parts(ens, terms)
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fabric.to_device(ens)
     adam = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
@@ -162,6 +164,17 @@ def train(
     check_weights(ens, steps, steps, state_file)
     ens.eval()
     return progress.history
+
+
+def _check_parts(ens: Ensemble, terms: Sequence[Term]) -> None:
+    """Refuse a part of a batch where batch norm would normalise it apart from the rest."""
+    parted = any(0 < term.share(step) < 1 for term in terms for step in (0, 1))
+    if parted and any(isinstance(module, _BatchNorm) for module in ens.modules()):
+        raise DivtrainError(
+            "a part of each batch was asked for (--train.gal-part), but these members have batch"
+            " norm, which would normalise the two parts apart and update its statistics twice; use"
+            " --train.gal-every to take GAL at fewer steps instead"
+        )
 
 
 def _cosine(start: float, end: float, share: float) -> float:

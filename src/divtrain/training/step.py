@@ -91,7 +91,7 @@ def step_together(
     """
     with autocast():
         forward = member_pass(model, x, y, largest_share(terms, number))
-    loss, log = total_loss(terms, forward)
+    loss, log = total_loss(terms, forward, number)
     backward(loss, inputs=_trained(model.members))
     return StepResult(loss.detach(), log, forward.logits.detach())
 
@@ -107,9 +107,9 @@ class DetachedPass(MemberPass):
     gradients: Tensor
 
     def input_gradients(self, create_graph: bool) -> Tensor:
-        """Return the leaves."""
-        del create_graph
-        return self.gradients
+        """Return the leaves, or constants."""
+        gradients = self.gradients[:, : self.some]
+        return gradients if create_graph else gradients.detach()
 
 
 def step_apart(
@@ -129,7 +129,7 @@ def step_apart(
     with autocast():
         forward = member_pass(model, x, y, largest_share(terms, number))
     g = _input_gradients(forward, create_graph=True)
-    done, to_logits, to_gradients = _loss(forward.logits, g, x, y, terms, exchange)
+    done, to_logits, to_gradients = _loss(forward.logits, g, x, y, terms, number, exchange)
     backward(_towards(forward.logits, g, to_logits, to_gradients), inputs=_trained(model.members))
     return done
 
@@ -146,32 +146,39 @@ def step_by_member(
 ) -> StepResult:
     """Hold the graph of one member at a time; arguments and result as of `step_apart`.
 
-    Random layers draw the same in both passes, and batch norm updates its statistics once.
+    Layers that draw from torch's generators draw the same in both passes, and buffers (batch norm's
+    statistics) are updated once. With part of a batch recording gradients, random numbers are
+    drawn member by member here and part by part there.
     """
     share = largest_share(terms, number)
-    states = []
+    states: list[tuple[Tensor, Tensor | None]] = []
     parts: list[tuple[Tensor, Tensor]] = []
     for member in model.members:
         states.append(_random_state(x.device))
-        before = [buffer.clone() for buffer in member.buffers()]
+        before = _buffers(member)
         with autocast():
             forward = member_pass(Ensemble([member]), x, y, share, twice=False)
         parts.append((forward.logits.detach(), _input_gradients(forward, create_graph=False)))
         del forward
-        with torch.no_grad():
-            for buffer, old in zip(member.buffers(), before, strict=True):
-                buffer.copy_(old)
+        _restore(member, before)
     logits, gradients = (torch.cat(each) for each in zip(*parts, strict=True))
-    done, to_logits, to_gradients = _loss(logits, gradients, x, y, terms, exchange or AllHere())
+    done, to_logits, to_gradients = _loss(
+        logits, gradients, x, y, terms, number, exchange or AllHere()
+    )
+    end = _random_state(x.device)
     for index, member in enumerate(model.members):
+        trained = _trained(member)
+        if not trained:
+            continue
         _set_random_state(x.device, states[index])
         with autocast():
             forward = member_pass(Ensemble([member]), x, y, share)
         own = slice(index, index + 1)
         g = _input_gradients(forward, create_graph=True)
         answer = _towards(forward.logits, g, to_logits[own], to_gradients[own])
-        backward(answer, inputs=_trained(member))
+        backward(answer, inputs=trained)
         del forward, g, answer  # before the next graph is there
+    _set_random_state(x.device, end)
     return done
 
 
@@ -181,14 +188,16 @@ def _loss(
     x: Tensor,
     y: Tensor,
     terms: Sequence[Term],
+    number: int,
     exchange: Exchange,
 ) -> tuple[StepResult, Tensor, Tensor]:
     """Return the result of a step, dL/dz_i and dL/dg_i of the members held here."""
     logits = exchange.whole(own_logits.detach()).requires_grad_()
     gradients = exchange.whole(own_gradients.detach()).requires_grad_()
-    images = x.new_empty((*gradients.shape[:2], *x.shape[1:]))
-    detached = DetachedPass(images, logits, cross_entropy(logits, y), gradients)
-    loss, log = total_loss(terms, detached)
+    some = gradients.shape[1]
+    images = x[:some].expand(len(logits), *x[:some].shape)
+    detached = DetachedPass(images, logits, cross_entropy(logits, y), some, gradients)
+    loss, log = total_loss(terms, detached, number)
     towards = torch.autograd.grad(
         loss, (logits, gradients), allow_unused=True, materialize_grads=True
     )
@@ -210,6 +219,26 @@ def _towards(logits: Tensor, g: Tensor, to_logits: Tensor, to_gradients: Tensor)
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def _buffers(module: nn.Module) -> dict[tuple[nn.Module, str], Tensor | None]:
+    """Copies of the buffers, by the module that holds them and their name there."""
+    return {
+        (owner, name): None if buffer is None else buffer.clone()
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+    }
+
+
+@torch.no_grad()
+def _restore(module: nn.Module, before: dict[tuple[nn.Module, str], Tensor | None]) -> None:
+    for owner in module.modules():
+        for name, buffer in owner._buffers.items():
+            old = before.get((owner, name))
+            if buffer is not None and old is not None and buffer.shape == old.shape:
+                buffer.copy_(old)
+            else:
+                owner._buffers[name] = old
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

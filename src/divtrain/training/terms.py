@@ -5,14 +5,14 @@ what to log; `weight` is already in the loss, not in the log. A new defence is a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from divtrain.errors import DivtrainError
-from divtrain.gal import MemberPass, alignment
+from divtrain.gal import MemberPass, alignment, images_in
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ class GradientAlignment:
 
     def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Term`; nothing where no image records gradients."""
-        if forward.x.shape[1] == 0:
+        if forward.some == 0:
             return forward.losses.new_zeros(()), {}
         value = alignment(forward.input_gradients(create_graph=True), self.temperature)
         log = {"gal": value.gal, "coherence": value.coherence, "vanishing": value.vanishing}
@@ -89,8 +89,15 @@ class GradientAlignment:
         return self.weight * self.every * value.gal, named
 
 
-def total_loss(terms: Sequence[Term], forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
+def total_loss(
+    terms: Sequence[Term], forward: MemberPass, number: int = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the sum of the terms on one batch, and everything they log.
+
+    Args:
+        terms: Each sees the pass with the images at which it takes input gradients.
+        forward: The pass.
+        number: Steps done before this one.
 
     Raises:
         DivtrainError: for no terms.
@@ -100,7 +107,8 @@ def total_loss(terms: Sequence[Term], forward: MemberPass) -> tuple[Tensor, dict
     parts: list[Tensor] = []
     log: dict[str, Tensor] = {}
     for term in terms:
-        part, named = term(forward)
+        some = images_in(term.share(number), forward.losses.shape[1])
+        part, named = term(replace(forward, some=some))
         parts.append(part)
         log.update(named)
     return torch.stack(parts).sum(), log
