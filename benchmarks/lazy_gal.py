@@ -25,7 +25,13 @@ from divtrain.evaluation import correct_mask, craft
 from divtrain.experiments.config import ModelConfig
 from divtrain.experiments.stages import open_fabric
 from divtrain.experiments.stages.train import build_ensemble
-from divtrain.files import read_json_lines, write_json_lines, write_text
+from divtrain.files import (
+    read_json,
+    read_json_lines,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 from divtrain.training import CrossEntropy, GradientAlignment, TrainingSettings, train
 from divtrain.version import versions
 
@@ -73,6 +79,10 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "rows.jsonl"
     rows: list[dict[str, Any]] = read_json_lines(file) if file.exists() else []
+    told, about = options.out / "about.json", about_run(options)
+    if told.exists() and read_json(told)["options"] != about["options"]:
+        raise SystemExit(f"{options.out} holds runs with other options; choose another --out")
+    write_json(told, about)
     how = TrainingSettings(options.epochs, options.learning_rate, "one_cycle")
 
     def fresh(seed: int, role: str) -> dt.Ensemble:
@@ -110,9 +120,15 @@ def main(options: Options) -> None:
             )
             write_json_lines(file, rows)
             print(json.dumps(rows[-1]), flush=True)
-    about = {"options": asdict(options), "versions": versions(), "threads": torch.get_num_threads()}
-    (options.out / "about.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
     write_text(options.out / "table.md", table(rows, list(settings), options))
+
+
+def about_run(options: Options) -> dict[str, Any]:
+    """What the rows depend on; which settings and seeds are run may change."""
+    free = {"out", "root", "seeds", "every", "part"}
+    kept = {name: value for name, value in asdict(options).items() if name not in free}
+    kept["eps"] = list(options.eps)
+    return {"options": kept, "versions": versions(), "threads": torch.get_num_threads()}
 
 
 def judge(

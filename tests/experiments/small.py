@@ -1,6 +1,7 @@
 """A small experiment, as a config and as a command, and what of a run must not differ."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -37,7 +38,10 @@ FLAGS = [
 def start(out: Path, *more: str) -> subprocess.Popen[str]:
     """Start ``divtrain run`` of `SMALL` in a process of its own."""
     command = [sys.executable, "-m", "divtrain", "run", "digits", f"--out={out}", *FLAGS, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    # As many threads as the tests have: with others the last bits of a sum may differ.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
 
 
 def until(happens: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:

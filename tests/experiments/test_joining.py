@@ -137,7 +137,7 @@ def test_joining_another_graph_is_refused_and_changes_nothing(whole: Path, tmp_p
     directory = RunDirectory(out)
     stages = ExperimentBlueprint(SMALL).build().stages
     before = (out / "stages.json").read_bytes()
-    with directory.entered(json.loads((out / "config.json").read_text()), stages):
+    with directory.entered(directory.read_config(), stages):
         with pytest.raises(dt.DivtrainError, match="another graph, without this stage .*-s1"):
             run_experiment(replace(SMALL, seeds=2), out, Progress(), join=True)
         (folder,) = train_ensembles(SMALL, ["div"], out, Progress(), join=True)  # a part of it
