@@ -117,14 +117,15 @@ def _second(
 ) -> list[Tensor | None]:
     """Derivatives of <u, G(v)> for v, x and the weight; None where not wanted."""
     v, x, weight, mean, scale, v_dot, v_sum = saved
-    for_v, for_x, for_weight = wants[0], wants[1], weight is not None and wants[2]
+    for_v, for_x = wants[:2]
     grad_v, u_dot, u_sum = _backward(u, x, weight, mean, scale, eps, [True, True, True])
     grad_x = grad_weight = None
+    for_weight = weight is not None and wants[2]
     if for_x or for_weight:
         n = x.numel() // x.shape[1]
         a, b = u_dot / n, v_dot / n
         c = _dot(u, v) / n - (u_sum / n) * (v_sum / n) - a * b
-        if for_weight:
+        if weight is not None and for_weight:
             grad_weight = (n * c * scale).to(weight.dtype)
         if for_x:
             factor = -(scale**2) if weight is None else -weight * scale**2
