@@ -141,3 +141,25 @@ def test_bad_configs_are_refused_before_anything_runs(change: Any, message: str)
 def test_an_unknown_defence_offers_the_nearest() -> None:
     with pytest.raises(dt.DivtrainError, match=r"did you mean 'base\+noise'"):
         experiment_graph(replace(digits(), targets=("base+noisy",)), COMMON)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (TrainConfig(gal_every=0), "gal-every >= 1"),
+        (TrainConfig(gal_part=0.0), r"gal-part in \(0, 1\]"),
+        (TrainConfig(gal_part=1.5), r"gal-part in \(0, 1\]"),
+    ],
+)
+def test_lazy_gal_out_of_range_is_refused_before_anything_runs(
+    train: TrainConfig, message: str
+) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        check_config(replace(digits(), train=train))
+
+
+def test_a_part_of_the_batch_and_batch_norm_are_refused_before_anything_runs() -> None:
+    part = replace(digits(), train=TrainConfig(gal_part=0.5))
+    check_config(part)
+    with pytest.raises(dt.DivtrainError, match="gal-part 0.5 does not go with resnet20"):
+        check_config(replace(part, model=ModelConfig(("conv3", "resnet20"))))

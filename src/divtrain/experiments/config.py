@@ -179,6 +179,12 @@ def check_config(config: ExperimentConfig) -> None:
         if name not in ARCHITECTURES:
             raise unknown_name("model", name, ARCHITECTURES)
     check_training(config.train)
+    normed = [name for name in config.model.members if name.startswith("resnet")]
+    if config.train.gal_part < 1 and normed:
+        raise DivtrainError(
+            f"--train.gal-part {config.train.gal_part:g} does not go with {normed[0]}: its batch"
+            " norm would normalise the two parts of a batch apart; use --train.gal-every instead"
+        )
     train = config.train
     check_devices(train.devices, train.strategy, len(config.model.members), train.batch_size)
     check_gaas(config.gaas, config.data)

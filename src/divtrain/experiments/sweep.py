@@ -44,7 +44,11 @@ SWEPT = "swept.json"
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Values to train the targets at; of several fields every combination."""
+    """Values to train the targets at; of several fields every combination (a grid).
+
+    The report shows the values of the last command; others computed before are kept, and shown
+    again when a command names them too.
+    """
 
     gal_weight: tuple[float, ...] = ()
     """lambda of Eq. 9."""

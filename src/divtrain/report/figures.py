@@ -173,7 +173,9 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
         title: Name of the experiment.
     """
     panels = sorted({(point.threat, point.eps) for point in points})
-    defences = list(dict.fromkeys(point.defence for point in points))
+    # Those that the values do not touch come last and hollow: they may coincide with another.
+    touched = {point.defence for point in points if point.values}
+    defences = sorted(dict.fromkeys(p.defence for p in points), key=lambda d: d not in touched)
     figure = _figure(3.0 * len(panels) + 0.8, 3.4)
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (threat, eps) in zip(axes, panels, strict=True):
@@ -183,9 +185,12 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
                             ([p.worst for p in mine], [p.clean for p in mine]))  # fmt: skip
             spread = [[100 * (cell.deviation or 0) for cell in cells] for cells in
                       ([p.worst for p in mine], [p.clean for p in mine])]  # fmt: skip
-            axis.errorbar(worst, clean, xerr=spread[0], yerr=spread[1], fmt="o-", markersize=3.5,
-                          linewidth=1, elinewidth=0.7, color=_colour(defence, defences),
-                          label=defence)  # fmt: skip
+            filled = defence in touched
+            axis.errorbar(
+                worst, clean, xerr=spread[0], yerr=spread[1], fmt="o-",
+                markersize=3.5 if filled else 6, markerfacecolor=None if filled else "none",
+                linewidth=1, elinewidth=0.7, color=_colour(defence, defences), label=defence,
+            )  # fmt: skip
             for x, y, point in zip(worst, clean, mine, strict=True):
                 axis.annotate(point.words, (x, y), xytext=(3, 4), textcoords="offset points",
                               fontsize=6)  # fmt: skip
@@ -195,7 +200,7 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
         axis.margins(0.15)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("clean accuracy, %", fontsize=8)
-    swept = ", ".join(dict.fromkeys(field for point in points for field in point.values))
+    swept = ", ".join(max((point.values for point in points), key=len))  # as the labels go
     bars, names = axes[0].get_legend_handles_labels()
     figure.legend(bars, names, loc="outside lower center", ncols=len(defences), fontsize=8,
                   frameon=False)  # fmt: skip

@@ -144,7 +144,9 @@ def step_by_member(
     backward: Backward = torch.autograd.backward,
     exchange: Exchange | None = None,
 ) -> StepResult:
-    """Hold the graph of one member at a time; arguments and result as of `step_apart`.
+    """Hold the graph of one member at a time; adds the gradients itself, as `step_together` does.
+
+    Arguments and result are those of `step_together`; with an `exchange`, as of `step_apart`.
 
     Layers that draw from torch's generators draw the same in both passes, and buffers (batch norm's
     statistics) are updated once. With part of a batch recording gradients, random numbers are
