@@ -11,9 +11,9 @@ def keep_freed_memory() -> bool:
 
     glibc maps every large tensor anew and hands it back when it is freed, and the kernel fills
     each page with zeros again on first touch: a third of a step with GAL of five Conv4 in float32
-    on two cores. Kept memory is reused as it is. It concerns the whole process, which will not shrink
-    again, so a program decides on it (divtrain's command line does), never an import. Elsewhere
-    than on glibc nothing happens.
+    on two cores. Kept memory is reused as it is. It concerns the whole process, which will not
+    shrink again, so a program decides on it (divtrain's command line does), never an import.
+    Elsewhere than on glibc nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
