@@ -31,8 +31,11 @@ from divtrain.experiments import (
     TerminalProgress,
     WorkOptions,
     defaults_from,
+    dismiss,
     evaluate_models,
     find_preset,
+    follow,
+    is_follower,
     rewrite_report,
     run_experiment,
     run_sweep,
@@ -77,7 +80,33 @@ Start with `divtrain run digits`: no download, about two minutes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, 1 for a failure, 2 for a mistake, 130 stopped."""
+    """Run one command; return the exit status: 0, 1 for a failure, 2 for a mistake, 130 stopped.
+
+    Of several processes that torchrun started the first does that, the others train with it.
+    """
+    if is_follower():
+        return _follow()
+    try:
+        return _command(arguments)
+    finally:
+        dismiss()
+
+
+def _follow() -> int:
+    keep_freed_memory()
+    try:
+        follow()
+    except DivtrainError as error:
+        rank, host = os.environ["RANK"], os.uname().nodename
+        errors.print(f"[bold red]error[/] in rank {rank} on {host}: {escape(str(error))}",
+                     highlight=False, soft_wrap=True)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        return 130  # the first process says so
+    return 0
+
+
+def _command(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE)

@@ -254,6 +254,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         raise DamagedFileError(f"{path} has damaged divtrain metadata: {error}") from error
 
 
+def stored_seal(path: Path) -> str | None:
+    """Return the digest that a file of `write_tensors` says it has, reading its header alone.
+
+    None where it says none: another kind of file, or a damaged one.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get("divtrain", "")
+    except Exception:  # safetensors has its own words for damage, and it is no safetensors at all
+        return None
+    seal = about.partition(" ")[0]
+    return seal if seal.startswith(f"{SEAL}:") else None
+
+
 def _json_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

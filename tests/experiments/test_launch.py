@@ -84,12 +84,6 @@ def test_a_killed_process_ends_the_others_and_is_told() -> None:
         launch(second_is_killed, 2, "cpu", "fp32", lambda *told: None)
 
 
-def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(dt.DivtrainError, match="expected to be started once, but WORLD_SIZE is 2"):
-        launch(second_cannot, 1, "cpu", "fp32", lambda *told: None)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

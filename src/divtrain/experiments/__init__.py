@@ -18,6 +18,7 @@ from divtrain.experiments.runner import (
     run_experiment,
     train_ensembles,
 )
+from divtrain.experiments.stages import dismiss, follow, is_follower
 from divtrain.experiments.summary import Summary, rewrite_summary
 from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep
 
@@ -41,8 +42,11 @@ __all__ = [
     "TrainConfig",
     "WorkOptions",
     "defaults_from",
+    "dismiss",
     "evaluate_models",
     "find_preset",
+    "follow",
+    "is_follower",
     "open_dataset",
     "rewrite_report",
     "rewrite_summary",

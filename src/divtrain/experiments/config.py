@@ -12,7 +12,7 @@ from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
-from divtrain.training import Schedule, Strategy, check_devices
+from divtrain.training import Schedule, Strategy, check_devices, training_processes
 
 Precision = Literal["fp32", "bf16"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -85,7 +85,8 @@ class TrainConfig:
     """Hold the graph of one member at a time: the memory of one, for about a third more time. The
     gradients are the same, so a run that ran out of memory may go on with it."""
     devices: int = field(default=1, repr=False)
-    """Train on this many devices of this machine, a process each. See docs/devices.md."""
+    """Train on this many devices of this machine, a process each; under torchrun on all that it
+    started processes for. See docs/devices.md."""
     strategy: Strategy = field(default="ddp", repr=False)
     """With several: ddp (each takes a slice of every batch) or members (each holds some)."""
 
@@ -186,7 +187,8 @@ def check_config(config: ExperimentConfig) -> None:
             " norm would normalise the two parts of a batch apart; use --train.gal-every instead"
         )
     train = config.train
-    check_devices(train.devices, train.strategy, len(config.model.members), train.batch_size)
+    devices = training_processes(train.devices)
+    check_devices(devices, train.strategy, len(config.model.members), train.batch_size)
     check_gaas(config.gaas, config.data)
     if config.seeds < 1:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
@@ -237,6 +239,12 @@ def check_training(train: TrainConfig) -> None:
         )
     if not train.temperature > 0:
         raise DivtrainError(f"expected --train.temperature > 0, got {train.temperature!r}")
+    if train.epochs < 1:
+        raise DivtrainError(f"expected --train.epochs >= 1, got {train.epochs}")
+    if not 0 < train.learning_rate < float("inf"):
+        raise DivtrainError(f"expected --train.learning-rate > 0, got {train.learning_rate!r}")
+    if train.batch_size < 1:
+        raise DivtrainError(f"expected --train.batch-size >= 1, got {train.batch_size}")
     if train.static_nets < 1:
         raise DivtrainError(f"expected --train.static-nets >= 1, got {train.static_nets}")
     if train.devices < 1:

@@ -1,7 +1,8 @@
 """A run directory: the resolved config, a log, a folder for each stage, and the report.
 
 Nothing else in divtrain reads or writes one. Files are whole or absent, and a stage counts as
-done only if its manifest carries the stage's key and the hash of every file it names.
+done only if its manifest carries the stage's key and the digest of every file it names: that which
+tensors were sealed with as they were written, so that it need not be taken twice, or SHA-256.
 """
 
 import hashlib
@@ -28,8 +29,10 @@ from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
     read_sealed_json,
+    read_tensors,
     reading,
     storage_error,
+    stored_seal,
     write_sealed_json,
 )
 from divtrain.version import versions
@@ -193,7 +196,7 @@ class RunDirectory:
         done = [folder for folder in folders if (folder / MANIFEST).exists()]
         for folder in done:
             for name, digest in read_manifest(folder)["files"].items():
-                if name in REPORTED and _digest(folder / name) != digest:
+                if name in REPORTED and not _is_whole(folder / name, digest):
                     raise DamagedFileError(
                         f"{folder / name} is damaged: it is not what its stage wrote; run the same"
                         " command again, which makes it anew"
@@ -234,7 +237,7 @@ class RunDirectory:
         """Write the manifest that marks the stage as done, and remove what let it go on."""
         folder = self.folder(stage)
         files = {
-            file.name: _sha256(file)
+            file.name: stored_seal(file) or _sha256(file)
             for file in sorted(folder.iterdir())
             if file.name not in ("key", MANIFEST) and not file.name.startswith((".", *SCRATCH))
         }
@@ -264,7 +267,7 @@ class RunDirectory:
         except DivtrainError:
             return False
         same = manifest["key"] == stage.key
-        return same and all(_digest(folder / n) == h for n, h in manifest["files"].items())
+        return same and all(_is_whole(folder / n, h) for n, h in manifest["files"].items())
 
     def log(self, line: str) -> None:
         """Append a line with the time to log.txt."""
@@ -302,12 +305,17 @@ def _plain(name: str) -> str:
     return name
 
 
-def _digest(file: Path) -> str:
-    """SHA-256 of a file; empty where there is none, or something else in its place."""
+def _is_whole(file: Path, digest: str) -> bool:
+    """Whether a file's content fits the digest in a manifest: tensors' seal, or its SHA-256."""
     try:
-        return _sha256(file) if file.is_file() else ""
-    except OSError:
-        return ""
+        if not file.is_file():
+            return False
+        if stored_seal(file) == digest:
+            read_tensors(file)  # checks the content against the seal
+            return True
+        return _sha256(file) == digest
+    except (OSError, DivtrainError):
+        return False
 
 
 def _sha256(file: Path) -> str:

@@ -2,7 +2,12 @@
 
 from divtrain.training.adversarial import Adversarial
 from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
-from divtrain.training.devices import Strategy, check_devices
+from divtrain.training.devices import (
+    Strategy,
+    check_devices,
+    torchrun_processes,
+    training_processes,
+)
 from divtrain.training.loop import Schedule, TrainingSettings, train
 from divtrain.training.state import History
 from divtrain.training.step import StepResult, step_by_member, step_together
@@ -24,6 +29,8 @@ __all__ = [
     "save_ensemble",
     "step_by_member",
     "step_together",
+    "torchrun_processes",
     "total_loss",
     "train",
+    "training_processes",
 ]

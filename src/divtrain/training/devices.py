@@ -16,6 +16,7 @@ is given up is that the exchange does not overlap with the backward pass.
 Processes are launched, and their group is opened, by Fabric.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -33,6 +34,30 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Strategy = Literal["ddp", "members"]
+
+
+def torchrun_processes() -> int:
+    """Processes that torchrun started with this command, on all machines; 1 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if _under_torchrun() else 1
+
+
+def _under_torchrun() -> bool:
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def training_processes(devices: int) -> int:
+    """Processes that share a training: `devices`, or under torchrun all that it started.
+
+    Raises:
+        DivtrainError: when torchrun started another number than was asked for.
+    """
+    started = torchrun_processes()
+    if started > 1 and devices not in (1, started):
+        raise DivtrainError(
+            f"torchrun started {started} processes, but --train.devices asks for {devices}; leave"
+            " it out: under torchrun every process trains on a device of its own"
+        )
+    return max(devices, started)
 
 
 def spread(

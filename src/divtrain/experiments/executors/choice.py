@@ -7,6 +7,7 @@ from divtrain.errors import DivtrainError
 from divtrain.experiments.executors.executor import Executor
 from divtrain.experiments.executors.local import LocalExecutor
 from divtrain.experiments.executors.on_ray import RayExecutor
+from divtrain.training import torchrun_processes
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class WorkOptions:
         """Return the executor asked for.
 
         Raises:
-            DivtrainError: for options of Ray without it, or negative resources.
+            DivtrainError: for options of Ray without it, Ray under torchrun, or negative resources.
         """
         given = {"--address": self.address, "--cpus": self.cpus, "--gpus": self.gpus}
         if self.executor == "local":
@@ -38,6 +39,11 @@ class WorkOptions:
                         f"{flag} {value} is for --executor ray, which was not given"
                     )
             return LocalExecutor()
+        if torchrun_processes() > 1:
+            raise DivtrainError(
+                "--executor ray does not go with torchrun: Ray starts its own processes; start"
+                " `divtrain` by itself"
+            )
         for flag, value in (("--cpus", self.cpus), ("--gpus", self.gpus)):
             if value is not None and not 0 <= value < float("inf"):
                 raise DivtrainError(f"expected {flag} >= 0, got {value:g}")

@@ -16,6 +16,7 @@ from divtrain.experiments.stages.stage import (
     Stage,
     open_fabric,
 )
+from divtrain.experiments.stages.torchrun import dismiss, follow, is_follower
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 
 __all__ = [
@@ -37,9 +38,12 @@ __all__ = [
     "attempt_stage",
     "coherence_stage",
     "craft_stage",
+    "dismiss",
     "evaluate_stage",
+    "follow",
     "gaas_stage",
     "given_stage",
+    "is_follower",
     "judge_stage",
     "open_fabric",
     "read_evaluation",

@@ -17,6 +17,8 @@ import torch
 
 from divtrain.errors import DivtrainError
 from divtrain.experiments.stages.stage import OnProgress, open_fabric
+from divtrain.experiments.stages.torchrun import lead
+from divtrain.training import torchrun_processes
 from divtrain.training.interrupt import StopRequest
 
 if TYPE_CHECKING:
@@ -29,26 +31,23 @@ Work = Callable[["Fabric", OnProgress], None]
 def launch(
     work: Work, devices: int, accelerator: str, precision: str, on_progress: OnProgress
 ) -> None:
-    """Do the work in this process, or in `devices` new ones on this machine.
+    """Do the work in this process, in all that torchrun started, or in `devices` new ones here.
 
     Ctrl-C or SIGTERM here reaches all of them, and they end as the work sees fit. When one fails
     the others are killed: they would wait for it for ever.
 
     Raises:
-        DivtrainError: when this machine has fewer devices, or under torchrun; what a process
-            raised; or when one was killed.
+        DivtrainError: when this machine has fewer devices; what a process raised; or when one was
+            killed.
         KeyboardInterrupt: when the work was stopped.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise DivtrainError(
-            f"expected to be started once, but WORLD_SIZE is {os.environ['WORLD_SIZE']}, as"
-            " torchrun sets it; start `divtrain` by itself with --train.devices: it makes its own"
-            " processes, on one machine"
-        )
-    fabric = open_fabric(accelerator, precision, devices)
     if devices == 1:
-        work(fabric, on_progress)
+        work(open_fabric(accelerator, precision), on_progress)
         return
+    if devices == torchrun_processes():
+        lead(work, accelerator, precision, on_progress)
+        return
+    open_fabric(accelerator, precision, devices)  # to refuse what is not there
     from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
     context = multiprocessing.get_context("spawn")

@@ -7,6 +7,7 @@ its result. It reads its inputs' files and writes its own, nothing else.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from divtrain.data import Dataset
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.parts import PART
-from divtrain.training import load_ensemble
+from divtrain.training import load_ensemble, torchrun_processes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -111,7 +112,8 @@ def load_trained(folder: Path, device: torch.device) -> Ensemble:
 def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> "Fabric":
     """Return a device, in Fabric's words, with a precision, in ours.
 
-    With several devices it is for processes that `divtrain.experiments.stages.launch` starts.
+    With several devices it is for processes that `divtrain.experiments.stages.launch` starts, or
+    that torchrun did.
 
     Raises:
         DivtrainError: when this machine has no such device, or not so many.
@@ -123,7 +125,10 @@ def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     words = {"fp32": "32-true", "bf16": "bf16-mixed"}
     several: dict[str, Any] = {}
-    if devices > 1:
+    if devices > 1 and torchrun_processes() > 1:
+        several = {"strategy": "ddp", "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    elif devices > 1:
         several = {"strategy": "ddp", "plugins": [LightningEnvironment()]}
     try:
         kind: Any = words[precision]

@@ -23,7 +23,13 @@ from divtrain.experiments.stages.stage import (
 )
 from divtrain.files import write_json_lines
 from divtrain.models import build
-from divtrain.training import TrainingSettings, save_ensemble, train
+from divtrain.training import (
+    TrainingSettings,
+    save_ensemble,
+    torchrun_processes,
+    train,
+    training_processes,
+)
 from divtrain.version import versions
 
 if TYPE_CHECKING:
@@ -76,9 +82,10 @@ def train_stage(
     }
     recipe = {"train": asdict(replace(settings, devices=1, strategy="ddp")), "data": asdict(data)}
     about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
-    devices = settings.devices
+    devices = training_processes(settings.devices)
     if settings.strategy == "members":  # static nets and surrogates may have fewer
-        devices = min(devices, len(model.members))
+        fewer = min(devices, len(model.members))
+        devices = fewer if torchrun_processes() in (1, fewer) else 1
 
     def work(context: Context) -> None:
         fed = None if static is None else context.inputs[static.name]

@@ -1,0 +1,167 @@
+"""The command line under torchrun: one process leads, the others train with it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import divtrain as dt
+from divtrain.experiments import (
+    AttackConfig,
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    Progress,
+    TrainConfig,
+    WorkOptions,
+    run_experiment,
+    train_ensembles,
+)
+from divtrain.experiments.run_directory import RunDirectory
+
+SMALL = ExperimentConfig(
+    preset="digits",
+    data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
+    model=ModelConfig(members=("conv3", "conv3", "conv3")),
+    train=TrainConfig(epochs=2, batch_size=40, noise=0.2, save_every=0.0),
+    attack=AttackConfig(names=("fgsm",), eps=(0.1,), white_box=()),
+    targets=("div", "adv"),
+    accelerator="cpu",
+)
+WORDS = (
+    "digits --targets div adv --accelerator cpu --data.train-size 160 --data.test-size 30"
+    " --model.members conv3 conv3 conv3 --train.epochs 2 --train.batch-size 40 --train.save-every 0"
+    " --train.learning-rate 1e-3 --train.schedule constant --train.precision fp32"
+    " --attack.names fgsm --attack.eps 0.1 --attack.white-box"
+)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+def start(launcher: str, command: str, out: Path) -> "subprocess.Popen[str]":
+    words = [*TORCHRUN, *launcher.split(), "-m", "divtrain", *command.split(), "--out", str(out)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def weights(run: Path, target: str) -> torch.Tensor:
+    ens, _ = dt.load_ensemble(run / "stages" / f"train-{target}-s0" / "ensemble.safetensors")
+    return torch.cat([parameter.detach().flatten() for parameter in ens.parameters()])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as one process makes it."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run_experiment(SMALL, out, Progress())
+    return out
+
+
+@pytest.fixture(scope="module")
+def rounding(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> float:
+    """How far summing in another order, in one process, takes div's weights."""
+    out = tmp_path_factory.mktemp("rounded") / "run"
+    otherwise = replace(SMALL, train=replace(SMALL.train, by_member=True))
+    train_ensembles(otherwise, ["div"], out, Progress())
+    return float((weights(out, "div") - weights(alone, "div")).norm())
+
+
+def test_two_nodes_make_the_run_of_one_process(
+    tmp_path: Path, alone: Path, rounding: float
+) -> None:
+    """Two torchruns as on two machines, with a process each; every stage is done, once."""
+    out = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port}"
+    nodes = [start(where, f"run {WORDS}", out) for _ in range(2)]
+    said = [node.communicate(timeout=180)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert sum(f"run directory: {out}" in text for text in said) == 1
+    log = (out / "log.txt").read_text()
+    assert log.count("begin train-div-s0") == 1
+    expected = weights(alone, "div")
+    assert (weights(out, "div") - expected).norm() <= 3 * rounding < 0.1 * expected.norm()
+    ours, theirs = ((run / "records.jsonl").read_text().splitlines() for run in (out, alone))
+    assert len(ours) == len(theirs) > 0
+    done = RunDirectory(out).finished()
+    assert [folder.name for folder in done] == [f.name for f in RunDirectory(alone).finished()]
+
+
+def test_a_stopped_torchrun_saves_its_state_and_one_process_goes_on(
+    tmp_path: Path, alone: Path, rounding: float
+) -> None:
+    """By members; the one static net of adv is trained by the first process alone."""
+    out = tmp_path / "run"
+    command = f"run {WORDS} --train.strategy members"
+    started = start("--standalone --nproc-per-node 2", command, out)
+    state = out / "stages/train-div-s0/training-state.safetensors"
+    deadline = time.monotonic() + 120
+    while not state.exists() and started.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    started.send_signal(signal.SIGTERM)
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode != 0
+    assert said.count("the same command goes on") == 1, said
+    assert state.exists()
+    assert "stopped in train-div-s0" in (out / "log.txt").read_text()
+    run_experiment(SMALL, out, Progress())
+    expected = weights(alone, "div")
+    assert (weights(out, "div") - expected).norm() <= 3 * rounding
+    assert torch.equal(weights(out, "static"), weights(alone, "static"))
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("run digits --train.epochs 0", "error: expected --train.epochs >= 1"),
+        (f"train {WORDS} --only div --train.learning-rate 1e38", "error: training diverged"),
+    ],
+)
+def test_what_fails_is_told_once_and_all_end(tmp_path: Path, command: str, told: str) -> None:
+    started = start("--standalone --nproc-per-node 2", command, tmp_path / "run")
+    said, _ = started.communicate(timeout=120)
+    assert started.returncode != 0
+    assert said.count(told) == 1, said
+    assert "error in rank" not in said
+
+
+@pytest.fixture
+def as_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("as_under_torchrun")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"devices": 3}, "torchrun started 2 processes, but --train.devices asks for 3"),
+        ({"batch_size": 41}, "expected a batch size that 2 devices divide, got 41"),
+    ],
+)
+def test_what_the_processes_cannot_share_is_refused(
+    tmp_path: Path, change: dict, message: str
+) -> None:
+    config = replace(SMALL, train=replace(SMALL.train, **change))
+    with pytest.raises(dt.DivtrainError, match=message):
+        run_experiment(config, tmp_path / "run", Progress())
+
+
+@pytest.mark.usefixtures("as_under_torchrun")
+def test_ray_under_torchrun_is_refused() -> None:
+    with pytest.raises(dt.DivtrainError, match="does not go with torchrun"):
+        WorkOptions(executor="ray").choose()
+
+
+def test_a_world_size_of_something_else_is_of_no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "7")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert dt.training.torchrun_processes() == 1
+    assert "TORCHELASTIC_RUN_ID" not in os.environ
