@@ -19,6 +19,7 @@ from divtrain.experiments.stages import (
     COHERENCE,
     GAAS_FILE,
     JUDGED,
+    MASKS,
     OUTCOMES,
     RECORDS,
     SCRATCH,
@@ -37,7 +38,7 @@ from divtrain.version import versions
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
-REPORTED = (RECORDS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
+REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
 """Files of stages that a report is made of."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on nearly every file system."""
@@ -46,6 +47,7 @@ FREE_TO_CHANGE = (
     "seeds",
     "targets",
     "attack.white_box",
+    "attack.surrogates",
     "train.save_every",
     "train.by_member",
     "train.devices",

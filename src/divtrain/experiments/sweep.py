@@ -9,6 +9,7 @@ from typing import Any
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import WarningSign, warning_signs
 from divtrain.experiments.config import (
+    AttackConfig,
     ExperimentConfig,
     GaasConfig,
     ModelConfig,
@@ -124,6 +125,11 @@ def make_variants(config: ExperimentConfig, sweep: SweepConfig) -> list[Variant]
             )
     if config.gaas.images:
         raise DivtrainError("a sweep leaves GAAS out: --gaas.images is for `divtrain run`")
+    if config.attack.surrogates != AttackConfig().surrogates:
+        raise DivtrainError(
+            "a sweep's attacker has a base surrogate alone: --attack.surrogates is for"
+            " `divtrain run`"
+        )
     in_model = {field.name for field in fields(ModelConfig)}
     variants: list[Variant] = []
     for combination in itertools.product(*swept.values()):
