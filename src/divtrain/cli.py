@@ -240,7 +240,7 @@ def _sweep(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     sys.path.insert(0, "")  # so that --targets NAME=MODULE:ATTRIBUTE finds a file that is here
     targets = [] if {"-h", "--help"} & set(words) else _values_of("--targets", words)
-    default = tyro.MISSING
+    default = EvaluateOptions(EvaluationConfig(tyro.MISSING))
     if targets:
         known = defaults_from(targets)
         if "--quick" in words:  # before the words are read, so that what they say stands

@@ -13,6 +13,7 @@ from divtrain.experiments.config import (
     check_config,
     flatten,
 )
+from divtrain.experiments.defences import DEFENCES, check_steps
 from divtrain.experiments.executors import Blueprint, Executor, Graph, LocalExecutor
 from divtrain.experiments.graph import experiment_graph, training_graph
 from divtrain.experiments.paper_parts import only_parts
@@ -20,6 +21,7 @@ from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import Stage, open_fabric
 from divtrain.experiments.summary import Summary, write_summary
+from divtrain.experiments.surrogates import attackers
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class ExperimentBlueprint:
         self._stages({})  # what it refuses is refused before any data is fetched
         open_fabric(config.accelerator)
         dataset = open_dataset(config.data)
+        for name in set(self.only or config.targets) & set(DEFENCES):
+            check_steps(name, config.train, len(dataset.train))
+        for each in attackers(config.attack.surrogates, config.model, config.train, config.seed):
+            check_steps(each.defence, each.train, len(dataset.train))
         stages = self._stages(common_inputs(dataset, config.accelerator))
         return Graph(stages, dataset, config.accelerator)
 

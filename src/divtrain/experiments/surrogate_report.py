@@ -14,6 +14,7 @@ from divtrain.report import (
     TransferCell,
     compare_surrogates,
     grid_markdown,
+    surrogate_title,
     transfer_csv,
     transfer_figure,
     transfer_grids,
@@ -41,14 +42,11 @@ def compare_run(measured: Mapping[Path, Sequence[Record]]) -> list[TransferCell]
         if attacked:
             one = attacked[0]
             clean, right = read_masks(folder / MASKS, one.images)
-            answers.append(Answers(_shown(one.surrogate), one.target, one.seed, clean, right))
+            answers.append(
+                Answers(surrogate_title(one.surrogate), one.target, one.seed, clean, right)
+            )
     several = len({each.surrogate for each in answers}) > 1
     return compare_surrogates(answers, BASE) if several else []
-
-
-def _shown(surrogate: str) -> str:
-    """What a reader calls what records call a surrogate: its recipe."""
-    return surrogate.removeprefix(SURROGATE).strip() or BASE
 
 
 def transfer_files(cells: Sequence[TransferCell], title: str) -> dict[str, bytes]:

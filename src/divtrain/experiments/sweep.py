@@ -16,6 +16,7 @@ from divtrain.experiments.config import (
     check_config,
     flatten,
 )
+from divtrain.experiments.defences import check_steps
 from divtrain.experiments.executors import Executor, Graph
 from divtrain.experiments.graph import Variant, experiment_graph, shown_targets
 from divtrain.experiments.progress import Progress
@@ -101,6 +102,9 @@ class SweepBlueprint:
         variants = make_variants(self.config, self.sweep)
         open_fabric(self.config.accelerator)
         dataset = open_dataset(self.config.data)
+        for variant in variants:
+            for name in variant.config.targets:
+                check_steps(name, variant.config.train, len(dataset.train))
         common = common_inputs(dataset, self.config.accelerator)
         without_gaas = replace(self.config, gaas=GaasConfig())
         stages = experiment_graph(without_gaas, common, variants)

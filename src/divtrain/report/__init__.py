@@ -14,7 +14,7 @@ from divtrain.report.figures import (
 )
 from divtrain.report.grid import Entry, Grid, grid_markdown, grid_terminal
 from divtrain.report.published import Claim, Comparison, compare, count_claims
-from divtrain.report.rows import Cell, Row, make_rows
+from divtrain.report.rows import Cell, Row, make_rows, surrogate_title
 from divtrain.report.run_page import RunFacts, coherence_grid, gaas_grid, run_html
 from divtrain.report.sweep import (
     SWEEP_LEGEND,
@@ -86,6 +86,7 @@ __all__ = [
     "make_rows",
     "markdown_table",
     "run_html",
+    "surrogate_title",
     "sweep_csv",
     "sweep_figure",
     "sweep_markdown",

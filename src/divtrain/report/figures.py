@@ -235,7 +235,7 @@ def transfer_figure(cells: Sequence[TransferCell], title: str) -> bytes:
                 words = "\n".join(part for part in (str(cell.worst), difference) if part)
                 axis.text(column, row, words, ha="center", va="center", fontsize=7,
                           color="white" if share > 60 else "black")  # fmt: skip
-        axis.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        axis.imshow(values.tolist(), cmap="Blues", vmin=0, vmax=100, aspect="auto")
         axis.set_xticks(range(len(targets)), targets, fontsize=7)
         axis.set_yticks(range(len(sources)), sources, fontsize=7)
         axis.set_title(f"eps {eps:g}", fontsize=9, loc="left")

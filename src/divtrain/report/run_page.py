@@ -11,7 +11,7 @@ from divtrain.report.comparison import claim_lines
 from divtrain.report.figures import GaasPoint
 from divtrain.report.grid import Entry, Grid
 from divtrain.report.published import Comparison, count_claims
-from divtrain.report.rows import THREATS, Cell, Row
+from divtrain.report.rows import THREATS, Cell, Row, surrogate_title
 from divtrain.report.tables import LEGEND, attack_title, columns_of, describe
 from divtrain.report.transfer import (
     TRANSFER_LEGEND,
@@ -85,7 +85,7 @@ def accuracy_grids(rows: Sequence[Row], coherence: Mapping[str, float]) -> list[
                 )
                 for row in mine
             )
-            where = f" ({source})" if len(sources) > 1 else ""
+            where = f" (trained as {surrogate_title(source)})" if len(sources) > 1 else ""
             grids.append(Grid(f"{title}{where}; {describe(mine)}", header, lines, names=2))
     return grids
 
@@ -218,7 +218,7 @@ def run_html(
     return environment.get_template("run.html.jinja").render(
         facts=facts,
         described=describe(rows) if rows else "",
-        threats=[(threat, KNOWLEDGE[threat]) for threat in THREATS] if rows else [],
+        threats=[(t, KNOWLEDGE[t]) for t in THREATS if any(row.threat == t for row in rows)],
         warnings=warnings,
         sections=sections,
         documentation=DOCUMENTATION,

@@ -246,7 +246,7 @@ def transfer_sentences(cells: Sequence[TransferCell]) -> list[str]:
         sentences.append(_counted(surrogate, [c.difference for c in mine if c.difference]))
         for eps in dict.fromkeys(cell.eps for cell in mine):
             parts = [
-                f"{c.worst} % of {c.target} (crafted on base {bases[c.target, eps]} %)"
+                f"{c.target} at {c.worst} % (those crafted on base {bases[c.target, eps]} %)"
                 for c in mine
                 if c.eps == eps
             ]
