@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -240,14 +241,15 @@ def _sweep(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     sys.path.insert(0, "")  # so that --targets NAME=MODULE:ATTRIBUTE finds a file that is here
     targets = [] if {"-h", "--help"} & set(words) else _values_of("--targets", words)
-    default = EvaluateOptions(EvaluationConfig(tyro.MISSING))
+    ask = partial(tyro.cli, EvaluateOptions, args=words, prog="divtrain evaluate")
     if targets:
         known = defaults_from(targets)
         if "--quick" in words:  # before the words are read, so that what they say stands
             few = replace(known.data, test_size=QUICK_IMAGES)
             known = replace(known, attack=quick(known.attack), data=few)
-        default = EvaluateOptions(known)
-    options = tyro.cli(EvaluateOptions, default=default, args=words, prog="divtrain evaluate")
+        options = ask(default=EvaluateOptions(known))
+    else:
+        options = ask()  # which then says what is missing
     config = options.config
     names = [word.partition("=")[0] for word in config.targets]
     out = options.out or Path("runs") / f"evaluate-{'-'.join(names)}"

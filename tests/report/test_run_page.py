@@ -125,7 +125,9 @@ def page(seeds: int = 1, facts: RunFacts = FACTS, name: str = "div") -> Page:
     rows = make_rows(measured(seeds, name))
     main = [row for row in rows if row.surrogate != "surrogate div"]
     transfers = compare_surrogates([BASE, DIV], "base")
-    figures = dict.fromkeys(("accuracy", "coherence", "gaas", "transfer"), PNG)
+    figures: dict[str, bytes] = {}
+    for each in ("accuracy", "coherence", "gaas", "transfer"):
+        figures[each] = PNG
     coherence = {"base": 0.9123, name: -0.2}
     comparisons = compare("Conv3", main)
     return Page(run_html(facts, rows, coherence, SIGNS, comparisons, POINTS, transfers, figures))
