@@ -144,7 +144,7 @@ def test_the_reports_keep_base_apart_and_hold_all(whole: Path) -> None:
     summary = rewrite_summary(RunDirectory(whole))
     assert {row.surrogate for row in summary.rows if row.threat == "transfer"} == {"surrogate"}
     assert "surrogate div" in (whole / "table.csv").read_text()
-    assert "crafted on div fool" in (whole / "transfer.md").read_text()
+    assert "crafted on div (on base) fool" in (whole / "transfer.md").read_text()
     for name in ("transfer.csv", "figures/transfer.png", "report.html"):
         assert (whole / name) in summary.files
         assert (whole / name).stat().st_size > 0

@@ -8,6 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+ROOM = 100
+"""Characters of a terminal's line; in a wider table small print goes below."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -48,8 +51,11 @@ def grid_terminal(grids: Sequence[Grid]) -> RenderableType:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for place, name in enumerate(grid.header):
             table.add_column(name, justify="left" if place < grid.names else "right")
+        columns = zip(*grid.lines, strict=True)
+        width = sum(max(len(_whole(entry)) for entry in column) + 2 for column in columns)
+        between = " " if width <= ROOM else "\n"
         for line in grid.lines:
-            table.add_row(*(Text(_whole(e), style="bold" if e.strong else "") for e in line))
+            table.add_row(*(Text(_whole(e, between), "bold" if e.strong else "") for e in line))
         parts += [Text(grid.title, style="italic"), table]
     return Group(*parts)
 
@@ -68,8 +74,8 @@ def grid_markdown(grids: Sequence[Grid]) -> str:
     return "\n".join(lines)
 
 
-def _whole(entry: Entry) -> str:
-    return " ".join(part for part in (entry.text, entry.note) if part)
+def _whole(entry: Entry, between: str = " ") -> str:
+    return between.join(part for part in (entry.text, entry.note) if part)
 
 
 def _line(cells: Sequence[str]) -> str:

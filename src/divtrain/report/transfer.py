@@ -246,12 +246,14 @@ def transfer_sentences(cells: Sequence[TransferCell]) -> list[str]:
         sentences.append(_counted(surrogate, [c.difference for c in mine if c.difference]))
         for eps in dict.fromkeys(cell.eps for cell in mine):
             parts = [
-                f"{c.target} at {c.worst} % (those crafted on base {bases[c.target, eps]} %)"
+                f"{c.target} at {c.worst} % ({bases[c.target, eps]} %)"
                 for c in mine
                 if c.eps == eps
             ]
-            listed = ", ".join(parts)
-            sentences.append(f"At eps {eps:g}, examples crafted on {surrogate} fool {listed}.")
+            sentences.append(
+                f"At eps {eps:g}, examples crafted on {surrogate} (on base) fool"
+                f" {', '.join(parts)} of the images."
+            )
     return sentences
 
 
