@@ -64,6 +64,34 @@ def test_sweep_prints_the_table_and_report_prints_it_again(
     assert capsys.readouterr().out == first
 
 
+def test_what_holds_another_kind_of_run_says_so(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    sweep = tmp_path / "sweep"
+    assert main(["sweep", "digits", f"--out={sweep}", "--gal-weight", "0.5", *SMALL]) == 0
+    capsys.readouterr()
+    assert main(["run", "digits", f"--out={sweep}", *SMALL]) == 2
+    assert f"{sweep} holds a sweep, and this would be a run" in words(capsys.readouterr().err)
+    assert main(["sweep", "digits", f"--out={run}", "--gal-weight", "0.5", *SMALL]) == 2
+    assert f"{run} holds a run, and this would be a sweep" in words(capsys.readouterr().err)
+    checkpoint = run / "stages/train-base-s0/ensemble.safetensors"
+    command = ["evaluate", f"--out={run}", "--targets", f"b={checkpoint}", "--surrogates", "base"]
+    assert main([*command, "--data.test-size=20", "--data.train-size=160"]) == 2
+    told = words(capsys.readouterr().err)
+    assert told.startswith("error: ")
+    assert "holds a run, and this would be an evaluation; choose another folder" in told
+
+
+def test_only_what_must_be_given_is_said_to_be_required(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert words(capsys.readouterr().out).count("(required)") == 1  # --targets
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--quick"])
+    assert stop.value.code == 2
+    assert "--targets" in capsys.readouterr().err
+
+
 def test_presets_lists_all_and_shows_one(capsys: Captured) -> None:
     assert main(["presets"]) == 0
     out = capsys.readouterr().out
@@ -126,6 +154,25 @@ def test_every_command_has_help(command: list[str], capsys: Captured) -> None:
         (["train", "digits", "--only", "dive"], "did you mean 'div'"),
         (["run", "digits", "--address=auto"], "--address auto is for --executor ray"),
         (["sweep", "digits"], "expected values to sweep over"),
+        (["run", "digits", "--only", "figure5"], "unknown part in --only 'figure5'"),
+        (["run", "digits", "--only", "gaas"], "give --gaas.images N, e.g. 500"),
+        (["run", "digits", "--attack.surrogates", "div"], "to name base"),
+        (
+            ["run", "digits", "--data.train-size=160", "--train.epochs=1", "--train.gal-every=6"],
+            "--train.gal-every 6 is more than the 5 steps that div is trained for",
+        ),
+        (
+            [
+                "sweep",
+                "digits",
+                "--epochs",
+                "1",
+                "9",
+                "--train.gal-every=50",
+                "--data.train-size=160",
+            ],
+            "--train.gal-every 50 is more than the 5 steps that div is trained for",
+        ),
         (["report", "nowhere"], "no run at nowhere"),
         (["evaluate", "--targets", "b"], "NAME=CHECKPOINT"),
         (["evaluate", "--targets", "b=c"], "no file at"),
@@ -142,7 +189,7 @@ def test_mistakes_are_explained_without_a_traceback(
         command = [*command[:-1], "--out=file/run"]
     assert main(command) == 2
     captured = capsys.readouterr()
-    assert words(captured.err).removeprefix("running; progress goes to").count("error: ") == 1
+    assert words(captured.err).startswith("error: ")  # nothing ran, so nothing says so
     assert message in words(captured.err)
     assert "Traceback" not in captured.err
     assert not (tmp_path / "runs").exists()

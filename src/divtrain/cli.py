@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from divtrain.experiments import (
     Cards,
     EvaluationConfig,
     ExperimentConfig,
+    LineProgress,
     Progress,
     RunDirectory,
     Summary,
@@ -46,13 +48,19 @@ from divtrain.report import (
     BOLD,
     LEGEND,
     SWEEP_LEGEND,
+    TRANSFER_LEGEND,
     card_terminal,
+    coherence_grid,
     comparison_terminal,
     count_claims,
     describe,
     describe_sweep,
+    gaas_grid,
+    grid_terminal,
     sweep_terminal,
     terminal_table,
+    transfer_grids,
+    transfer_sentences,
 )
 from divtrain.version import __version__
 
@@ -67,7 +75,8 @@ QUICK_IMAGES = 200
 USAGE = f"""\
 divtrain {__version__}: train ensembles whose members do not fail together, and measure it.
 
-  divtrain run PRESET        train, attack, evaluate, report; the same command goes on
+  divtrain run PRESET        train, attack, evaluate, report; the same command goes on;
+                             --only table2 | coherence | gaas: that part of the paper alone
   divtrain presets [NAME]    the presets, or one in full
   divtrain train PRESET      only train, into the same run directory
   divtrain sweep PRESET      train and evaluate at several values, e.g. --gal-weight 0 0.5 1
@@ -138,6 +147,9 @@ class RunOptions:
     """Train, attack, evaluate and report; the same command on the same directory goes on."""
 
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
+    only: tuple[str, ...] = ()
+    """Compute and report only these parts of the paper, with what they need: table2, coherence
+    (Figure 4), gaas (Figure 5); all if not given. Without it a later command goes on from there."""
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
     work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)
@@ -185,7 +197,7 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write table and figures of a run again and print the table; computes nothing."""
+    """Write tables, page and figures of a run again and print the table; computes nothing."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
@@ -209,7 +221,9 @@ def _run(words: list[str]) -> int:
     out = options.out or Path("runs") / name
     executor = options.work.choose()
     with _progress(out) as progress:
-        summary = run_experiment(options.config, out, progress, executor, options.work.join)
+        summary = run_experiment(
+            options.config, out, progress, executor, options.work.join, options.only
+        )
     _print_summary(summary)
     return 0
 
@@ -256,14 +270,15 @@ def _sweep(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     sys.path.insert(0, "")  # so that --targets NAME=MODULE:ATTRIBUTE finds a file that is here
     targets = [] if {"-h", "--help"} & set(words) else _values_of("--targets", words)
-    default = tyro.MISSING
+    ask = partial(tyro.cli, EvaluateOptions, args=words, prog="divtrain evaluate")
     if targets:
         known = defaults_from(targets)
         if "--quick" in words:  # before the words are read, so that what they say stands
             few = replace(known.data, test_size=QUICK_IMAGES)
             known = replace(known, attack=quick(known.attack), data=few)
-        default = EvaluateOptions(known)
-    options = tyro.cli(EvaluateOptions, default=default, args=words, prog="divtrain evaluate")
+        options = ask(default=EvaluateOptions(known))
+    else:
+        options = ask()  # which then says what is missing
     config = options.config
     names = [word.partition("=")[0] for word in config.targets]
     out = options.out or Path("runs") / f"evaluate-{'-'.join(names)}"
@@ -353,17 +368,25 @@ def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
 @contextlib.contextmanager
 def _progress(out: Path) -> Iterator[Progress]:
     if not console.is_terminal:
-        print(f"running; progress goes to {out / 'log.txt'}", file=sys.stderr, flush=True)
-        yield Progress()
+        yield LineProgress(out / "log.txt")
         return
     with TerminalProgress(console) as progress:
         yield progress
 
 
 def _print_summary(summary: Summary) -> None:
-    console.print(terminal_table(summary.rows, summary.coherence))
-    legend = f"{LEGEND} {BOLD}" if console.is_terminal else LEGEND
-    console.print(f"{describe(summary.rows)}. {legend.replace('*', '')}", highlight=False)
+    if summary.rows:
+        console.print(terminal_table(summary.rows, summary.coherence))
+        legend = f"{LEGEND} {BOLD}" if console.is_terminal else LEGEND
+        console.print(f"{describe(summary.rows)}. {legend.replace('*', '')}", highlight=False)
+    elif summary.coherence:
+        console.print(grid_terminal([coherence_grid(summary.coherence)]))
+    if summary.points and not summary.rows:
+        console.print(grid_terminal([gaas_grid(summary.points)]))
+    if summary.transfers:
+        console.print(grid_terminal(transfer_grids(summary.transfers)))
+        for sentence in (*transfer_sentences(summary.transfers), TRANSFER_LEGEND.replace("*", "")):
+            console.print(sentence, highlight=False, markup=False)
     if summary.comparisons:
         claims = count_claims(summary.comparisons)
         console.print(comparison_terminal(summary.group, summary.comparisons, claims))

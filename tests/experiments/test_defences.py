@@ -17,7 +17,7 @@ from divtrain.experiments import (
     run_experiment,
     train_ensembles,
 )
-from divtrain.experiments.defences import DEFENCES, build_defence
+from divtrain.experiments.defences import DEFENCES, build_defence, check_steps
 from divtrain.training import Adversarial, CrossEntropy, GradientAlignment
 
 SMALL = ExperimentConfig(
@@ -109,3 +109,28 @@ def test_no_static_net_is_refused(tmp_path: Path) -> None:
 def test_an_adversarial_view_tells_its_radius_and_not_its_nets() -> None:
     """The stage's key is made of it; the nets are an input of their own."""
     assert repr(Adversarial(0.3, (torch.nn.Identity(),))) == "Adversarial(eps_max=0.3)"
+
+
+def test_lazy_gal_goes_at_most_from_the_first_step_to_the_last() -> None:
+    # 100 images in two views, batches of 30: 6 steps an epoch, the rest is dropped.
+    train = TrainConfig(epochs=3, batch_size=30, gal_every=18)
+    check_steps("div", train, 100)
+    with pytest.raises(dt.DivtrainError, match=r"--train.gal-every 19 is more than the 18 steps"):
+        check_steps("div", replace(train, gal_every=19), 100)
+    check_steps("base+noise", replace(train, gal_every=19), 100)  # it takes no GAL
+    with pytest.raises(dt.DivtrainError, match=r"more than the 27 steps that adv\+div .* 3 views"):
+        check_steps("adv+div", replace(train, gal_every=31), 90)
+
+
+@pytest.mark.parametrize("where", ["targets", "surrogates"])
+def test_lazy_gal_is_checked_before_anything_is_made(where: str, tmp_path: Path) -> None:
+    lazy = replace(SMALL, train=replace(SMALL.train, gal_every=9), targets=("base",))
+    if where == "targets":
+        lazy = replace(lazy, targets=("base", "div"))
+    else:
+        lazy = replace(lazy, attack=replace(lazy.attack, surrogates=("base", "div")))
+    with pytest.raises(dt.DivtrainError, match="--train.gal-every 9 is more than the 8 steps"):
+        run_experiment(lazy, tmp_path / "run", Progress())
+    assert not (tmp_path / "run").exists()
+    if where == "targets":
+        train_ensembles(lazy, ["base"], tmp_path / "run", Progress())  # div is not trained

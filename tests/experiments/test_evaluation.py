@@ -14,6 +14,7 @@ import torch
 
 import divtrain as dt
 from divtrain.cli import main
+from divtrain.errors import DamagedFileError
 from divtrain.evaluation import Suite
 from divtrain.experiments import (
     DataConfig,
@@ -30,6 +31,7 @@ from divtrain.experiments import (
 )
 from divtrain.experiments.sources import open_source, weights_digest
 from divtrain.files import read_json_lines, read_tensors
+from divtrain.training import save_ensemble
 
 SUITE = Suite(
     eps=(0.1, 0.2),
@@ -104,6 +106,44 @@ def test_defaults_are_those_of_the_first_target(checkpoints: dict[str, str]) -> 
     found = defaults_from([f"mine={checkpoints['div']}"])
     assert found.model == TRAINING.model
     assert found.train == TRAINING.train
+    assert found.data == replace(TRAINING.data, test_size=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": {"members": 3}}, "members"),
+        ({"recipe": {"train": {"epochs": "many"}}}, "epochs"),
+        ({"recipe": ["train"]}, "expected an object"),
+    ],
+)
+def test_a_checkpoint_that_tells_nonsense_is_told_whoever_asks(
+    checkpoints: dict[str, str],
+    config: EvaluationConfig,
+    change: dict[str, object],
+    told: str,
+    tmp_path: Path,
+) -> None:
+    ens, about = dt.load_ensemble(checkpoints["div"])
+    save_ensemble(tmp_path / "odd.safetensors", ens, about | change)
+    odd = f"mine={tmp_path / 'odd.safetensors'}"
+    with pytest.raises(DamagedFileError, match=rf"odd.safetensors.*({told})"):
+        defaults_from([odd])
+    with pytest.raises(DamagedFileError, match=rf"odd.safetensors.*({told})"):
+        evaluate_models(
+            replace(config, targets=(odd,), surrogates=("own",)), tmp_path / "run", Progress(), ""
+        )
+
+
+def test_a_checkpoint_that_tells_a_part_leaves_the_rest(
+    checkpoints: dict[str, str], tmp_path: Path
+) -> None:
+    ens, about = dt.load_ensemble(checkpoints["div"])
+    part = about | {"recipe": {"data": about["recipe"]["data"]}}
+    save_ensemble(tmp_path / "part.safetensors", ens, part)
+    found = defaults_from([f"mine={tmp_path / 'part.safetensors'}"])
+    assert found.model == TRAINING.model
+    assert found.train == TrainConfig()
     assert found.data == replace(TRAINING.data, test_size=None)
 
 

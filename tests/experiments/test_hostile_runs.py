@@ -41,7 +41,7 @@ from divtrain.experiments.evaluation import _open_named, _surrogates
 from divtrain.experiments.stages import Context, Stage
 from divtrain.experiments.stages.attempt import read_attempt
 from divtrain.experiments.stages.craft import read_crafted
-from divtrain.experiments.stages.evaluate import _read_masks
+from divtrain.experiments.stages.evaluate import read_masks
 from divtrain.files import (
     read_sealed_json,
     read_tensors,
@@ -258,7 +258,7 @@ def test_inputs_of_a_stage_that_lie_are_errors(
     uses: dict[str, Callable[[], Any]] = {
         "crafted": lambda: read_crafted(file, shape),
         "attempt": lambda: read_attempt(context, stage, 20)[0][0].x_adv,
-        "masks": lambda: torch.stack(list(_read_masks(file, 20).values())),
+        "masks": lambda: torch.stack(list(read_masks(file, 20)[1].values())),
     }
     draw, whole = random.Random(kind), places[kind].read_bytes()
     for _ in range(cases(80)):

@@ -4,7 +4,7 @@ from divtrain.evaluation.crafting import CraftedSet, Violations, craft, enforce_
 from divtrain.evaluation.diagnosis import Diagnosis, diagnose
 from divtrain.evaluation.effort import Passes, count_passes
 from divtrain.evaluation.evaluation import Evaluation, Outcome, evaluate
-from divtrain.evaluation.intervals import wilson_interval
+from divtrain.evaluation.intervals import paired_interval, wilson_interval
 from divtrain.evaluation.plan import Attempt, Suite, check_suite, make_plan, quick
 from divtrain.evaluation.records import CLEAN, WORST, Record, make_records, worst_case
 from divtrain.evaluation.sanity import WarningSign, warning_signs
@@ -40,6 +40,7 @@ __all__ = [
     "make_plan",
     "make_records",
     "not_asked",
+    "paired_interval",
     "quick",
     "warning_signs",
     "warning_signs_of",

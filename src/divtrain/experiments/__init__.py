@@ -11,7 +11,7 @@ from divtrain.experiments.config import (
 from divtrain.experiments.evaluation import EvaluationConfig, defaults_from, evaluate_models
 from divtrain.experiments.executors import Executor, LocalExecutor, RayExecutor, WorkOptions
 from divtrain.experiments.presets import PRESETS, find_preset
-from divtrain.experiments.progress import Progress, TerminalProgress
+from divtrain.experiments.progress import LineProgress, Progress, TerminalProgress
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.runner import (
     open_dataset,
@@ -30,6 +30,7 @@ __all__ = [
     "EvaluationConfig",
     "Executor",
     "ExperimentConfig",
+    "LineProgress",
     "LocalExecutor",
     "ModelConfig",
     "Progress",

@@ -104,6 +104,9 @@ class AttackConfig:
     """Crafted on each target itself, printed beside the transferred ones; may be empty. The mean
     of the members' cross-entropies understates an attack on diverse members, whose gradients
     cancel; the cross-entropy of the mean logit does less so."""
+    surrogates: tuple[str, ...] = ("base",)
+    """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
+    examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""
     batch_size: int = 128
     """Images attacked at a time."""
 

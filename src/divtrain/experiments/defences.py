@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from divtrain.data import Clean, Noisy, View
-from divtrain.errors import unknown_name
+from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.config import TrainConfig
 from divtrain.training import Adversarial, CrossEntropy, GradientAlignment, Term
 
@@ -86,3 +86,26 @@ def build_defence(name: str, train: TrainConfig) -> Defence:
     if name not in DEFENCES:
         raise unknown_name("defence", name, DEFENCES)
     return DEFENCES[name](train)
+
+
+def check_steps(name: str, train: TrainConfig, images: int) -> None:
+    """Check that a training has as many steps as lazy GAL goes from one to the next.
+
+    Args:
+        name: Name of the defence.
+        train: How it is trained.
+        images: Training images.
+
+    Raises:
+        DivtrainError: when ``--train.gal-every`` is more than the steps of the training.
+    """
+    built = build_defence(name, train)
+    if not any(isinstance(term, GradientAlignment) for term in built.terms):
+        return
+    steps = train.epochs * (images * len(built.views) // max(train.batch_size, 1))
+    if 0 < steps < train.gal_every:  # a batch that is too large is told by who draws batches
+        raise DivtrainError(
+            f"--train.gal-every {train.gal_every} is more than the {steps} steps that {name} is"
+            f" trained for ({images} images in {len(built.views)} views, batches of"
+            f" {train.batch_size}, epochs: {train.epochs}); give a smaller one"
+        )

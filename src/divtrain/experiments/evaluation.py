@@ -20,6 +20,7 @@ from divtrain.experiments.config import (
     check_training,
     flatten,
 )
+from divtrain.experiments.defences import check_steps
 from divtrain.experiments.executors import Executor, Graph
 from divtrain.experiments.graph import evaluation_graph
 from divtrain.experiments.progress import Progress
@@ -67,15 +68,11 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     Raises:
         DivtrainError: when a target cannot be loaded.
     """
-    config = EvaluationConfig(tuple(targets))
-    about = _open_named("target", targets)[0].about
-    name = about.get("data") if isinstance(about.get("data"), str) else ""
-    recipe, where = from_json(dict[str, Any], about.get("recipe", {}), targets[0]), targets[0]
-    train = from_json(TrainConfig, recipe["train"], where) if "train" in recipe else config.train
-    data = from_json(DataConfig, recipe["data"], where) if "data" in recipe else config.data
-    model = from_json(ModelConfig, about["model"], where) if "model" in about else config.model
-    data = replace(data, name=name, root=DataConfig().root, test_size=None)
-    return replace(config, data=data, model=model, train=train)
+    first = _open_named("target", targets)[0]
+    config = _as_told(first, EvaluationConfig(tuple(targets)))
+    name = first.about.get("data")
+    data = replace(config.data, name=name if isinstance(name, str) else "")
+    return replace(config, data=replace(data, root=DataConfig().root, test_size=None))
 
 
 @dataclass(frozen=True)
@@ -169,6 +166,8 @@ def _assemble(config: EvaluationConfig) -> _Parts:
             if isinstance(each, Source):
                 check_fits(each, dataset.test)
                 check_same_task(each.model, target.model, dataset.test, each.name)
+            else:
+                check_steps(each.defence, each.train, len(dataset.train))
     common = common_inputs(dataset, config.accelerator)
     stages = evaluation_graph(
         targets, surrogates, config.attack, config.data, dataset.test, common, config.seed
@@ -202,10 +201,8 @@ def _surrogates(target: Source, config: EvaluationConfig) -> list[Source | Recip
         else:
             defence = target.about.get("defence")
             own = defence if isinstance(defence, str) else None
-            model, train = config.model, config.train
-            if word.split(",")[0] == OWN:
-                model, train = _own_recipe(target, model, train)
-            each = parse_recipe(word, own, model, train, config.seed)
+            usual = _as_told(target, config) if word.split(",")[0] == OWN else config
+            each = parse_recipe(word, own, usual.model, usual.train, config.seed)
         name = each.name
         if name in found or name in (target.name, ONE_MEMBER):
             raise DivtrainError(
@@ -221,15 +218,20 @@ def _surrogates(target: Source, config: EvaluationConfig) -> list[Source | Recip
     return list(found.values())
 
 
-def _own_recipe(
-    target: Source, model: ModelConfig, train: TrainConfig
-) -> tuple[ModelConfig, TrainConfig]:
-    """Architecture and training of the target itself, where its checkpoint tells them."""
+def _as_told(target: Source, config: EvaluationConfig) -> EvaluationConfig:
+    """Put in what a target's checkpoint tells of its data, architecture and training."""
     about, where = target.about, target.where
     with reading(Path(where)):
-        return (
-            from_json(ModelConfig, about["model"], where) if "model" in about else model,
-            from_json(TrainConfig, about["recipe"]["train"], where) if "recipe" in about else train,
+        recipe = from_json(dict[str, Any], about.get("recipe", {}), where)
+        return replace(
+            config,
+            data=from_json(DataConfig, recipe["data"], where) if "data" in recipe else config.data,
+            model=from_json(ModelConfig, about["model"], where)
+            if "model" in about
+            else config.model,
+            train=from_json(TrainConfig, recipe["train"], where)
+            if "train" in recipe
+            else config.train,
         )
 
 

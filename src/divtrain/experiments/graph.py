@@ -25,9 +25,10 @@ from divtrain.experiments.stages import (
     judge_stage,
     train_stage,
 )
-from divtrain.experiments.surrogates import Recipe
+from divtrain.experiments.surrogates import Recipe, attackers
 
 SURROGATE = "surrogate"
+"""What records call the surrogate trained like base; another is this and its recipe."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def experiment_graph(
 ) -> list[Stage]:
     """Return the stages of an experiment, each after its inputs.
 
-    For every seed: a surrogate trained like base, the targets, the sets crafted on the surrogate
-    and shared by all targets, each target's white-box sets, evaluations and coherence.
+    For every seed: a surrogate trained like base and those of other defences that are asked for,
+    the targets, the sets crafted on the surrogates and shared by all targets, each target's
+    white-box sets, evaluations and coherence.
 
     Args:
         config: The experiment.
@@ -107,7 +109,14 @@ def experiment_graph(
         }
         static = {each.name: each for target in targets.values() for each in target.inputs}
         stages += [surrogate, *static.values(), *targets.values()]
-        stages += _attack(surrogate, targets, config.attack, seed)
+        surrogates = {SURROGATE: surrogate}
+        for recipe in attackers(config.attack.surrogates, config.model, config.train, seed):
+            name = f"{SURROGATE} {recipe.name}"
+            own = f"train-{file_name(name)}-s{seed}"
+            role = f"attacker's {recipe.name}"
+            surrogates[name] = _train_recipe(own, recipe, role, config.data, common)
+            stages += [*surrogates[name].inputs, surrogates[name]]
+        stages += _attack(surrogates, targets, config.attack, seed)
         if config.gaas.images:
             stages += [
                 gaas_stage(f"gaas-{file_name(name)}-s{seed}", name, trained, config.gaas, seed)
@@ -253,19 +262,26 @@ def _train_recipe(
 
 
 def _attack(
-    surrogate: Stage, targets: Mapping[str, Stage], attack: AttackConfig, seed: int
+    surrogates: Mapping[str, Stage], targets: Mapping[str, Stage], attack: AttackConfig, seed: int
 ) -> list[Stage]:
-    shared = _craft(SURROGATE, surrogate, attack.names, attack, seed)
-    stages: list[Stage] = list(shared.values())
+    shared = {
+        name: _craft(name, trained, attack.names, attack, seed)
+        for name, trained in surrogates.items()
+    }
+    stages = [stage for crafted in shared.values() for stage in crafted.values()]
     for name, trained in targets.items():
         folder = f"{file_name(name)}-s{seed}"
-        transfer = evaluate_stage(f"transfer-{folder}", name, trained, SURROGATE, shared, seed)
-        stages.append(transfer)
+        transfers: list[Stage] = []
+        for surrogate, crafted in shared.items():
+            source = "" if surrogate == SURROGATE else f"-from-{file_name(surrogate)}"
+            transfer = f"transfer-{file_name(name)}{source}-s{seed}"
+            transfers.append(evaluate_stage(transfer, name, trained, surrogate, crafted, seed))
+        stages += transfers
         if attack.white_box:
             own = _craft(name, trained, attack.white_box, attack, seed)
             stages += own.values()
             stages.append(
-                evaluate_stage(f"white-box-{folder}", name, trained, name, own, seed, transfer)
+                evaluate_stage(f"white-box-{folder}", name, trained, name, own, seed, transfers)
             )
         stages.append(coherence_stage(f"coherence-{folder}", name, trained))
     return stages

@@ -1,5 +1,7 @@
 """Showing how far a run is: bars on a terminal, nothing elsewhere."""
 
+import sys
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -27,6 +29,18 @@ class Progress:
 
     def waiting(self, stage: str, holder: str) -> None:
         """All that is left waits for stages that others have; this one by `holder`."""
+
+
+class LineProgress(Progress):
+    """Says once, on standard error, where the log is, as soon as there is one."""
+
+    def __init__(self, log: Path):
+        self._log = log
+
+    def plan(self, stages: int) -> None:
+        """See `Progress`."""
+        del stages
+        print(f"running; progress goes to {self._log}", file=sys.stderr, flush=True)
 
 
 class TerminalProgress(Progress):

@@ -20,6 +20,7 @@ from divtrain.experiments.stages import (
     COHERENCE,
     GAAS_FILE,
     JUDGED,
+    MASKS,
     OUTCOMES,
     RECORDS,
     SCRATCH,
@@ -40,7 +41,7 @@ from divtrain.version import versions
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
-REPORTED = (RECORDS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
+REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
 """Files of stages that a report is made of."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on nearly every file system."""
@@ -49,6 +50,7 @@ FREE_TO_CHANGE = (
     "seeds",
     "targets",
     "attack.white_box",
+    "attack.surrogates",
     "train.save_every",
     "train.by_member",
     "train.devices",
@@ -138,6 +140,12 @@ class RunDirectory:
         file = self.path / CONFIG
         if file.exists():
             before = self.read_config()
+            holds, comes = (_kind(each) for each in (before, config))
+            if holds != comes:
+                raise DivtrainError(
+                    f"{self.path} holds {holds}, and this would be {comes}; choose another folder"
+                    " with --out, or give the command that made it to go on with that"
+                )
             different = [
                 f"{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
                 for name in dict.fromkeys([*config, *before])
@@ -170,7 +178,7 @@ class RunDirectory:
                 raise DivtrainError(
                     f"cannot join the run in {self.path}: its processes run another graph, without"
                     f" this stage {stage.name}. Give the same command as they were given (seeds,"
-                    " targets, attacks), or wait until they are done"
+                    " targets, attacks, --only), or wait until they are done"
                 )
 
     def read_config(self) -> dict[str, Any]:
@@ -326,6 +334,13 @@ def _sha256(file: Path) -> str:
 def _free(name: str) -> bool:
     """Whether a field may change; a sweep's values stand in the keys of its stages."""
     return name in FREE_TO_CHANGE or name.startswith("sweep.")
+
+
+def _kind(config: dict[str, Any]) -> str:
+    """What a config is of, in words."""
+    kind = str(config.get("kind", "run"))
+    known = {"run": "a run", "sweep": "a sweep", "evaluate": "an evaluation"}
+    return known.get(kind, f"something else ({kind})")
 
 
 def _foreign(file: Path) -> bool:

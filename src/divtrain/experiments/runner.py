@@ -13,38 +13,50 @@ from divtrain.experiments.config import (
     check_config,
     flatten,
 )
+from divtrain.experiments.defences import DEFENCES, check_steps
 from divtrain.experiments.executors import Blueprint, Executor, Graph, LocalExecutor
 from divtrain.experiments.graph import experiment_graph, training_graph
+from divtrain.experiments.paper_parts import only_parts
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import open_fabric
+from divtrain.experiments.stages import Stage, open_fabric
 from divtrain.experiments.summary import Summary, write_summary
+from divtrain.experiments.surrogates import attackers
 
 
 @dataclass(frozen=True)
 class ExperimentBlueprint:
-    """The graph of an experiment, or only the training of some of its ensembles.
+    """The graph of an experiment, or some of it.
 
     Attributes:
         config: The experiment.
         only: Targets (or ``surrogate``) to train and nothing else; the whole experiment if empty.
+        parts: Parts of the paper to compute and nothing else, see `PARTS`; all if empty.
     """
 
     config: ExperimentConfig
     only: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def build(self) -> Graph:
         """See `Blueprint.build`."""
         config = self.config
         check_config(config)
+        self._stages({})  # what it refuses is refused before any data is fetched
         open_fabric(config.accelerator)
         dataset = open_dataset(config.data)
-        common = common_inputs(dataset, config.accelerator)
-        if self.only:
-            stages = training_graph(config, common, self.only)
-        else:
-            stages = experiment_graph(config, common)
+        for name in set(self.only or config.targets) & set(DEFENCES):
+            check_steps(name, config.train, len(dataset.train))
+        for each in attackers(config.attack.surrogates, config.model, config.train, config.seed):
+            check_steps(each.defence, each.train, len(dataset.train))
+        stages = self._stages(common_inputs(dataset, config.accelerator))
         return Graph(stages, dataset, config.accelerator)
+
+    def _stages(self, common: dict[str, Any]) -> list[Stage]:
+        if self.only:
+            return training_graph(self.config, common, self.only)
+        stages = experiment_graph(self.config, common)
+        return only_parts(stages, self.parts) if self.parts else stages
 
 
 def run_experiment(
@@ -53,6 +65,7 @@ def run_experiment(
     progress: Progress,
     executor: Executor | None = None,
     join: bool = False,
+    parts: Sequence[str] = (),
 ) -> Summary:
     """Run an experiment, or go on with one that was stopped.
 
@@ -63,6 +76,8 @@ def run_experiment(
         executor: What works the stages off; this process if None.
         join: Whether to work beside other processes on the same run directory: each takes stages
             that are ready and that no other has.
+        parts: Parts of the paper to compute and report and nothing else, of `PARTS`: ``table2``,
+            ``coherence``, ``gaas``. A later call without goes on from there.
 
     Returns:
         The table, warning signs and files of the report.
@@ -70,7 +85,7 @@ def run_experiment(
     Raises:
         DivtrainError: for anything the user can mend; what was computed stays on disk.
     """
-    directory, blueprint = RunDirectory(out), ExperimentBlueprint(config)
+    directory, blueprint = RunDirectory(out), ExperimentBlueprint(config, parts=tuple(parts))
     graph = blueprint.build()
     with directory.entered(flatten(config), graph.stages, join):
         run_stages(blueprint, graph, directory, progress, executor)

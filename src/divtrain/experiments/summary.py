@@ -1,5 +1,6 @@
 """Gathers what the stages wrote and writes the report into the run directory."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import CLEAN, Record, WarningSign, warning_signs
+from divtrain.experiments.reproduction import read_facts
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import COHERENCE, GAAS_FILE, RECORDS, Stage, read_gaas
+from divtrain.experiments.surrogate_report import compare_run, of_base, transfer_files
 from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
@@ -19,12 +22,12 @@ from divtrain.files import (
     reading,
     write_bytes,
     write_json_lines,
-    write_text,
 )
 from divtrain.report import (
     Comparison,
     GaasPoint,
     Row,
+    TransferCell,
     accuracy_figure,
     coherence_figure,
     compare,
@@ -35,22 +38,25 @@ from divtrain.report import (
     gaas_figure,
     make_rows,
     markdown_table,
+    run_html,
 )
 from divtrain.report.rows import THREATS
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The report of a run.
+    """The report of a run, or of the parts of it that were computed.
 
     Attributes:
-        rows: The table.
+        rows: The table: transfer from the base surrogate, and white-box.
         coherence: Mean coherence on the test images, by target.
         warnings: Warning signs.
         path: The run directory.
         files: What was written there.
         group: Group of Table 2 compared with; empty for none.
         comparisons: Its cells, published and measured.
+        points: GAAS.
+        transfers: The surrogates compared, where there are several.
     """
 
     rows: list[Row]
@@ -60,10 +66,16 @@ class Summary:
     files: list[Path]
     group: str = ""
     comparisons: Sequence[Comparison] = ()
+    points: Sequence[GaasPoint] = ()
+    transfers: Sequence[TransferCell] = ()
 
 
 def write_summary(directory: RunDirectory, stages: Sequence[Stage], title: str) -> Summary:
-    """Write records.jsonl, table.md, table.csv and the figures of a run whose stages are done."""
+    """Write the report of a run whose stages are done.
+
+    That is report.html, and what was measured of records.jsonl, table.md, table.csv, table2.md,
+    table2.csv, transfer.md, transfer.csv, gaas.jsonl and the figures.
+    """
     return _write(directory, [directory.folder(stage) for stage in stages], title)
 
 
@@ -78,39 +90,54 @@ def rewrite_summary(directory: RunDirectory) -> Summary:
 
 
 def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summary:
-    records, values = read_records(folders), read_coherence(folders)
-    points: list[GaasPoint] = []
-    for folder in folders:
-        if (folder / GAAS_FILE).exists():
-            points += _read_points(folder / GAAS_FILE)
-    if not records:
+    measured = {folder: read_records([folder]) for folder in folders}
+    records = [record for own in measured.values() for record in own]
+    values = read_coherence(folders)
+    points = [
+        point
+        for folder in folders
+        if (folder / GAAS_FILE).exists()
+        for point in _read_points(folder / GAAS_FILE)
+    ]
+    if not records and not values and not points:
         raise DivtrainError(
             f"nothing in {directory.path} has been evaluated yet; run the same `divtrain run`"
             " command again to go on"
         )
-    rows, warnings = make_rows(records), warning_signs(records)
+    all_rows, warnings = make_rows(records), warning_signs(records)
+    rows, transfers = of_base(all_rows), compare_run(measured)
     means = {target: value.mean().item() for target, value in values.items()}
-    path, figures = directory.path, make_folder(directory.path / "figures")
-    write_json_lines(path / "records.jsonl", [vars(record) for record in records])
-    write_text(path / "table.md", markdown_table(rows, means, warnings))
-    write_text(path / "table.csv", csv_table(rows))
-    write_bytes(figures / "accuracy.png", accuracy_figure(rows, title))
-    files = [path / "table.md", path / "table.csv", figures / "accuracy.png"]
+    fields = directory.read_config()
+    group = str(fields.get("group", ""))
+    comparisons = compare(group, rows) if group and rows else []
+    path = directory.path
+    files: dict[str, str | bytes] = {}
+    if rows:
+        write_json_lines(path / "records.jsonl", [vars(record) for record in records])
+        files["table.md"] = markdown_table(rows, means, warnings)
+        files["table.csv"] = csv_table(all_rows)
+        files["figures/accuracy.png"] = accuracy_figure(rows, title)
     if values:
-        write_bytes(figures / "coherence.png", coherence_figure(values, title))
-        files.append(figures / "coherence.png")
+        files["figures/coherence.png"] = coherence_figure(values, title)
     if points:
-        write_bytes(figures / "gaas.png", gaas_figure(points, title))
-        write_json_lines(path / "gaas.jsonl", [vars(point) for point in points])
-        files += [figures / "gaas.png", path / "gaas.jsonl"]
-    group = str(directory.read_config().get("group", ""))
-    comparisons = compare(group, rows) if group else []
+        files["figures/gaas.png"] = gaas_figure(points, title)
+        files["gaas.jsonl"] = "".join(json.dumps(vars(point)) + "\n" for point in points)
     if comparisons:
         claims = count_claims(comparisons)
-        write_text(path / "table2.md", comparison_markdown(group, comparisons, claims))
-        write_text(path / "table2.csv", comparison_csv(comparisons))
-        files += [path / "table2.md", path / "table2.csv"]
-    return Summary(rows, means, warnings, path, files, group, comparisons)
+        files["table2.md"] = comparison_markdown(group, comparisons, claims)
+        files["table2.csv"] = comparison_csv(comparisons)
+    if transfers:
+        files |= transfer_files(transfers, title)
+    figures = {Path(n).stem: f for n, f in files.items() if isinstance(f, bytes)}
+    facts = read_facts(directory, folders, title)
+    files["report.html"] = run_html(
+        facts, all_rows, means, warnings, comparisons, points, transfers, figures
+    )
+    make_folder(path / "figures")
+    for name, content in files.items():
+        write_bytes(path / name, content if isinstance(content, bytes) else content.encode())
+    wrote = [path / name for name in files]
+    return Summary(rows, means, warnings, path, wrote, group, comparisons, points, transfers)
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:

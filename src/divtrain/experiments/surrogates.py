@@ -1,5 +1,6 @@
 """Surrogates by recipe: what an attacker would train to attack a given target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from divtrain.errors import DivtrainError, unknown_name
@@ -7,6 +8,7 @@ from divtrain.experiments.config import ModelConfig, TrainConfig
 from divtrain.experiments.defences import DEFENCES
 from divtrain.models import ARCHITECTURES
 
+BASE = "base"
 OWN = "own"
 CHANGES = ("relu", "single", "members=N", "model=NAME", "epochs=N", "seed=N")
 
@@ -94,3 +96,43 @@ def parse_recipe(
             " pairs"
         )
     return Recipe(word, defence, model, train, seed)
+
+
+def attackers(
+    words: Sequence[str], model: ModelConfig, train: TrainConfig, seed: int
+) -> list[Recipe]:
+    """Read which ensembles an experiment's attacker trains beside the base one.
+
+    Args:
+        words: ``base`` and other recipes, from ``--attack.surrogates``.
+        model: The targets' architecture.
+        train: The targets' training settings.
+        seed: Seed of the experiment.
+
+    Returns:
+        The others, in the order given.
+
+    Raises:
+        DivtrainError: without ``base``, for one given twice, for ``own`` and seeds, and as
+            `parse_recipe` does.
+
+    >>> [each.defence for each in attackers(("base", "div"), ModelConfig(), TrainConfig(), 0)]
+    ['div']
+    """
+    given = " ".join(words)
+    if BASE not in words or len(set(words)) < len(words):
+        raise DivtrainError(
+            f"expected --attack.surrogates to name {BASE}, which the others are compared with, and"
+            f" each other once, got {given or 'none'}"
+        )
+    for word in words:
+        if word.split(",")[0] == OWN:
+            raise DivtrainError(
+                f"--attack.surrogates {word}: the targets differ in their defence, so name one of"
+                f" {', '.join(DEFENCES)}"
+            )
+        if ",seed=" in word:
+            raise DivtrainError(
+                f"--attack.surrogates {word}: a surrogate's seed follows from --seed; leave it out"
+            )
+    return [parse_recipe(word, None, model, train, seed) for word in words if word != BASE]

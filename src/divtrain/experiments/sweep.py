@@ -9,12 +9,14 @@ from typing import Any
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import WarningSign, warning_signs
 from divtrain.experiments.config import (
+    AttackConfig,
     ExperimentConfig,
     GaasConfig,
     ModelConfig,
     check_config,
     flatten,
 )
+from divtrain.experiments.defences import check_steps
 from divtrain.experiments.executors import Executor, Graph
 from divtrain.experiments.graph import Variant, experiment_graph, shown_targets
 from divtrain.experiments.progress import Progress
@@ -100,6 +102,9 @@ class SweepBlueprint:
         variants = make_variants(self.config, self.sweep)
         open_fabric(self.config.accelerator)
         dataset = open_dataset(self.config.data)
+        for variant in variants:
+            for name in variant.config.targets:
+                check_steps(name, variant.config.train, len(dataset.train))
         common = common_inputs(dataset, self.config.accelerator)
         without_gaas = replace(self.config, gaas=GaasConfig())
         stages = experiment_graph(without_gaas, common, variants)
@@ -124,6 +129,11 @@ def make_variants(config: ExperimentConfig, sweep: SweepConfig) -> list[Variant]
             )
     if config.gaas.images:
         raise DivtrainError("a sweep leaves GAAS out: --gaas.images is for `divtrain run`")
+    if config.attack.surrogates != AttackConfig().surrogates:
+        raise DivtrainError(
+            "a sweep's attacker has a base surrogate alone: --attack.surrogates is for"
+            " `divtrain run`"
+        )
     in_model = {field.name for field in fields(ModelConfig)}
     variants: list[Variant] = []
     for combination in itertools.product(*swept.values()):

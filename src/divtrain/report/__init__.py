@@ -10,9 +10,12 @@ from divtrain.report.figures import (
     curve_figure,
     gaas_figure,
     sweep_figure,
+    transfer_figure,
 )
+from divtrain.report.grid import Entry, Grid, grid_markdown, grid_terminal
 from divtrain.report.published import Claim, Comparison, compare, count_claims
-from divtrain.report.rows import Cell, Row, make_rows
+from divtrain.report.rows import Cell, Row, make_rows, surrogate_title
+from divtrain.report.run_page import RunFacts, coherence_grid, gaas_grid, run_html
 from divtrain.report.sweep import (
     SWEEP_LEGEND,
     SweepPoint,
@@ -30,26 +33,43 @@ from divtrain.report.tables import (
     markdown_table,
     terminal_table,
 )
+from divtrain.report.transfer import (
+    TRANSFER_LEGEND,
+    Answers,
+    TransferCell,
+    compare_surrogates,
+    transfer_csv,
+    transfer_grids,
+    transfer_sentences,
+)
 
 __all__ = [
     "BOLD",
     "LEGEND",
     "SWEEP_LEGEND",
+    "TRANSFER_LEGEND",
+    "Answers",
     "Card",
     "Cell",
     "Claim",
     "Comparison",
+    "Entry",
     "Facts",
     "GaasPoint",
+    "Grid",
     "Row",
+    "RunFacts",
     "SweepPoint",
+    "TransferCell",
     "accuracy_figure",
     "card_html",
     "card_json",
     "card_markdown",
     "card_terminal",
     "coherence_figure",
+    "coherence_grid",
     "compare",
+    "compare_surrogates",
     "comparison_csv",
     "comparison_markdown",
     "comparison_terminal",
@@ -59,13 +79,22 @@ __all__ = [
     "describe",
     "describe_sweep",
     "gaas_figure",
+    "gaas_grid",
+    "grid_markdown",
+    "grid_terminal",
     "make_card",
     "make_rows",
     "markdown_table",
+    "run_html",
+    "surrogate_title",
     "sweep_csv",
     "sweep_figure",
     "sweep_markdown",
     "sweep_points",
     "sweep_terminal",
     "terminal_table",
+    "transfer_csv",
+    "transfer_figure",
+    "transfer_grids",
+    "transfer_sentences",
 ]

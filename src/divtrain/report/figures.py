@@ -12,6 +12,7 @@ from divtrain.evaluation import WORST, Record, Threat, wilson_interval
 from divtrain.report.rows import Row
 from divtrain.report.sweep import SweepPoint, describe_sweep
 from divtrain.report.tables import attack_title, describe
+from divtrain.report.transfer import TransferCell, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,6 +206,45 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     figure.legend(bars, names, loc="outside lower center", ncols=len(defences), fontsize=8,
                   frameon=False)  # fmt: skip
     figure.suptitle(f"{title}: {swept} ({describe_sweep(points)})", fontsize=10)
+    return _png(figure)
+
+
+def transfer_figure(cells: Sequence[TransferCell], title: str) -> bytes:
+    """Draw surrogates (rows) against targets (columns), a panel each eps, as PNG bytes.
+
+    Args:
+        cells: From `compare_surrogates`; the share of images fooled in the worst case is shown.
+        title: Name of the experiment.
+    """
+    radii = list(dict.fromkeys(cell.eps for cell in cells))
+    targets = list(dict.fromkeys(cell.target for cell in cells))
+    sources = list(dict.fromkeys(cell.surrogate for cell in cells))
+    shown = {(c.eps, c.surrogate, c.target): c for c in cells}
+    size = (1.2 * len(targets) * len(radii) + 2.0, 0.55 * len(sources) + 1.4)
+    figure = _figure(max(size[0], 5.6), size[1])
+    axes = figure.subplots(1, len(radii), squeeze=False, sharey=True)[0]
+    for axis, eps in zip(axes, radii, strict=True):
+        values = torch.full((len(sources), len(targets)), float("nan"))
+        for row, source in enumerate(sources):
+            for column, target in enumerate(targets):
+                cell = shown.get((eps, source, target))
+                if cell is None:
+                    continue
+                values[row, column] = share = 100 * cell.worst.mean
+                difference = points(cell.difference).partition(" [")[0].strip("()")
+                words = "\n".join(part for part in (str(cell.worst), difference) if part)
+                axis.text(column, row, words, ha="center", va="center", fontsize=7,
+                          color="white" if share > 60 else "black")  # fmt: skip
+        axis.imshow(values.tolist(), cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        axis.set_xticks(range(len(targets)), targets, fontsize=7)
+        axis.set_yticks(range(len(sources)), sources, fontsize=7)
+        axis.set_title(f"eps {eps:g}", fontsize=9, loc="left")
+        axis.set_xlabel("target", fontsize=8)
+    axes[0].set_ylabel("crafted on", fontsize=8)
+    seeds = max(cell.seeds for cell in cells)
+    over = f"{cells[0].images} images, {seeds} seed{'s' if seeds > 1 else ''}"
+    figure.suptitle(f"{title}: % of images fooled, worst case, and points above base ({over})",
+                    fontsize=9)  # fmt: skip
     return _png(figure)
 
 

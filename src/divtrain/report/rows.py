@@ -84,6 +84,15 @@ def make_rows(records: Iterable[Record]) -> list[Row]:
     return rows
 
 
+def surrogate_title(name: str) -> str:
+    """What a reader calls what records call a surrogate: its recipe, base where none is said.
+
+    >>> surrogate_title("surrogate"), surrogate_title("surrogate div")
+    ('base', 'div')
+    """
+    return name.removeprefix("surrogate").strip() or "base"
+
+
 def _cell(records: list[Record], lowest: float | None) -> Cell:
     # A target is evaluated once a threat; the clean record is then there once for each.
     by_seed = {record.seed: record.accuracy for record in records}

@@ -92,14 +92,14 @@ def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> Renderab
         mine = [row for row in rows if row.threat == threat]
         if not mine:
             continue
-        columns = _columns(mine)
+        columns = columns_of(mine)
         table = Table(box=box.SIMPLE_HEAD, padding=0)
         for name in ("eps", "target", *map(attack_title, columns), "coherence"):
             table.add_column(name, justify="left" if name == "target" else "right")
         for index, row in enumerate(mine):
             cells = [_rich(row.cells.get(name)) for name in columns]
             table.add_row(
-                f"{row.eps:g}", _name(row, mine), *cells, _coherence(coherence, row.target),
+                f"{row.eps:g}", row_name(row, mine), *cells, _coherence(coherence, row.target),
                 end_section=index + 1 < len(mine) and mine[index + 1].eps != row.eps,
             )  # fmt: skip
         tables += [Text(title, style="italic"), table]
@@ -115,14 +115,16 @@ def markdown_table(
         mine = [row for row in rows if row.threat == threat]
         if not mine:
             continue
-        columns = _columns(mine)
+        columns = columns_of(mine)
         names = ["eps", "target", *map(attack_title, columns), "coherence"]
         lines += [f"**{title}** ({describe(mine)})", "", _line(names)]
         lines.append(_line(["---:" if name != "target" else "---" for name in names]))
         for row in mine:
             cells = [_markdown(row.cells.get(name)) for name in columns]
             lines.append(
-                _line([f"{row.eps:g}", _name(row, mine), *cells, _coherence(coherence, row.target)])
+                _line(
+                    [f"{row.eps:g}", row_name(row, mine), *cells, _coherence(coherence, row.target)]
+                )
             )
         lines.append("")
     lines += [f"{LEGEND} {BOLD}", ""]
@@ -161,13 +163,14 @@ def csv_table(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def _name(row: Row, rows: Sequence[Row]) -> str:
+def row_name(row: Row, rows: Sequence[Row]) -> str:
     """The target; with its surrogate where the table has several for one target."""
     several = len({other.surrogate for other in rows if other.target == row.target}) > 1
     return f"{row.target} (from {row.surrogate})" if several else row.target
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Attacks of some rows, clean first and the worst case last."""
     names = list(dict.fromkeys(name for row in rows for name in row.cells))
     return sorted(names, key=lambda name: name == WORST)
 

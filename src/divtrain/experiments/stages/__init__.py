@@ -3,7 +3,7 @@
 from divtrain.experiments.stages.attempt import ATTEMPT, attempt_stage
 from divtrain.experiments.stages.coherence import COHERENCE, coherence_stage
 from divtrain.experiments.stages.craft import CRAFTED, craft_stage
-from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage
+from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage, read_masks
 from divtrain.experiments.stages.gaas import GAAS_FILE, gaas_stage, read_gaas
 from divtrain.experiments.stages.given import given_stage
 from divtrain.experiments.stages.judge import JUDGED, OUTCOMES, judge_stage
@@ -48,6 +48,7 @@ __all__ = [
     "open_fabric",
     "read_evaluation",
     "read_gaas",
+    "read_masks",
     "read_weights",
     "train_stage",
 ]

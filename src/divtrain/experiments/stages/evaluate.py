@@ -1,5 +1,6 @@
 """Let a target classify crafted sets."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def evaluate_stage(
     surrogate: str,
     crafted: dict[tuple[str, float], Stage],
     seed: int,
-    also: Stage | None = None,
+    also: Sequence[Stage] = (),
 ) -> Stage:
     """Let a target classify clean and crafted images; writes success masks and records.
 
@@ -34,7 +35,7 @@ def evaluate_stage(
         surrogate: What records call the attacked ensemble; the target's name means white-box.
         crafted: The crafted sets by (attack, eps).
         seed: Seed of the experiment.
-        also: An earlier evaluation of the same target whose attacks this adversary has too: they
+        also: Earlier evaluations of the same target whose attacks this adversary has too: they
             count in the worst case. Who knows the target's weights can transfer attacks as well.
     """
 
@@ -50,23 +51,37 @@ def evaluate_stage(
             context.on_progress(done, len(crafted), "crafted sets")
         named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
-        others = {} if also is None else _read_masks(context.inputs[also.name] / MASKS, len(test))
+        others: dict[tuple[str, float], Tensor] = {}
+        for each in also:
+            _, found = read_masks(context.inputs[each.name] / MASKS, len(test))
+            others |= {(f"{attack} in {each.name}", eps): m for (attack, eps), m in found.items()}
         records = make_records(target, surrogate, clean, masks, seed, others)
         write_json_lines(context.folder / RECORDS, [asdict(record) for record in records])
 
     config = {"target": target, "surrogate": surrogate, "seed": seed}
-    earlier = (also,) if also is not None else ()
-    return Stage(name, config, (trained, *crafted.values(), *earlier), work)
+    return Stage(name, config, (trained, *crafted.values(), *also), work)
 
 
-def _read_masks(file: Path, images: int) -> dict[tuple[str, float], Tensor]:
+def read_masks(file: Path, images: int) -> tuple[Tensor, dict[tuple[str, float], Tensor]]:
+    """Read what `evaluate_stage` wrote: which images the target classifies right.
+
+    Args:
+        file: The file.
+        images: How many images there are.
+
+    Returns:
+        A mask of the clean images, and one of the crafted ones for each (attack, eps).
+
+    Raises:
+        DamagedFileError: when it does not hold such masks.
+    """
     tensors, _ = read_tensors(file)
     with reading(file):
         masks: dict[tuple[str, float], Tensor] = {}
         for name in sorted(tensors.keys() - {"clean"}):
             attack, eps = name.split(" ")
             masks[attack, float(eps)] = check_mask(tensors[name], (images,))
-    return masks
+        return check_mask(tensors["clean"], (images,)), masks
 
 
 def check_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,0 +1,128 @@
+"""Parts of the paper alone: the stages they need and no others, kept by the whole run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import divtrain as dt
+from divtrain.cli import main
+from divtrain.experiments import PRESETS, RunDirectory, rewrite_summary, run_experiment
+from divtrain.experiments.config import GaasConfig, flatten
+from divtrain.experiments.graph import experiment_graph
+from divtrain.experiments.paper_parts import PARTS, only_parts, parts_of
+from divtrain.experiments.progress import Progress
+from divtrain.experiments.runner import ExperimentBlueprint
+from experiments.small import FLAGS, SMALL, result
+
+Captured = pytest.CaptureFixture[str]
+COMMON = {"data": "x", "fingerprint": "0", "device": "cpu"}
+
+
+class Noting(Progress):
+    """Notes which stages began."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+
+    def begin(self, stage: str) -> None:
+        self.began.append(stage)
+
+
+def kinds(names: list[str]) -> set[str]:
+    return {name.split("-")[0] for name in names}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_has_its_stages_with_their_inputs_in_order(preset: str, part: str) -> None:
+    stages = experiment_graph(PRESETS[preset](), COMMON)
+    if part == "gaas" and not PRESETS[preset]().gaas.images:
+        with pytest.raises(dt.DivtrainError, match=r"--only gaas .*--gaas.images N"):
+            only_parts(stages, [part])
+        return
+    kept = only_parts(stages, [part])
+    places = [stages.index(stage) for stage in kept]
+    assert places == sorted(places)
+    names = [stage.name for stage in kept]
+    for stage in kept:
+        assert {each.name for each in stage.inputs} <= set(names)
+    own = [s.name for s in stages if s.name.startswith(PARTS[part].kinds)]
+    assert [name for name in names if name.startswith(PARTS[part].kinds)] == own
+    needed = {each.name for stage in kept for each in stage.inputs}
+    assert set(names) == needed | set(own)  # and nothing else
+
+
+def test_what_each_part_leaves_out() -> None:
+    stages = experiment_graph(PRESETS["cifar10-conv4"](), COMMON)
+    names = {part: [stage.name for stage in only_parts(stages, [part])] for part in PARTS}
+    assert kinds(names["table2"]) == {"train", "craft", "transfer", "white"}
+    assert kinds(names["coherence"]) == {"train", "coherence"}
+    assert "train-surrogate-s0" not in names["coherence"]
+    assert "train-static-s0" in names["coherence"]  # adv needs it
+    assert names["gaas"] == ["train-base-s0", "train-div-s0", "gaas-base-s0", "gaas-div-s0"]
+
+
+def test_all_parts_together_are_the_whole_graph() -> None:
+    stages = experiment_graph(PRESETS["cifar10-conv4"](), COMMON)
+    assert only_parts(stages, PARTS) == stages
+    assert parts_of(stage.name for stage in stages) == list(PARTS)
+    assert parts_of(["train-div-s0", "coherence-div-s0"]) == ["coherence"]
+
+
+def test_what_is_not_there_is_refused_before_the_data_is_opened(tmp_path: Path) -> None:
+    nowhere = replace(SMALL, data=replace(SMALL.data, name="none.npz"))
+    with pytest.raises(dt.DivtrainError, match="--only gaas .*--gaas.images N"):
+        run_experiment(nowhere, tmp_path / "run", Progress(), parts=["gaas"])
+    with pytest.raises(dt.DivtrainError, match="unknown part in --only 'tabel2'.*'table2'"):
+        run_experiment(nowhere, tmp_path / "run", Progress(), parts=["tabel2"])
+    elsewhere = replace(SMALL, targets=("base",), gaas=GaasConfig(images=5, targets=("div",)))
+    with pytest.raises(dt.DivtrainError, match="--gaas.targets"):
+        run_experiment(elsewhere, tmp_path / "run", Progress(), parts=["gaas"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_run_goes_on_from_a_part_and_ends_the_same(tmp_path: Path) -> None:
+    out, noted = tmp_path / "run", Noting()
+    part = run_experiment(SMALL, out, noted, parts=["coherence"])
+    assert kinds(noted.began) == {"train", "coherence"}
+    assert [file.name for file in part.files] == ["coherence.png", "report.html"]
+    assert not part.rows
+    assert set(part.coherence) == {"base", "div"}
+    again = rewrite_summary(RunDirectory(out))
+    assert (again.coherence, again.files) == (part.coherence, part.files)
+
+    table = Noting()
+    run_experiment(SMALL, out, table, parts=["table2"])
+    assert kinds(table.began) == {"train", "craft", "transfer", "white"}
+    assert [name for name in table.began if name.startswith("train")] == ["train-surrogate-s0"]
+    rest = Noting()
+    run_experiment(SMALL, out, rest)
+    assert rest.began == []
+    whole = tmp_path / "whole"
+    run_experiment(SMALL, whole, Progress())
+    assert result(out) == result(whole)
+    assert (out / "table.md").read_text() == (whole / "table.md").read_text()
+
+
+def test_only_is_an_option_and_the_report_shows_the_same(tmp_path: Path, capsys: Captured) -> None:
+    out = f"--out={tmp_path / 'run'}"
+    gaas = ["--gaas.images=2", "--gaas.orders", "4", "--gaas.eps", "0.1"]
+    assert main(["run", "digits", out, *FLAGS, *gaas, "--only", "coherence", "gaas"]) == 0
+    first = capsys.readouterr().out
+    assert "Coherence (Eq. 7)" in first
+    assert "of 2)" in first
+    assert "FGSM" not in first
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == first
+    assert "--only coherence gaas" in (tmp_path / "run/report.html").read_text()
+
+
+def test_who_joins_a_part_takes_that_part_only(tmp_path: Path) -> None:
+    part = ExperimentBlueprint(SMALL, parts=("coherence",)).build()
+    directory, noted = RunDirectory(tmp_path / "run"), Noting()
+    with directory.entered(flatten(SMALL), part.stages):
+        with pytest.raises(dt.DivtrainError, match="cannot join .*another graph.*--only"):
+            run_experiment(SMALL, directory.path, Progress(), join=True)
+        run_experiment(SMALL, directory.path, noted, join=True, parts=["coherence"])
+    assert sorted(noted.began) == sorted(stage.name for stage in part.stages)
