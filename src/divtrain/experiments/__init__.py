@@ -19,7 +19,7 @@ from divtrain.experiments.runner import (
     train_ensembles,
 )
 from divtrain.experiments.summary import Summary, rewrite_summary
-from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep
+from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep, sweep_flags
 
 __all__ = [
     "PRESETS",
@@ -48,5 +48,6 @@ __all__ = [
     "rewrite_summary",
     "run_experiment",
     "run_sweep",
+    "sweep_flags",
     "train_ensembles",
 ]

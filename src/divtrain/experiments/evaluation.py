@@ -74,7 +74,7 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     train = from_json(TrainConfig, recipe["train"], where) if "train" in recipe else config.train
     data = from_json(DataConfig, recipe["data"], where) if "data" in recipe else config.data
     model = from_json(ModelConfig, about["model"], where) if "model" in about else config.model
-    data = replace(data, name=name, root=DataConfig().root, test_size=None)
+    data = replace(data, name=name, root=DataConfig().root, test_size=None, held_out=0)
     return replace(config, data=data, model=model, train=train)
 
 
@@ -161,6 +161,11 @@ def _assemble(config: EvaluationConfig) -> _Parts:
     if not config.data.name:
         raise DivtrainError(
             f"{targets[0].where} does not say what it was trained on; give --data.name"
+        )
+    if config.data.held_out:
+        raise DivtrainError(
+            "a report card is about test images, and its models may have been trained on all"
+            " training images; leave --data.held-out out"
         )
     dataset, of = _enough(open_dataset(config.data), config.data)
     for target in targets:

@@ -24,10 +24,13 @@ from divtrain.experiments.stages import (
     given_stage,
     judge_stage,
     train_stage,
+    zeros_stage,
 )
 from divtrain.experiments.surrogates import Recipe
 
 SURROGATE = "surrogate"
+ACTIVATION = "slope"
+"""The value whose sweeps are the ablation of section 3.4; slope 0 is ReLU."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,23 @@ def shown_targets(config: ExperimentConfig, variants: Sequence[Variant]) -> list
     return shown
 
 
+def makes_a_difference(config: ExperimentConfig, varied: ExperimentConfig) -> bool:
+    """Whether any target of two experiments that differ in some values is trained otherwise."""
+    return any(
+        _train(varied, name, name, config.seed, {}).key
+        != _train(config, name, name, config.seed, {}).key
+        for name in config.targets
+    )
+
+
 def experiment_graph(
     config: ExperimentConfig, common: dict[str, Any], variants: Sequence[Variant] = ()
 ) -> list[Stage]:
     """Return the stages of an experiment, each after its inputs.
 
     For every seed: a surrogate trained like base, the targets, the sets crafted on the surrogate
-    and shared by all targets, each target's white-box sets, evaluations and coherence.
+    and shared by all targets, each target's white-box sets, evaluations and coherence; where the
+    activation is varied, also how sparse each target's input gradients are.
 
     Args:
         config: The experiment.
@@ -108,6 +121,11 @@ def experiment_graph(
         static = {each.name: each for target in targets.values() for each in target.inputs}
         stages += [surrogate, *static.values(), *targets.values()]
         stages += _attack(surrogate, targets, config.attack, seed)
+        if any(ACTIVATION in variant.values for variant in variants):
+            stages += [
+                zeros_stage(f"zeros-{file_name(name)}-s{seed}", name, trained)
+                for name, trained in targets.items()
+            ]
         if config.gaas.images:
             stages += [
                 gaas_stage(f"gaas-{file_name(name)}-s{seed}", name, trained, config.gaas, seed)

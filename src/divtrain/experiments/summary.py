@@ -50,7 +50,7 @@ class Summary:
         path: The run directory.
         files: What was written there.
         group: Group of Table 2 compared with; empty for none.
-        comparisons: Its cells, published and measured.
+        comparisons: Its cells, published and measured; none for held-out training images.
     """
 
     rows: list[Row]
@@ -97,13 +97,14 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     write_bytes(figures / "accuracy.png", accuracy_figure(rows, title))
     files = [path / "table.md", path / "table.csv", figures / "accuracy.png"]
     if values:
-        write_bytes(figures / "coherence.png", coherence_figure(values, title))
+        write_bytes(figures / "coherence.png", coherence_figure(values, title, rows[0].split))
         files.append(figures / "coherence.png")
     if points:
         write_bytes(figures / "gaas.png", gaas_figure(points, title))
         write_json_lines(path / "gaas.jsonl", [vars(point) for point in points])
         files += [figures / "gaas.png", path / "gaas.jsonl"]
-    group = str(directory.read_config().get("group", ""))
+    held_out = any(row.split != "test" for row in rows)
+    group = "" if held_out else str(directory.read_config().get("group", ""))
     comparisons = compare(group, rows) if group else []
     if comparisons:
         claims = count_claims(comparisons)

@@ -1,5 +1,6 @@
 """From records to what a reader sees: rows, tables, figures. Knows nothing of run directories."""
 
+from divtrain.report.activation import Histories, activation_figure
 from divtrain.report.card import Card, Facts, card_json, card_markdown, make_card
 from divtrain.report.card_page import card_html, card_terminal
 from divtrain.report.comparison import comparison_csv, comparison_markdown, comparison_terminal
@@ -9,15 +10,16 @@ from divtrain.report.figures import (
     coherence_figure,
     curve_figure,
     gaas_figure,
-    sweep_figure,
 )
 from divtrain.report.published import Claim, Comparison, compare, count_claims
 from divtrain.report.rows import Cell, Row, make_rows
 from divtrain.report.sweep import (
-    SWEEP_LEGEND,
     SweepPoint,
+    ZeroMeans,
+    Zeros,
     describe_sweep,
     sweep_csv,
+    sweep_legend,
     sweep_markdown,
     sweep_points,
     sweep_terminal,
@@ -27,23 +29,28 @@ from divtrain.report.tables import (
     LEGEND,
     csv_table,
     describe,
+    legend,
     markdown_table,
     terminal_table,
 )
+from divtrain.report.trade_off import sweep_figure
 
 __all__ = [
     "BOLD",
     "LEGEND",
-    "SWEEP_LEGEND",
     "Card",
     "Cell",
     "Claim",
     "Comparison",
     "Facts",
     "GaasPoint",
+    "Histories",
     "Row",
     "SweepPoint",
+    "ZeroMeans",
+    "Zeros",
     "accuracy_figure",
+    "activation_figure",
     "card_html",
     "card_json",
     "card_markdown",
@@ -59,11 +66,13 @@ __all__ = [
     "describe",
     "describe_sweep",
     "gaas_figure",
+    "legend",
     "make_card",
     "make_rows",
     "markdown_table",
     "sweep_csv",
     "sweep_figure",
+    "sweep_legend",
     "sweep_markdown",
     "sweep_points",
     "sweep_terminal",

@@ -17,6 +17,7 @@ from divtrain.experiments.stages.stage import (
     open_fabric,
 )
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
+from divtrain.experiments.stages.zeros import ZEROS, read_zeros, zeros_stage
 
 __all__ = [
     "ATTEMPT",
@@ -31,6 +32,7 @@ __all__ = [
     "RECORDS",
     "SCRATCH",
     "STATE",
+    "ZEROS",
     "Context",
     "OnProgress",
     "Stage",
@@ -45,5 +47,7 @@ __all__ = [
     "read_evaluation",
     "read_gaas",
     "read_weights",
+    "read_zeros",
     "train_stage",
+    "zeros_stage",
 ]

@@ -52,7 +52,8 @@ def evaluate_stage(
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
         others = {} if also is None else _read_masks(context.inputs[also.name] / MASKS, len(test))
         records = make_records(target, surrogate, clean, masks, seed, others)
-        write_json_lines(context.folder / RECORDS, [asdict(record) for record in records])
+        split = {"split": context.dataset.split}
+        write_json_lines(context.folder / RECORDS, [asdict(record) | split for record in records])
 
     config = {"target": target, "surrogate": surrogate, "seed": seed}
     earlier = (also,) if also is not None else ()

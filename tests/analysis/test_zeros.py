@@ -1,0 +1,88 @@
+import pytest
+import torch
+from torch import nn
+
+import divtrain as dt
+from divtrain.analysis import count_zeros, zero_shares
+from divtrain.data import Images
+from divtrain.models import build
+
+
+def test_zeros_are_counted_as_a_loop_counts_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    g = torch.randn(4, 5, 12, generator=generator)
+    g *= torch.rand(g.shape, generator=generator) < 0.6
+    g[2, 3] = 0
+    got = count_zeros(g)
+    entries = [[sum(v == 0 for v in row.tolist()) / 12 for row in member] for member in g]
+    assert got.entries.tolist() == pytest.approx(torch.tensor(entries).double().numpy())
+    pairs = [(a, b) for a in range(4) for b in range(a + 1, 4)]
+    products = [
+        [sum(u * v == 0 for u, v in zip(g[a, i].tolist(), g[b, i].tolist(), strict=True)) / 12
+         for i in range(5)]
+        for a, b in pairs
+    ]  # fmt: skip
+    assert got.products.tolist() == pytest.approx(torch.tensor(products).double().numpy())
+    assert got.dead.nonzero().tolist() == [[2, 3]]
+
+
+def test_entries_too_small_to_be_multiplied_are_no_zeros() -> None:
+    shares = count_zeros(torch.full((2, 1, 3), 1e-30))
+    assert shares.entries.max() == shares.products.max() == 0
+
+
+def gate(activation: nn.Module, bias: list[float]) -> nn.Module:
+    """Pixel i passes one unit of its own, which is off where its bias is below -1."""
+    first, last = nn.Linear(4, 4), nn.Linear(4, 2, bias=False)
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(4))
+        first.bias.copy_(torch.tensor(bias))
+        last.weight.copy_(torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 0.0, 1.0]]))
+    return nn.Sequential(nn.Flatten(), first, activation, last)
+
+
+@pytest.mark.parametrize(
+    ("activation", "entries", "products"),
+    [
+        (nn.ReLU(), [0.5, 0.25, 1.0], [0.5, 1.0, 1.0]),
+        (nn.LeakyReLU(0.0), [0.5, 0.25, 1.0], [0.5, 1.0, 1.0]),
+        (nn.LeakyReLU(0.1), [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+    ],
+)
+def test_relu_makes_zeros_of_the_units_that_are_off_and_leaky_relu_does_not(
+    activation: nn.Module, entries: list[float], products: list[float]
+) -> None:
+    biases = ([-2.0, -2.0, 1.0, 1.0], [-2.0, 1.0, 1.0, 1.0], [-2.0] * 4)
+    ens = dt.Ensemble([gate(activation, bias) for bias in biases])
+    images = Images(torch.rand(6, 1, 2, 2), torch.arange(6) % 2)
+    shares = zero_shares(ens, images, batch_size=4)
+    assert shares.entries.T.tolist() == [entries] * 6
+    assert shares.products.T.tolist() == [products] * 6
+    assert shares.dead.T.tolist() == [[each == 1 for each in entries]] * 6
+
+
+def test_it_is_in_eval_mode_whatever_the_batches() -> None:
+    nets = [
+        nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+        for _ in "abc"
+    ]
+    ens = dt.Ensemble(nets).train()
+    images = Images(torch.rand(7, 1, 4, 4), torch.arange(7) % 3)
+    one, two = (zero_shares(ens, images, size) for size in (3, 7))
+    assert all(module.training for module in ens.modules())
+    assert torch.equal(one.entries, two.entries)
+    assert torch.equal(one.products, two.products)
+    assert one.entries.max() == 0  # with dropout half of the pixels would have no gradient
+
+
+def test_slope_zero_is_relu_to_the_bit_in_gal_and_in_its_gradient() -> None:
+    found = []
+    for activation, slope in (("relu", 0.7), ("leaky_relu", 0.0)):
+        torch.manual_seed(0)
+        ens = dt.Ensemble([build("conv3", 1, 8, 3, activation, slope) for _ in "ab"])
+        x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+        loss = dt.diversity_loss(ens, x, y)
+        loss.total.backward()
+        found.append([loss.total, *(p.grad for p in ens.parameters())])
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
