@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import divtrain as dt
-from divtrain.analysis import count_zeros, zero_shares
+from divtrain.analysis import count_zeros, idle_weights, zero_shares
 from divtrain.data import Images
 from divtrain.models import build
 
@@ -33,11 +33,11 @@ def test_entries_too_small_to_be_multiplied_are_no_zeros() -> None:
 
 def gate(activation: nn.Module, bias: list[float]) -> nn.Module:
     """Pixel i passes one unit of its own, which is off where its bias is below -1."""
-    first, last = nn.Linear(4, 4), nn.Linear(4, 2, bias=False)
+    first, last = nn.Linear(4, 4), nn.Linear(4, 3, bias=False)
     with torch.no_grad():
         first.weight.copy_(torch.eye(4))
         first.bias.copy_(torch.tensor(bias))
-        last.weight.copy_(torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 0.0, 1.0]]))
+        last.weight.copy_(torch.tensor([[1.0, 2, 3, 4], [0, 1, 0, 1], [1, 0, 2, -1]]))
     return nn.Sequential(nn.Flatten(), first, activation, last)
 
 
@@ -59,6 +59,27 @@ def test_relu_makes_zeros_of_the_units_that_are_off_and_leaky_relu_does_not(
     assert shares.entries.T.tolist() == [entries] * 6
     assert shares.products.T.tolist() == [products] * 6
     assert shares.dead.T.tolist() == [[each == 1 for each in entries]] * 6
+
+
+@pytest.mark.parametrize(("activation", "off"), [(nn.ReLU(), [2, 1, 4]), (nn.LeakyReLU(), [0] * 3)])
+def test_the_weights_of_units_that_are_off_are_idle(activation: nn.Module, off: list[int]) -> None:
+    biases = ([-2.0, -2.0, 1.0, 1.0], [-2.0, 1.0, 1.0, 1.0], [-2.0] * 4)
+    ens = dt.Ensemble([gate(activation, bias) for bias in biases])
+    shares = idle_weights(ens, Images(torch.rand(5, 1, 2, 2), torch.arange(5) % 3))
+    # A unit has four weights and a bias before it and three weights after it.
+    assert shares.T.tolist() == [[count * 8 / 32 for count in off]] * 5
+
+
+def test_weights_are_idle_in_eval_mode_and_nothing_is_left_behind() -> None:
+    nets = [
+        nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+        for _ in "ab"
+    ]
+    ens = dt.Ensemble(nets).train()
+    shares = idle_weights(ens, Images(torch.rand(4, 1, 4, 4), torch.arange(4) % 3))
+    assert shares[:, :].max() < 0.05  # the last bias may round to zero; dropout would make it 0.8
+    assert all(module.training for module in ens.modules())
+    assert all(parameter.grad is None for parameter in ens.parameters())
 
 
 def test_it_is_in_eval_mode_whatever_the_batches() -> None:

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import divtrain as dt
+from divtrain.analysis import idle_weights
+from divtrain.data import Images
 from divtrain.errors import DamagedFileError
 from divtrain.experiments import (
     Progress,
@@ -264,10 +266,13 @@ def test_a_sweep_over_the_slope_tells_how_sparse_the_input_gradients_are(slopes:
             (g == 0).all(-1).double().mean(),
         ]
         names = ("zeros_percent", "zero_products_percent", "dead_percent")
+        idle = idle_weights(ens, Images(images.x[:64], images.y[:64])).mean().item()
+        assert float(line["idle_weights_percent"]) == pytest.approx(100 * idle, abs=1e-4)
+        assert (idle > 0.2) == (line["slope"] == "0")
         for name, share in zip(names, shares, strict=True):
             assert float(line[name]) == pytest.approx(100 * share.item(), abs=1e-4)
     text = (slopes / "sweep.md").read_text()
-    assert "| zeros | zero products | dead |" in text
+    assert "| zeros | zero products | dead | idle weights |" in text
     assert "section 3.4" in text
     assert (slopes / "figures/activation.png").read_bytes().startswith(b"\x89PNG")
 
@@ -308,11 +313,14 @@ def test_a_report_is_not_made_of_damaged_files(slopes: Path, tmp_path: Path, fil
         {"entries": torch.full((2, 3), 1.5), "products": torch.zeros(1, 3)},
         {"entries": torch.full((2, 3), float("nan")), "products": torch.zeros(1, 3)},
         {"entries": torch.zeros(2, 3)},
+        {"entries": torch.zeros(2, 3), "products": torch.zeros(1, 3), "idle": torch.zeros(2, 4)},
+        {"entries": torch.zeros(2, 3), "products": torch.zeros(1, 3), "idle": torch.ones(3, 1)},
     ],
 )
 def test_shares_of_zeros_that_cannot_be_are_damage(
     tensors: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
+    tensors = {"idle": torch.zeros(2, 1), **tensors}
     write_tensors(tmp_path / ZEROS, tensors, {"target": "div"})
     with pytest.raises(DamagedFileError, match="zeros.safetensors is damaged"):
         read_zeros(tmp_path / ZEROS)

@@ -108,10 +108,10 @@ SLOPES = [
 ]  # fmt: skip
 COHERENCE = {"base slope=0": 0.8, "base slope=0.1": 0.9, "div slope=0": 0.5, "div slope=0.1": 0.2}
 ZEROS = {
-    "base slope=0": [ZeroMeans(0.3, 0.5, 0.0), ZeroMeans(0.5, 0.7, 0.0)],
-    "base slope=0.1": [ZeroMeans(0.0, 0.0, 0.0)],
-    "div slope=0": [ZeroMeans(0.2, 0.3, 0.1)],
-    "div slope=0.1": [ZeroMeans(0.0, 0.0, 0.0)],
+    "base slope=0": [ZeroMeans(0.3, 0.5, 0.0, 0.8), ZeroMeans(0.5, 0.7, 0.0, 0.6)],
+    "base slope=0.1": [ZeroMeans(0.0, 0.0, 0.0, 0.0)],
+    "div slope=0": [ZeroMeans(0.2, 0.3, 0.1, 0.9)],
+    "div slope=0.1": [ZeroMeans(0.0, 0.0, 0.0, 0.0)],
 }
 HISTORIES = {
     "div slope=0": [
@@ -138,8 +138,9 @@ def test_the_ablation_draws_the_means_of_the_seeds_by_slope(figures: list[Any]) 
     assert curves(axes["coherence afterwards, eval mode"]) == [
         ([0, 1], [0.8, 0.9]), ([0, 1], [0.5, 0.2])
     ]  # fmt: skip
-    assert curves(axes["zeros in input gradients, %"]) == [
-        ([0, 1], pytest.approx(shares)) for shares in ([40, 0], [60, 0], [20, 0], [30, 0])
+    assert curves(axes["exact zeros, %"]) == [
+        ([0, 1], pytest.approx(shares))
+        for shares in ([40, 0], [60, 0], [70, 0], [20, 0], [30, 0], [90, 0])
     ]
     worst = axes["worst case, white-box, eps 0.1, %"]
     assert curves(worst) == [

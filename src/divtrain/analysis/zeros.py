@@ -1,4 +1,4 @@
-"""How sparse the members' input gradients are: what starves GAL under ReLU (section 3.4)."""
+"""How sparse input gradients, and the gradient of GAL, are: the problem of section 3.4."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
-from divtrain.gal import input_gradients
+from divtrain.gal import gradient_alignment_loss, input_gradients
 from divtrain.modes import device_of, eval_mode
 
 
@@ -54,6 +54,36 @@ def zero_shares(ens: Ensemble, images: Images, batch_size: int = 256) -> ZeroSha
         torch.cat([part.entries for part in parts], dim=1),
         torch.cat([part.products for part in parts], dim=1),
     )
+
+
+def idle_weights(ens: Ensemble, images: Images) -> Float[Tensor, "member image"]:
+    """Share of each member's weights that GAL at one image does not move, in eval mode.
+
+    The gradient of GAL (Eq. 8) at that image with respect to them is exactly zero. Section 3.4:
+    under ReLU "gradients don't flow through zero-valued products". A unit that is off takes its
+    weights out, whether or not it leaves a zero in the input gradient.
+
+    Args:
+        ens: At least two members, on the device to compute on.
+        images: Images and true labels; one double backward each, so take some tens.
+
+    Returns:
+        In [0, 1], (member, image), on the CPU.
+    """
+    device = device_of(ens)
+    weights = [list(member.parameters()) for member in ens.members]
+    sizes = torch.tensor([[sum(each.numel() for each in own)] for own in weights])
+    moved = torch.zeros(len(weights), len(images), dtype=torch.float64)
+    with eval_mode(ens), torch.enable_grad():
+        for place, (x, y) in enumerate(zip(images.x.split(1), images.y.split(1), strict=True)):
+            g = input_gradients(ens, x.to(device), y.to(device), create_graph=True)
+            loss = gradient_alignment_loss(g).sum()
+            for member, own in enumerate(weights):
+                found = torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)
+                moved[member, place] = sum(
+                    int(each.count_nonzero()) for each in found if each is not None
+                )
+    return 1 - moved / sizes
 
 
 def count_zeros(g: Float[Tensor, "member batch feature"]) -> ZeroShares:

@@ -287,8 +287,8 @@ def _read_zeros(folders: Sequence[Path]) -> Zeros:
     """Read how sparse each target's input gradients are, seed by seed."""
     found: dict[str, list[ZeroMeans]] = {}
     for file in (folder / ZEROS for folder in folders if (folder / ZEROS).exists()):
-        target, shares = read_zeros(file)
-        means = (shares.entries, shares.products, shares.dead.double())
+        target, shares, idle = read_zeros(file)
+        means = (shares.entries, shares.products, shares.dead.double(), idle)
         found.setdefault(target, []).append(ZeroMeans(*(each.mean().item() for each in means)))
     return found
 

@@ -17,6 +17,9 @@ STYLES = ("-", "--", ":", "-.")
 SHADES = ("#9ECAE1", "#6BAED6", "#3182BD", "#08519C", "#08306B")
 """Of slopes above 0, rising; ReLU is red."""
 
+KINDS = {"entries": "o", "products": "x", "idle": "s"}
+"""Which shares of zeros are drawn (fields of `ZeroMeans`), and how."""
+
 Histories = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
 """By what records call the target, for each seed a row an epoch, as training wrote them."""
 Values = Sequence[tuple[float, Sequence[float]]]
@@ -34,9 +37,10 @@ def activation_figure(
 ) -> bytes:
     """Draw a sweep over the slope (section 3.4) as PNG bytes.
 
-    Above: coherence and GAL over training, a line each slope; then, by slope, the coherence and
-    the zeros in the input gradients of what was trained. Below: worst-case accuracy by slope, a
-    panel each threat and eps. Means over the seeds; bars are standard deviations.
+    Above: coherence and GAL over training, a line each slope; then, by slope, the coherence of
+    what was trained, and the zeros in its input gradients and in the gradient of GAL. Below:
+    worst-case accuracy by slope, a panel each threat and eps. Means over the seeds; bars are
+    standard deviations.
 
     Args:
         points: From `sweep_points`; those with a slope are drawn, and there must be some.
@@ -66,7 +70,8 @@ def activation_figure(
         for look, line in _looks(joined_points(at, SLOPE)):
             axis.errorbar(
                 _places(line, slopes), [100 * p.worst.mean for p in line],
-                yerr=[100 * (p.worst.deviation or 0) for p in line], marker="o", **look,
+                yerr=[100 * (p.worst.deviation or 0) for p in line] if line[0].seeds > 1 else None,
+                marker="o", **look,
             )  # fmt: skip
         axis.set_title(f"worst case, {threat}, eps {eps:g}, %", fontsize=9, loc="left")
     for axis in (*upper[2:], *lower):
@@ -142,16 +147,13 @@ def _coherence(
 def _zeros(axis: "Axes", lines: Sequence[Line], zeros: Zeros, slopes: Sequence[float]) -> None:
     for look, line in _looks(lines):
         there = [point for point in line if zeros.get(point.target)]
-        counted = [zeros[point.target] for point in there]
-        kinds = {
-            "entries": ("o", [[100 * each.entries for each in seeds] for seeds in counted]),
-            "products": ("x", [[100 * each.products for each in seeds] for seeds in counted]),
-        }
-        for kind, (marker, shares) in kinds.items():
+        for kind, marker in KINDS.items():
+            shares = [[100 * getattr(each, kind) for each in zeros[p.target]] for p in there]
             values = list(zip(_places(there, slopes), shares, strict=True))
-            _spread(axis, values, marker=marker, **look | {"label": f"{look['label']}: {kind}"})
-    axis.set_ylim(bottom=0)
-    axis.set_title("zeros in input gradients, %", fontsize=9, loc="left")
+            words = f"{look['label']}: {kind}"
+            _spread(axis, values, marker=marker, **look | {"label": words})
+    axis.set_ylim(-3, 103)
+    axis.set_title("exact zeros, %", fontsize=9, loc="left")
     axis.legend(fontsize=6, frameon=False)
 
 
@@ -180,9 +182,11 @@ def _places(line: Sequence[SweepPoint], slopes: Sequence[float]) -> list[float]:
 
 def _spread(axis: "Axes", values: Values, **look: Any) -> None:
     """Draw at each place the mean of the seeds, with their deviation where there are several."""
+    several = any(len(seeds) > 1 for _, seeds in values)
+    spread = [statistics.stdev(seeds) if len(seeds) > 1 else 0 for _, seeds in values]
     axis.errorbar(
         [place for place, _ in values],
         [statistics.mean(seeds) for _, seeds in values],
-        yerr=[statistics.stdev(seeds) if len(seeds) > 1 else 0 for _, seeds in values],
+        yerr=spread if several else None,
         capsize=2, **{"markersize": 3.5, "linewidth": 1, **look},
     )  # fmt: skip

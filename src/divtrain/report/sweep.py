@@ -22,9 +22,10 @@ SWEEP_LEGEND = (
 ZEROS_LEGEND = (
     "In percent, exact zeros in eval mode (section 3.4): *zeros*, entries of the members' input"
     " gradients; *zero products*, terms of the inner products of every two of them; *dead*, input"
-    " gradients that are zero as a whole."
+    " gradients that are zero as a whole; *idle weights*, entries of the gradient of GAL at one"
+    " image with respect to the weights, mean over some of the images."
 )
-ZERO_COLUMNS = ("zeros", "zero products", "dead")
+ZERO_COLUMNS = ("zeros", "zero products", "dead", "idle weights")
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,13 @@ class ZeroMeans:
         entries: Of the entries, mean over members and images.
         products: Of the products of two members' entries, mean over pairs and images.
         dead: Of the gradients, those that are zero as a whole.
+        idle: Of the weights, those that GAL at one image does not move.
     """
 
     entries: float
     products: float
     dead: float
+    idle: float
 
 
 Zeros = Mapping[str, Sequence[ZeroMeans]]
@@ -181,7 +184,7 @@ def _zero_cells(zeros: Zeros, target: str, digits: int) -> list[str]:
     seeds = zeros.get(target, ())
     if not seeds:
         return [""] * len(ZERO_COLUMNS)
-    kinds = ([z.entries for z in seeds], [z.products for z in seeds], [z.dead for z in seeds])
+    kinds = zip(*((z.entries, z.products, z.dead, z.idle) for z in seeds), strict=True)
     return [f"{100 * statistics.mean(shares):.{digits}f}" for shares in kinds]
 
 
