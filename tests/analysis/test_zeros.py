@@ -6,6 +6,7 @@ import divtrain as dt
 from divtrain.analysis import count_zeros, idle_weights, zero_shares
 from divtrain.data import Images
 from divtrain.models import build
+from divtrain.models.activation import ActivationName
 
 
 def test_zeros_are_counted_as_a_loop_counts_them() -> None:
@@ -98,7 +99,8 @@ def test_it_is_in_eval_mode_whatever_the_batches() -> None:
 
 def test_slope_zero_is_relu_to_the_bit_in_gal_and_in_its_gradient() -> None:
     found = []
-    for activation, slope in (("relu", 0.7), ("leaky_relu", 0.0)):
+    kinds: list[tuple[ActivationName, float]] = [("relu", 0.7), ("leaky_relu", 0.0)]
+    for activation, slope in kinds:
         torch.manual_seed(0)
         ens = dt.Ensemble([build("conv3", 1, 8, 3, activation, slope) for _ in "ab"])
         x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 3

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from divtrain.report.drawing import COLOURS, colour_of, new_figure, to_png
+from divtrain.report.rows import Cell
 from divtrain.report.sweep import SweepPoint, Zeros, describe_sweep
 from divtrain.report.trade_off import joined_points
 
@@ -17,8 +18,12 @@ STYLES = ("-", "--", ":", "-.")
 SHADES = ("#9ECAE1", "#6BAED6", "#3182BD", "#08519C", "#08306B")
 """Of slopes above 0, rising; ReLU is red."""
 
-KINDS = {"entries": "o", "products": "x", "idle": "s"}
-"""Which shares of zeros are drawn (fields of `ZeroMeans`), and how."""
+KINDS = {
+    "entries": ("o", "input gradients"),
+    "products": ("x", "products of two"),
+    "idle": ("s", "GAL by the weights"),
+}
+"""Which shares of zeros are drawn (fields of `ZeroMeans`), with their marker and name."""
 
 Histories = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
 """By what records call the target, for each seed a row an epoch, as training wrote them."""
@@ -40,7 +45,7 @@ def activation_figure(
     Above: coherence and GAL over training, a line each slope; then, by slope, the coherence of
     what was trained, and the zeros in its input gradients and in the gradient of GAL. Below:
     worst-case accuracy by slope, a panel each threat and eps. Means over the seeds; bars are
-    standard deviations.
+    standard deviations, or Wilson's intervals of 95 % for the accuracies of one seed.
 
     Args:
         points: From `sweep_points`; those with a slope are drawn, and there must be some.
@@ -70,8 +75,8 @@ def activation_figure(
         for look, line in _looks(joined_points(at, SLOPE)):
             axis.errorbar(
                 _places(line, slopes), [100 * p.worst.mean for p in line],
-                yerr=[100 * (p.worst.deviation or 0) for p in line] if line[0].seeds > 1 else None,
-                marker="o", **look,
+                yerr=list(zip(*(_bar(p.worst) for p in line), strict=True)),
+                marker="o", capsize=2, elinewidth=0.7, **look,
             )  # fmt: skip
         axis.set_title(f"worst case, {threat}, eps {eps:g}, %", fontsize=9, loc="left")
     for axis in (*upper[2:], *lower):
@@ -84,8 +89,10 @@ def activation_figure(
     handles, names = lower[0].get_legend_handles_labels()
     below.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=8,
                  frameon=False)  # fmt: skip
-    figure.suptitle(f"{title}: ReLU and LeakyReLU, section 3.4 ({describe_sweep(points)})",
-                    fontsize=10)  # fmt: skip
+    told = describe_sweep(points)
+    if all(point.seeds == 1 for point in mine):
+        told += ", 95 % intervals"
+    figure.suptitle(f"{title}: ReLU and LeakyReLU, section 3.4 ({told})", fontsize=10)
     return to_png(figure)
 
 
@@ -147,11 +154,11 @@ def _coherence(
 def _zeros(axis: "Axes", lines: Sequence[Line], zeros: Zeros, slopes: Sequence[float]) -> None:
     for look, line in _looks(lines):
         there = [point for point in line if zeros.get(point.target)]
-        for kind, marker in KINDS.items():
+        for kind, (marker, name) in KINDS.items():
             shares = [[100 * getattr(each, kind) for each in zeros[p.target]] for p in there]
             values = list(zip(_places(there, slopes), shares, strict=True))
-            words = f"{look['label']}: {kind}"
-            _spread(axis, values, marker=marker, **look | {"label": words})
+            label = f"{look['label']}: {name}"
+            _spread(axis, values, marker=marker, **look | {"label": label})
     axis.set_ylim(-3, 103)
     axis.set_title("exact zeros, %", fontsize=9, loc="left")
     axis.legend(fontsize=6, frameon=False)
@@ -174,6 +181,14 @@ def _name(point: SweepPoint) -> str:
     """The defence, with the values of other fields than the slope."""
     others = [f"{field} {value:g}" for field, value in point.values.items() if field != SLOPE]
     return ", ".join([point.defence, *others])
+
+
+def _bar(cell: Cell) -> tuple[float, float]:
+    """How far the bar of an accuracy reaches down and up, in percent."""
+    if cell.interval is None:
+        return 100 * (cell.deviation or 0), 100 * (cell.deviation or 0)
+    low, high = cell.interval
+    return 100 * (cell.mean - low), 100 * (high - cell.mean)
 
 
 def _places(line: Sequence[SweepPoint], slopes: Sequence[float]) -> list[float]:
