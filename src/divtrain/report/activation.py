@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from divtrain.report.drawing import COLOURS, colour_of, new_figure, to_png
+from divtrain.report.drawing import COLOURS, STYLES, colour_of, new_figure, to_png
 from divtrain.report.rows import Cell
 from divtrain.report.sweep import SweepPoint, Zeros, describe_sweep
 from divtrain.report.trade_off import joined_points
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SLOPE = "slope"
-STYLES = ("-", "--", ":", "-.")
-"""Of lines that differ in the defence or in other values swept."""
 SHADES = ("#9ECAE1", "#6BAED6", "#3182BD", "#08519C", "#08306B")
 """Of slopes above 0, rising; ReLU is red."""
 

@@ -1,9 +1,10 @@
 """A sweep's figure: clean against worst-case accuracy."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from divtrain.report.drawing import colour_of, new_figure, to_png
+from divtrain.report.drawing import STYLES, colour_of, new_figure, to_png
 from divtrain.report.sweep import SweepPoint, describe_sweep
 
 if TYPE_CHECKING:
@@ -29,8 +30,12 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     first: dict[float, Axes] = {}
     for axis, (threat, eps) in zip(axes, panels, strict=True):
         mine = [point for point in points if (point.threat, point.eps) == (threat, eps)]
+        before = Counter[str]()  # lines of each defence
         for line in joined_points(mine):
-            _join(axis, line, defences, line[0].defence in touched)
+            defence = line[0].defence
+            style = STYLES[before[defence] % len(STYLES)]
+            _join(axis, line, colour_of(defence, defences), style, defence in touched)
+            before[defence] += 1
         axis.set_title(f"{threat}, eps {eps:g}", fontsize=9, loc="left")
         axis.set_xlabel("worst-case accuracy, %", fontsize=8)
         axis.tick_params(labelsize=7)
@@ -41,8 +46,9 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     for axis in first.values():
         axis.autoscale()
     axes[0].set_ylabel("clean accuracy, %", fontsize=8)
-    bars, names = axes[0].get_legend_handles_labels()
-    legend = dict(zip(names, bars, strict=True))  # a defence may have several lines
+    legend: dict[str, Any] = {}
+    for bar, name in zip(*axes[0].get_legend_handles_labels(), strict=True):
+        legend.setdefault(name, bar)  # a defence may have several lines
     figure.legend(list(legend.values()), list(legend), loc="outside lower center",
                   ncols=len(defences), fontsize=8, frameon=False)  # fmt: skip
     swept = ", ".join(max((point.values for point in points), key=len))  # as the labels go
@@ -67,16 +73,15 @@ def joined_points(
     return [*lines.values()]
 
 
-def _join(axis: "Axes", line: Sequence[SweepPoint], defences: Sequence[str], filled: bool) -> None:
+def _join(axis: "Axes", line: Sequence[SweepPoint], colour: str, style: str, filled: bool) -> None:
     """Draw points of one defence, each with its values beside it."""
     worst, clean = [p.worst for p in line], [p.clean for p in line]
     spread = [[100 * (cell.deviation or 0) for cell in cells] for cells in (worst, clean)]
-    defence = line[0].defence
     axis.errorbar(
         [100 * cell.mean for cell in worst], [100 * cell.mean for cell in clean],
-        xerr=spread[0], yerr=spread[1], fmt="o-",
+        xerr=spread[0], yerr=spread[1], fmt="o", linestyle=style,
         markersize=3.5 if filled else 6, markerfacecolor=None if filled else "none",
-        linewidth=1, elinewidth=0.7, color=colour_of(defence, defences), label=defence,
+        linewidth=1, elinewidth=0.7, color=colour, label=line[0].defence,
     )  # fmt: skip
     for point in line:
         place = (100 * point.worst.mean, 100 * point.clean.mean)
