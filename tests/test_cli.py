@@ -130,6 +130,14 @@ def test_every_command_has_help(command: list[str], capsys: Captured) -> None:
     assert "usage: divtrain" in capsys.readouterr().out
 
 
+def test_sweep_without_a_preset_tells_what_can_be_swept(capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    out = capsys.readouterr().out
+    for flag in ("--gal-weight", "--slope", "--ensemble-size"):
+        assert f"{flag} VALUE" in out
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -173,6 +181,8 @@ def test_every_command_has_help(command: list[str], capsys: Captured) -> None:
             ],
             "--train.gal-every 50 is more than the 5 steps that div is trained for",
         ),
+        (["sweep", "digits", "--targets", "base", "--gal-weight", "1"], "makes no difference to"),
+        (["run", "digits", "--data.held-out", "9999"], "--data.held-out: expected to hold out 1"),
         (["report", "nowhere"], "no run at nowhere"),
         (["evaluate", "--targets", "b"], "NAME=CHECKPOINT"),
         (["evaluate", "--targets", "b=c"], "no file at"),

@@ -41,13 +41,12 @@ from divtrain.experiments import (
     rewrite_report,
     run_experiment,
     run_sweep,
+    sweep_flags,
     train_ensembles,
 )
 from divtrain.experiments.doctor import examine
 from divtrain.report import (
     BOLD,
-    LEGEND,
-    SWEEP_LEGEND,
     TRANSFER_LEGEND,
     card_terminal,
     coherence_grid,
@@ -57,6 +56,8 @@ from divtrain.report import (
     describe_sweep,
     gaas_grid,
     grid_terminal,
+    legend,
+    sweep_legend,
     sweep_terminal,
     terminal_table,
     transfer_grids,
@@ -250,7 +251,8 @@ def _train(words: list[str]) -> int:
 
 
 def _sweep(words: list[str]) -> int:
-    name, rest = _preset(words, "sweep")
+    flags = "\n".join(f"  {flag} VALUE [VALUE ...]" for flag in sweep_flags())
+    name, rest = _preset(words, "sweep", f"Values to train the targets at:\n{flags}\n\n")
     options = tyro.cli(
         SweepOptions,
         default=SweepOptions(find_preset(name)()),
@@ -351,11 +353,11 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _preset(words: list[str], command: str) -> tuple[str, list[str]]:
+def _preset(words: list[str], command: str, more: str = "") -> tuple[str, list[str]]:
     known = ", ".join(PRESETS)
     if not words or words[0] in ("-h", "--help"):
         print(
-            f"usage: divtrain {command} PRESET [OPTIONS]\n\nPresets: {known}.\n"
+            f"usage: divtrain {command} PRESET [OPTIONS]\n\n{more}Presets: {known}.\n"
             f"`divtrain {command} PRESET --help` tells the options, `divtrain presets NAME` what a"
             " preset does."
         )
@@ -377,8 +379,8 @@ def _progress(out: Path) -> Iterator[Progress]:
 def _print_summary(summary: Summary) -> None:
     if summary.rows:
         console.print(terminal_table(summary.rows, summary.coherence))
-        legend = f"{LEGEND} {BOLD}" if console.is_terminal else LEGEND
-        console.print(f"{describe(summary.rows)}. {legend.replace('*', '')}", highlight=False)
+        told = f"{legend(summary.rows)} {BOLD}" if console.is_terminal else legend(summary.rows)
+        console.print(f"{describe(summary.rows)}. {told.replace('*', '')}", highlight=False)
     elif summary.coherence:
         console.print(grid_terminal([coherence_grid(summary.coherence)]))
     if summary.points and not summary.rows:
@@ -395,9 +397,9 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _print_sweep(summary: SweepSummary) -> None:
-    console.print(sweep_terminal(summary.points, summary.coherence))
-    legend = SWEEP_LEGEND.replace("*", "")
-    console.print(f"{describe_sweep(summary.points)}. {legend}", highlight=False)
+    console.print(sweep_terminal(summary.points, summary.coherence, summary.zeros))
+    told = sweep_legend(summary.zeros).replace("*", "")
+    console.print(f"{describe_sweep(summary.points)}. {told}", highlight=False)
     _print_warnings(summary.warnings)
     _print_files(summary.files, summary.path)
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from divtrain.data import Images, balanced_subset
+from divtrain.data import Images, balanced_subset, hold_out
 from divtrain.errors import DivtrainError
 
 
@@ -81,3 +81,48 @@ def test_the_order_mixes_the_classes() -> None:
 def test_sizes_that_do_not_exist_are_refused(size: int) -> None:
     with pytest.raises(DivtrainError, match=f"subset of 1 to 6 images, got {size}"):
         balanced_subset(made([3, 3]), size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=COUNTS, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_images_held_out_and_left_are_all_once_and_no_class_is_lost(
+    counts: list[int], share: float, seed: int
+) -> None:
+    images = made(counts)
+    size = max(1, round(share * (len(images) - 1)))
+    try:
+        left, held = hold_out(images, size, seed)
+    except DivtrainError:
+        # Only where holding out that many takes a whole class.
+        assert size == len(images) or any(
+            taken == count
+            for taken, count in zip(
+                balanced_subset(images, size, seed).y.bincount(minlength=len(counts)).tolist(),
+                counts,
+                strict=True,
+            )
+        )
+        return
+    assert sorted([*indices(left), *indices(held)]) == list(range(len(images)))
+    assert indices(left) == sorted(indices(left))
+    assert indices(held) == indices(balanced_subset(images, size, seed))
+    for part in (left, held):
+        assert torch.equal(part.y, images.y[indices(part)])
+    assert len(left.y.unique()) == len(counts)
+
+
+def test_more_images_held_out_are_those_held_out_before_and_others() -> None:
+    images = made([20, 20, 20])
+    few, many = (set(indices(hold_out(images, size, seed=3)[1])) for size in (9, 30))
+    assert few < many
+
+
+@pytest.mark.parametrize("size", [0, -1, 6, 7])
+def test_holding_out_none_or_all_is_refused(size: int) -> None:
+    with pytest.raises(DivtrainError, match=f"hold out 1 to 5 of 6 images, got {size}"):
+        hold_out(made([3, 3]), size)
+
+
+def test_holding_out_all_of_a_class_is_refused() -> None:
+    with pytest.raises(DivtrainError, match="leaves none of class 1; hold out fewer"):
+        hold_out(made([10, 2]), 6)

@@ -8,20 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import divtrain as dt
+from divtrain.analysis import idle_weights
+from divtrain.data import Images
+from divtrain.errors import DamagedFileError
 from divtrain.experiments import (
     Progress,
     RunDirectory,
     SweepConfig,
     SweepSummary,
+    open_dataset,
     rewrite_report,
     run_experiment,
     run_sweep,
 )
 from divtrain.experiments.graph import experiment_graph, shown_targets
+from divtrain.experiments.stages import ZEROS, read_zeros
 from divtrain.experiments.sweep import make_variants
-from divtrain.files import read_tensors
+from divtrain.files import read_tensors, write_tensors
+from divtrain.training import load_ensemble
 from experiments.small import SMALL, records, result
 
 CONFIG = replace(SMALL, targets=("base", "base+noise", "div"))
@@ -132,9 +139,16 @@ def test_the_report_is_written_again_from_the_directory_alone(whole: Path, tmp_p
     assert isinstance(again, SweepSummary)
     for file in ("sweep.csv", "sweep.md", "records.jsonl"):
         assert (out / file).read_bytes() == (whole / file).read_bytes()
-    (out / "swept.json").write_text(json.dumps({"div": 3}))
-    with pytest.raises(dt.DivtrainError, match=r"swept.json is damaged"):
-        rewrite_report(RunDirectory(out))
+    content = json.loads((out / "swept.json").read_text())
+    plain = {label: each for label, each in content.items() if isinstance(each, list)}
+    (out / "swept.json").write_text(json.dumps(plain))  # as versions before wrote it
+    rewrite_report(RunDirectory(out))
+    assert (out / "sweep.csv").read_bytes() == (whole / "sweep.csv").read_bytes()
+    content["div gal_weight=2"][1]["gal_weight"] = 3.0
+    for damaged in (content, {"div": 3}, {"div": ["div", {"gal_weight": "much"}]}, [1]):
+        (out / "swept.json").write_text(json.dumps(damaged))
+        with pytest.raises(dt.DivtrainError, match=r"swept.json is damaged"):
+            rewrite_report(RunDirectory(out))
 
 
 def test_a_grid_trains_each_target_once_for_the_values_it_depends_on() -> None:
@@ -167,6 +181,7 @@ def test_static_nets_are_trained_for_each_value_that_changes_them() -> None:
         (SweepConfig(), "expected values to sweep over, with one or more of --gal-weight"),
         (SweepConfig(gal_weight=(0.5, 0.5)), "each value of --gal-weight once, got 0.5 0.5"),
         (SweepConfig(noise=(0.1, 2.0)), r"--train.noise in \[0, 1\], got 2.0"),
+        (SweepConfig(ensemble_size=(2, 1)), "expected --ensemble-size >= 2, got 1"),
     ],
 )
 def test_values_that_cannot_be_are_refused_before_anything_is_made(
@@ -175,3 +190,137 @@ def test_values_that_cannot_be_are_refused_before_anything_is_made(
     with pytest.raises(dt.DivtrainError, match=message):
         run_sweep(CONFIG, sweep, tmp_path / "sweep", Progress())
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("targets", "sweep", "flag"),
+    [
+        (("base",), SweepConfig(gal_weight=(0.0, 0.5)), "--gal-weight"),
+        (("base", "adv"), SweepConfig(epochs=(1, 2), temperature=(1.0, 2.0)), "--temperature"),
+        (("base",), SweepConfig(noise=(0.1,)), "--noise"),
+    ],
+)
+def test_values_that_no_target_is_trained_with_are_refused(
+    targets: tuple[str, ...], sweep: SweepConfig, flag: str
+) -> None:
+    with pytest.raises(dt.DivtrainError, match=f"{flag} makes no difference to --targets base"):
+        make_variants(replace(CONFIG, targets=targets), sweep)
+    make_variants(replace(CONFIG, targets=(*targets, "div")), sweep)
+
+
+def test_the_presets_own_value_alone_is_no_mistake() -> None:
+    (variant,) = make_variants(CONFIG, SweepConfig(gal_weight=(CONFIG.train.gal_weight,)))
+    assert variant.config == CONFIG
+
+
+def test_slopes_of_an_activation_without_one_are_refused() -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, activation="relu"))
+    with pytest.raises(dt.DivtrainError, match="a slope of 0 is ReLU"):
+        make_variants(config, SweepConfig(slope=(0.0, 0.1)))
+
+
+def test_ensembles_of_other_sizes_have_the_members_in_turn_and_the_surrogate_stays() -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, members=("conv3", "conv4", "conv3")))
+    variants = make_variants(config, SweepConfig(ensemble_size=(2, 3, 5)))
+    stages = {stage.name: stage for stage in experiment_graph(config, {}, variants)}
+    plain = {stage.name: stage for stage in experiment_graph(config, {})}
+    assert stages["train-surrogate-s0"].key == plain["train-surrogate-s0"].key
+    for defence in ("base", "div"):
+        for size, members in (
+            (2, ("conv3", "conv4")),
+            (3, ("conv3", "conv4", "conv3")),
+            (5, ("conv3", "conv4", "conv3", "conv3", "conv4")),
+        ):
+            trained = stages[f"train-{defence}-ensemble_size={size}-s0"]
+            assert trained.config["model"]["members"] == members
+    assert not any(name.startswith("zeros") for name in stages)
+
+
+SLOPES = replace(
+    CONFIG,
+    targets=("base", "div"),
+    attack=replace(CONFIG.attack, names=("fgsm",), eps=(0.1,), white_box=()),
+)
+
+
+@pytest.fixture(scope="module")
+def slopes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("slopes") / "sweep"
+    run_sweep(SLOPES, SweepConfig(slope=(0.0, 0.3)), out, Progress())
+    return out
+
+
+def test_a_sweep_over_the_slope_tells_how_sparse_the_input_gradients_are(slopes: Path) -> None:
+    lines = list(csv.DictReader((slopes / "sweep.csv").read_text().splitlines()))
+    assert {(line["target"], line["slope"]) for line in lines} == {
+        (defence, slope) for defence in ("base", "div") for slope in ("0", "0.3")
+    }
+    images = open_dataset(SLOPES.data).test
+    for line in lines:
+        folder = slopes / f"stages/train-{line['target']}-slope={line['slope']}-s0"
+        ens, _ = load_ensemble(folder / "ensemble.safetensors")
+        g = dt.input_gradients(ens.eval(), images.x, images.y)
+        shares = [
+            (g == 0).double().mean(),
+            torch.stack([(g[0] * g[1]) == 0]).double().mean(),
+            (g == 0).all(-1).double().mean(),
+        ]
+        names = ("zeros_percent", "zero_products_percent", "dead_percent")
+        idle = idle_weights(ens, Images(images.x[:64], images.y[:64])).mean().item()
+        assert float(line["idle_weights_percent"]) == pytest.approx(100 * idle, abs=1e-4)
+        assert (idle > 0.2) == (line["slope"] == "0")
+        for name, share in zip(names, shares, strict=True):
+            assert float(line[name]) == pytest.approx(100 * share.item(), abs=1e-4)
+    text = (slopes / "sweep.md").read_text()
+    assert "| zeros | zero products | dead | idle weights |" in text
+    assert "section 3.4" in text
+    assert (slopes / "figures/activation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_sweeps_do_not_look_for_zeros(whole: Path) -> None:
+    assert not list((whole / "stages").glob("zeros-*"))
+    assert "zeros" not in (whole / "sweep.md").read_text() + (whole / "sweep.csv").read_text()
+    assert not (whole / "figures/activation.png").exists()
+
+
+def test_a_sweep_stopped_while_zeros_are_counted_goes_on(slopes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(SLOPES, SweepConfig(slope=(0.0, 0.3)), out, Noting("zeros-div-slope=0.3"))
+    run_sweep(SLOPES, SweepConfig(slope=(0.0, 0.3)), out, Progress())
+    assert result(out) == result(slopes)
+    for file in ("sweep.csv", "sweep.md", "figures/activation.png"):
+        assert (out / file).read_bytes() == (slopes / file).read_bytes()
+
+
+@pytest.mark.parametrize("file", ["zeros-div-slope=0-s0/zeros.safetensors",
+                                  "train-div-slope=0-s0/history.jsonl"])  # fmt: skip
+def test_a_report_is_not_made_of_damaged_files(slopes: Path, tmp_path: Path, file: str) -> None:
+    out = tmp_path / "sweep"
+    shutil.copytree(slopes, out)
+    damaged = out / "stages" / file
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    with pytest.raises(dt.DivtrainError, match=f"{damaged.name} is damaged"):
+        rewrite_report(RunDirectory(out))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"entries": torch.zeros(2, 3), "products": torch.zeros(2, 3)},
+        {"entries": torch.zeros(2, 3), "products": torch.zeros(1, 2)},
+        {"entries": torch.zeros(2, 0), "products": torch.zeros(1, 0)},
+        {"entries": torch.full((2, 3), 1.5), "products": torch.zeros(1, 3)},
+        {"entries": torch.full((2, 3), float("nan")), "products": torch.zeros(1, 3)},
+        {"entries": torch.zeros(2, 3)},
+        {"entries": torch.zeros(2, 3), "products": torch.zeros(1, 3), "idle": torch.zeros(2, 4)},
+        {"entries": torch.zeros(2, 3), "products": torch.zeros(1, 3), "idle": torch.ones(3, 1)},
+    ],
+)
+def test_shares_of_zeros_that_cannot_be_are_damage(
+    tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    tensors = {"idle": torch.zeros(2, 1), **tensors}
+    write_tensors(tmp_path / ZEROS, tensors, {"target": "div"})
+    with pytest.raises(DamagedFileError, match="zeros.safetensors is damaged"):
+        read_zeros(tmp_path / ZEROS)

@@ -1,10 +1,10 @@
 """Images in, training batches out."""
 
 from divtrain.data.augment import random_flip, random_shift
-from divtrain.data.datasets import DATASETS, Dataset, Images, load_dataset
+from divtrain.data.datasets import DATASETS, Dataset, Images, Split, load_dataset
 from divtrain.data.noise import add_noise, truncated_normal
 from divtrain.data.stream import Clean, Noisy, Stream, View
-from divtrain.data.subset import balanced_subset
+from divtrain.data.subset import balanced_subset, hold_out
 
 __all__ = [
     "DATASETS",
@@ -12,10 +12,12 @@ __all__ = [
     "Dataset",
     "Images",
     "Noisy",
+    "Split",
     "Stream",
     "View",
     "add_noise",
     "balanced_subset",
+    "hold_out",
     "load_dataset",
     "random_flip",
     "random_shift",

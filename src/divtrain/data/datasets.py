@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from divtrain.data.npz import read_npz
 from divtrain.errors import DivtrainError, unknown_name
 
 DIGITS_TEST_SIZE = 500
+
+Split = Literal["test", "held-out training"]
+"""Which images of a data set are evaluated on."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,16 @@ class Dataset:
     Attributes:
         name: As it was asked for: ``mnist``, or the path of a file or folder.
         train: Training images.
-        test: Test images, never trained on.
+        test: Test images, never trained on; or those held out of the training images.
         classes: Number of classes.
+        split: Which of the two `test` is.
     """
 
     name: str
     train: Images
     test: Images
     classes: int
+    split: Split = "test"
 
     @property
     def channel_mean(self) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
-"""Smaller data sets: class-balanced, seeded, and refused when more is asked for than there is."""
+"""Parts of data sets: class-balanced, seeded, and refused when more is asked for than there is."""
 
 import torch
+from torch import Tensor
 
 from divtrain.data.datasets import Images
 from divtrain.errors import DivtrainError
@@ -24,14 +25,52 @@ def balanced_subset(images: Images, size: int, seed: int = 0) -> Images:
             f"expected a subset of 1 to {len(images)} images, got {size}; leave the size out to use"
             " them all"
         )
+    chosen = _balanced(images.y, size, seed)
+    return Images(images.x[chosen], images.y[chosen])
+
+
+def hold_out(images: Images, size: int, seed: int = 0) -> tuple[Images, Images]:
+    """Part images into those that are left, in their order, and `size` that are held out.
+
+    Those held out are what `balanced_subset` draws. With a larger size the same ones are among
+    them.
+
+    Args:
+        images: What to draw from.
+        size: How many images to hold out.
+        seed: Which draw.
+
+    Returns:
+        The images that are left, and those held out; together they are all, each once.
+
+    Raises:
+        DivtrainError: for a size below 1, or one that leaves no image of some class.
+    """
+    if not 1 <= size < len(images):
+        raise DivtrainError(
+            f"expected to hold out 1 to {len(images) - 1} of {len(images)} images, got {size}"
+        )
+    chosen = _balanced(images.y, size, seed)
+    left = torch.ones(len(images), dtype=torch.bool)
+    left[chosen] = False
+    gone = sorted(set(images.y.unique().tolist()) - set(images.y[left].unique().tolist()))
+    if gone:
+        raise DivtrainError(
+            f"holding out {size} of {len(images)} images leaves none of class"
+            f" {', '.join(map(str, gone))}; hold out fewer"
+        )
+    return Images(images.x[left], images.y[left]), Images(images.x[chosen], images.y[chosen])
+
+
+def _balanced(y: Tensor, size: int, seed: int) -> Tensor:
+    """Return the places of `size` labels, as equally over the classes as they allow, mixed."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(images), generator=generator)
-    labels = images.y.cpu()[order]
+    order = torch.randperm(len(y), generator=generator)
+    labels = y.cpu()[order]
     # Rank of each image within its class: taking the lowest ranks first balances the classes.
     rank = torch.empty_like(labels)
     for label in labels.unique():
         members = (labels == label).nonzero().squeeze(1)
         rank[members] = torch.arange(len(members))
     chosen = order[rank.argsort(stable=True)[:size]]
-    chosen = chosen[torch.randperm(size, generator=generator)]
-    return Images(images.x[chosen], images.y[chosen])
+    return chosen[torch.randperm(size, generator=generator)]

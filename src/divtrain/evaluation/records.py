@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from divtrain.data import Split
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.intervals import wilson_interval
 from divtrain.evaluation.threat import Threat, ThreatModel
@@ -33,6 +34,7 @@ class Record:
         norm: Norm of the ball.
         forward: Passes forward through the attacked model, mean per image; 0 where not counted.
         backward: Passes back through it.
+        split: Which images: the test images, or some held out of the training images.
     """
 
     threat: Threat
@@ -47,6 +49,7 @@ class Record:
     norm: str = "Linf"
     forward: float = 0.0
     backward: float = 0.0
+    split: Split = "test"
 
     @property
     def interval(self) -> tuple[float, float]:

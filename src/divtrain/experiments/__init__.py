@@ -20,7 +20,7 @@ from divtrain.experiments.runner import (
 )
 from divtrain.experiments.stages import dismiss, follow, is_follower
 from divtrain.experiments.summary import Summary, rewrite_summary
-from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep
+from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep, sweep_flags
 
 __all__ = [
     "PRESETS",
@@ -53,5 +53,6 @@ __all__ = [
     "rewrite_summary",
     "run_experiment",
     "run_sweep",
+    "sweep_flags",
     "train_ensembles",
 ]

@@ -30,6 +30,9 @@ class DataConfig:
     """Train on this many images, balanced over the classes; all if None."""
     test_size: int | None = None
     """Attack and evaluate this many test images, balanced over the classes; all if None."""
+    held_out: int = 0
+    """Hold this many training images, balanced over the classes, out of training, and attack and
+    evaluate those instead of the test images: for every choice you make (lambda, slope, epochs)."""
     subset_seed: int = 0
     """Which images the subsets hold."""
     shift: int = 2
@@ -197,6 +200,8 @@ def check_config(config: ExperimentConfig) -> None:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
     if not config.targets:
         raise DivtrainError("expected at least one of --targets")
+    if config.data.held_out < 0:
+        raise DivtrainError(f"expected --data.held-out >= 0, got {config.data.held_out}")
     if config.data.shift < 0:
         raise DivtrainError(f"expected --data.shift >= 0, got {config.data.shift}")
 

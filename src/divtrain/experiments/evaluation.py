@@ -71,7 +71,7 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     first = _open_named("target", targets)[0]
     config = _as_told(first, EvaluationConfig(tuple(targets)))
     name = first.about.get("data")
-    data = replace(config.data, name=name if isinstance(name, str) else "")
+    data = replace(config.data, name=name if isinstance(name, str) else "", held_out=0)
     return replace(config, data=replace(data, root=DataConfig().root, test_size=None))
 
 
@@ -158,6 +158,11 @@ def _assemble(config: EvaluationConfig) -> _Parts:
     if not config.data.name:
         raise DivtrainError(
             f"{targets[0].where} does not say what it was trained on; give --data.name"
+        )
+    if config.data.held_out:
+        raise DivtrainError(
+            "a report card is about test images, and its models may have been trained on all"
+            " training images; leave --data.held-out out"
         )
     dataset, of = _enough(open_dataset(config.data), config.data)
     for target in targets:

@@ -24,11 +24,14 @@ from divtrain.experiments.stages import (
     given_stage,
     judge_stage,
     train_stage,
+    zeros_stage,
 )
 from divtrain.experiments.surrogates import Recipe, attackers
 
 SURROGATE = "surrogate"
 """What records call the surrogate trained like base; another is this and its recipe."""
+ACTIVATION = "slope"
+"""The value whose sweeps are the ablation of section 3.4; slope 0 is ReLU."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,15 @@ def shown_targets(config: ExperimentConfig, variants: Sequence[Variant]) -> list
     return shown
 
 
+def makes_a_difference(config: ExperimentConfig, varied: ExperimentConfig) -> bool:
+    """Whether any target of two experiments that differ in some values is trained otherwise."""
+    return any(
+        _train(varied, name, name, config.seed, {}).key
+        != _train(config, name, name, config.seed, {}).key
+        for name in config.targets
+    )
+
+
 def experiment_graph(
     config: ExperimentConfig, common: dict[str, Any], variants: Sequence[Variant] = ()
 ) -> list[Stage]:
@@ -92,7 +104,8 @@ def experiment_graph(
 
     For every seed: a surrogate trained like base and those of other defences that are asked for,
     the targets, the sets crafted on the surrogates and shared by all targets, each target's
-    white-box sets, evaluations and coherence.
+    white-box sets, evaluations and coherence; where the activation is varied, also how sparse each
+    target's input gradients are.
 
     Args:
         config: The experiment.
@@ -117,6 +130,11 @@ def experiment_graph(
             surrogates[name] = _train_recipe(own, recipe, role, config.data, common)
             stages += [*surrogates[name].inputs, surrogates[name]]
         stages += _attack(surrogates, targets, config.attack, seed)
+        if any(ACTIVATION in variant.values for variant in variants):
+            stages += [
+                zeros_stage(f"zeros-{file_name(name)}-s{seed}", name, trained)
+                for name, trained in targets.items()
+            ]
         if config.gaas.images:
             stages += [
                 gaas_stage(f"gaas-{file_name(name)}-s{seed}", name, trained, config.gaas, seed)

@@ -19,11 +19,13 @@ from divtrain.experiments.presence import LOCKS, at_the_door, others, sit_down
 from divtrain.experiments.stages import (
     COHERENCE,
     GAAS_FILE,
+    HISTORY,
     JUDGED,
     MASKS,
     OUTCOMES,
     RECORDS,
     SCRATCH,
+    ZEROS,
     Stage,
 )
 from divtrain.fields import from_json
@@ -41,7 +43,7 @@ from divtrain.version import versions
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
-REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, JUDGED, OUTCOMES)
+REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, HISTORY, JUDGED, OUTCOMES, ZEROS)
 """Files of stages that a report is made of."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on nearly every file system."""
@@ -64,6 +66,9 @@ FREE_TO_CHANGE = (
 )
 """Fields that may differ from one command to the next on the same directory: where files lie, how
 much is run, and what a stage's key tells apart; what was computed before stays right."""
+
+CAME_LATER: dict[str, Any] = {"data.held_out": 0}
+"""Fields that runs of earlier versions lack, with the value that those runs were made with."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ class RunDirectory:
             different = [
                 f"{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
                 for name in dict.fromkeys([*config, *before])
-                if not _free(name) and before.get(name) != config.get(name)
+                if not _free(name) and _get(before, name) != _get(config, name)
             ]
             if different:
                 raise DivtrainError(
@@ -348,10 +353,14 @@ def _foreign(file: Path) -> bool:
     return file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")
 
 
+def _get(config: dict[str, Any], name: str) -> Any:
+    return config.get(name, CAME_LATER.get(name))
+
+
 def _flag(name: str) -> str:
     return name if " " in name else f"--{name.replace('_', '-')}"
 
 
 def _value(config: dict[str, Any], name: str) -> str:
-    value = config.get(name, "absent")
+    value = config.get(name, CAME_LATER.get(name, "absent"))
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

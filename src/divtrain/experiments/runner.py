@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divtrain.data import Dataset, balanced_subset, load_dataset
+from divtrain.data import Dataset, Split, balanced_subset, hold_out, load_dataset
 from divtrain.errors import DivtrainError
 from divtrain.experiments.config import (
     DataConfig,
@@ -114,16 +114,24 @@ def train_ensembles(
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """Load the data set and draw the subsets the config asks for."""
+    """Load the data set, hold training images out, and draw the subsets the config asks for."""
     full = load_dataset(config.name, config.root)
     parts = {"train": full.train, "test": full.test}
-    for part, size in (("train", config.train_size), ("test", config.test_size)):
+    split: Split = "test"
+    if config.held_out:
+        split = "held-out training"
+        try:
+            left, held = hold_out(full.train, config.held_out, config.subset_seed)
+        except DivtrainError as error:
+            raise DivtrainError(f"--data.held-out: {error}") from error
+        parts = {"train": left, "test": held}
+    for name, size in (("train", config.train_size), ("test", config.test_size)):
         if size is not None:
             try:
-                parts[part] = balanced_subset(parts[part], size, config.subset_seed)
+                parts[name] = balanced_subset(parts[name], size, config.subset_seed)
             except DivtrainError as error:
-                raise DivtrainError(f"--data.{part}-size: {error}") from error
-    return Dataset(full.name, parts["train"], parts["test"], full.classes)
+                raise DivtrainError(f"--data.{name}-size: {error}") from error
+    return Dataset(full.name, parts["train"], parts["test"], full.classes, split)
 
 
 def run_stages(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from divtrain.data import Split
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import CLEAN, Record, WarningSign, warning_signs
 from divtrain.experiments.reproduction import read_facts
@@ -54,7 +55,7 @@ class Summary:
         path: The run directory.
         files: What was written there.
         group: Group of Table 2 compared with; empty for none.
-        comparisons: Its cells, published and measured.
+        comparisons: Its cells, published and measured; none for held-out training images.
         points: GAAS.
         transfers: The surrogates compared, where there are several.
     """
@@ -108,7 +109,8 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     rows, transfers = of_base(all_rows), compare_run(measured)
     means = {target: value.mean().item() for target, value in values.items()}
     fields = directory.read_config()
-    group = str(fields.get("group", ""))
+    split: Split = "held-out training" if fields.get("data.held_out") else "test"
+    group = str(fields.get("group", "")) if split == "test" else ""
     comparisons = compare(group, rows) if group and rows else []
     path = directory.path
     files: dict[str, str | bytes] = {}
@@ -118,7 +120,7 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         files["table.csv"] = csv_table(all_rows)
         files["figures/accuracy.png"] = accuracy_figure(rows, title)
     if values:
-        files["figures/coherence.png"] = coherence_figure(values, title)
+        files["figures/coherence.png"] = coherence_figure(values, title, split)
     if points:
         files["figures/gaas.png"] = gaas_figure(points, title)
         files["gaas.jsonl"] = "".join(json.dumps(vars(point)) + "\n" for point in points)

@@ -1,5 +1,6 @@
 """From records to what a reader sees: rows, tables, figures. Knows nothing of run directories."""
 
+from divtrain.report.activation import Histories, activation_figure
 from divtrain.report.card import Card, Facts, card_json, card_markdown, make_card
 from divtrain.report.card_page import card_html, card_terminal
 from divtrain.report.comparison import comparison_csv, comparison_markdown, comparison_terminal
@@ -9,7 +10,6 @@ from divtrain.report.figures import (
     coherence_figure,
     curve_figure,
     gaas_figure,
-    sweep_figure,
     transfer_figure,
 )
 from divtrain.report.grid import Entry, Grid, grid_markdown, grid_terminal
@@ -17,10 +17,12 @@ from divtrain.report.published import Claim, Comparison, compare, count_claims
 from divtrain.report.rows import Cell, Row, make_rows, surrogate_title
 from divtrain.report.run_page import RunFacts, coherence_grid, gaas_grid, run_html
 from divtrain.report.sweep import (
-    SWEEP_LEGEND,
     SweepPoint,
+    ZeroMeans,
+    Zeros,
     describe_sweep,
     sweep_csv,
+    sweep_legend,
     sweep_markdown,
     sweep_points,
     sweep_terminal,
@@ -30,9 +32,11 @@ from divtrain.report.tables import (
     LEGEND,
     csv_table,
     describe,
+    legend,
     markdown_table,
     terminal_table,
 )
+from divtrain.report.trade_off import sweep_figure
 from divtrain.report.transfer import (
     TRANSFER_LEGEND,
     Answers,
@@ -46,7 +50,6 @@ from divtrain.report.transfer import (
 __all__ = [
     "BOLD",
     "LEGEND",
-    "SWEEP_LEGEND",
     "TRANSFER_LEGEND",
     "Answers",
     "Card",
@@ -57,11 +60,15 @@ __all__ = [
     "Facts",
     "GaasPoint",
     "Grid",
+    "Histories",
     "Row",
     "RunFacts",
     "SweepPoint",
     "TransferCell",
+    "ZeroMeans",
+    "Zeros",
     "accuracy_figure",
+    "activation_figure",
     "card_html",
     "card_json",
     "card_markdown",
@@ -82,6 +89,7 @@ __all__ = [
     "gaas_grid",
     "grid_markdown",
     "grid_terminal",
+    "legend",
     "make_card",
     "make_rows",
     "markdown_table",
@@ -89,6 +97,7 @@ __all__ = [
     "surrogate_title",
     "sweep_csv",
     "sweep_figure",
+    "sweep_legend",
     "sweep_markdown",
     "sweep_points",
     "sweep_terminal",

@@ -1,6 +1,5 @@
 """Figures: robust accuracy by attack, and the distribution of coherence."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,19 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from divtrain.data import Split
 from divtrain.evaluation import WORST, Record, Threat, wilson_interval
+from divtrain.report.drawing import COLOURS, colour_of, new_figure, to_png
 from divtrain.report.rows import Row
-from divtrain.report.sweep import SweepPoint, describe_sweep
 from divtrain.report.tables import attack_title, describe
 from divtrain.report.transfer import TransferCell, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-COLOURS = ("#4C72B0", "#DD8452", "#55A868", "#8C8C8C", "#C44E52", "#8172B3")
-OWN_COLOUR = {"base": 0, "div": 1, "base+noise": 3}
-"""The defences look alike in every figure; other targets take the colours that are left."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
     threats: list[Threat] = list(dict.fromkeys(row.threat for row in rows))
     radii = sorted({row.eps for row in rows})
     names = {threat: _attacks(rows, threat) for threat in threats}
-    figure = _figure(2.0 + 0.75 * sum(map(len, names.values())), 2.4 * len(radii) + 0.9)
+    figure = new_figure(2.0 + 0.75 * sum(map(len, names.values())), 2.4 * len(radii) + 0.9)
     axes = figure.subplots(
         len(radii),
         len(threats),
@@ -76,7 +71,7 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
         list(legend.values()), list(legend), loc="outside lower center", ncols=len(targets),
         fontsize=8, frameon=False,
     )  # fmt: skip
-    return _png(figure)
+    return to_png(figure)
 
 
 def _attacks(rows: Sequence[Row], threat: Threat) -> list[str]:
@@ -94,25 +89,26 @@ def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) 
         [100 * cell.mean for _, cell in shown],
         width,
         yerr=[100 * (cell.deviation or 0) for _, cell in shown] if row.seeds > 1 else None,
-        color=_colour(row.target, targets),
+        color=colour_of(row.target, targets),
         label=row.target,
         capsize=2,
     )
     axis.bar_label(bars, fmt="%.1f", fontsize=5.5, padding=1)
 
 
-def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
+def coherence_figure(values: Mapping[str, Tensor], title: str, split: Split = "test") -> bytes:
     """Draw histograms of per-example coherence, a colour a target, medians dashed, as PNG bytes.
 
     Args:
-        values: Coherence at each test image, (image,), by target.
+        values: Coherence at each image, (image,), by target.
         title: Name of the experiment.
+        split: Which images.
     """
-    figure = _figure(6.4, 3.4)
+    figure = new_figure(6.4, 3.4)
     axis = figure.subplots()
     bins = torch.linspace(-1, 1, 61).tolist()
     for target, coherence in values.items():
-        colour = _colour(target, list(values))
+        colour = colour_of(target, list(values))
         median = coherence.median().item()
         share = [1 / len(coherence)] * len(coherence)
         axis.hist(coherence.tolist(), bins, weights=share, alpha=0.45, color=colour,
@@ -120,12 +116,12 @@ def coherence_figure(values: Mapping[str, Tensor], title: str) -> bytes:
                   label=f"{target} (median {median:.2f})")  # fmt: skip
         axis.axvline(median, color=colour, linestyle="--", linewidth=1)
     axis.set_xlabel("coherence: largest cosine between two members' input gradients", fontsize=8)
-    axis.set_ylabel("share of test images", fontsize=8)
+    axis.set_ylabel(f"share of {split} images", fontsize=8)
     axis.set_xlim(max(-1.0, min(v.min().item() for v in values.values()) - 0.05), 1.0)
-    axis.set_title(f"{title}: coherence on the test images, eval mode", fontsize=10)
+    axis.set_title(f"{title}: coherence on the {split} images, eval mode", fontsize=10)
     axis.legend(fontsize=8, frameon=False, loc="upper center")
     axis.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
@@ -138,7 +134,7 @@ def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
     radii = sorted({point.eps for point in found})
     orders = sorted({point.order for point in found})
     targets = list(dict.fromkeys(point.target for point in found))
-    figure = _figure(2.6 * len(radii) + 0.8, 2.9)
+    figure = new_figure(2.6 * len(radii) + 0.8, 2.9)
     axes = figure.subplots(1, len(radii), squeeze=False, sharey=True)[0]
     for axis, eps in zip(axes, radii, strict=True):
         for target in targets:
@@ -146,7 +142,7 @@ def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
             counts = [[(p.fooled, p.images) for p in mine if p.order == order] for order in orders]
             sums = [tuple(map(sum, zip(*count, strict=True))) for count in counts]
             ends = [wilson_interval(*pair) for pair in sums]
-            colour = _colour(target, targets)
+            colour = colour_of(target, targets)
             axis.plot(orders, [a / b for a, b in sums], "o-", markersize=3, color=colour,
                       label=target)  # fmt: skip
             axis.fill_between(orders, [low for low, _ in ends], [high for _, high in ends],
@@ -163,50 +159,7 @@ def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
     images = sorted({point.images for point in found})
     figure.suptitle(f"{title}: GAAS ({' or '.join(map(str, images))} images, 95 % intervals)",
                     fontsize=10)  # fmt: skip
-    return _png(figure)
-
-
-def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
-    """Draw clean against worst-case accuracy, a panel each threat and eps, as PNG bytes.
-
-    Args:
-        points: From `sweep_points`; those of a defence are joined by a line in their order.
-        title: Name of the experiment.
-    """
-    panels = sorted({(point.threat, point.eps) for point in points})
-    # Those that the values do not touch come last and hollow: they may coincide with another.
-    touched = {point.defence for point in points if point.values}
-    defences = sorted(dict.fromkeys(p.defence for p in points), key=lambda d: d not in touched)
-    figure = _figure(3.0 * len(panels) + 0.8, 3.4)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axis, (threat, eps) in zip(axes, panels, strict=True):
-        for defence in defences:
-            mine = [p for p in points if (p.threat, p.eps, p.defence) == (threat, eps, defence)]
-            worst, clean = ([100 * cell.mean for cell in cells] for cells in
-                            ([p.worst for p in mine], [p.clean for p in mine]))  # fmt: skip
-            spread = [[100 * (cell.deviation or 0) for cell in cells] for cells in
-                      ([p.worst for p in mine], [p.clean for p in mine])]  # fmt: skip
-            filled = defence in touched
-            axis.errorbar(
-                worst, clean, xerr=spread[0], yerr=spread[1], fmt="o-",
-                markersize=3.5 if filled else 6, markerfacecolor=None if filled else "none",
-                linewidth=1, elinewidth=0.7, color=_colour(defence, defences), label=defence,
-            )  # fmt: skip
-            for x, y, point in zip(worst, clean, mine, strict=True):
-                axis.annotate(point.words, (x, y), xytext=(3, 4), textcoords="offset points",
-                              fontsize=6)  # fmt: skip
-        axis.set_title(f"{threat}, eps {eps:g}", fontsize=9, loc="left")
-        axis.set_xlabel("worst-case accuracy, %", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.margins(0.15)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("clean accuracy, %", fontsize=8)
-    swept = ", ".join(max((point.values for point in points), key=len))  # as the labels go
-    bars, names = axes[0].get_legend_handles_labels()
-    figure.legend(bars, names, loc="outside lower center", ncols=len(defences), fontsize=8,
-                  frameon=False)  # fmt: skip
-    figure.suptitle(f"{title}: {swept} ({describe_sweep(points)})", fontsize=10)
-    return _png(figure)
+    return to_png(figure)
 
 
 def transfer_figure(cells: Sequence[TransferCell], title: str) -> bytes:
@@ -221,7 +174,7 @@ def transfer_figure(cells: Sequence[TransferCell], title: str) -> bytes:
     sources = list(dict.fromkeys(cell.surrogate for cell in cells))
     shown = {(c.eps, c.surrogate, c.target): c for c in cells}
     size = (1.2 * len(targets) * len(radii) + 2.0, 0.55 * len(sources) + 1.4)
-    figure = _figure(max(size[0], 5.6), size[1])
+    figure = new_figure(max(size[0], 5.6), size[1])
     axes = figure.subplots(1, len(radii), squeeze=False, sharey=True)[0]
     for axis, eps in zip(axes, radii, strict=True):
         values = torch.full((len(sources), len(targets)), float("nan"))
@@ -245,7 +198,7 @@ def transfer_figure(cells: Sequence[TransferCell], title: str) -> bytes:
     over = f"{cells[0].images} images, {seeds} seed{'s' if seeds > 1 else ''}"
     figure.suptitle(f"{title}: % of images fooled, worst case, and points above base ({over})",
                     fontsize=9)  # fmt: skip
-    return _png(figure)
+    return to_png(figure)
 
 
 def curve_figure(curve: Sequence[Record], target: str, chance: float) -> bytes:
@@ -256,7 +209,7 @@ def curve_figure(curve: Sequence[Record], target: str, chance: float) -> bytes:
         target: Name of the target.
         chance: Accuracy of always answering the most frequent class; it is drawn.
     """
-    figure = _figure(6.4, 3.4)
+    figure = new_figure(6.4, 3.4)
     axis = figure.subplots()
     lines = dict.fromkeys((record.threat, record.surrogate, record.attack) for record in curve)
     for index, line in enumerate(lines):
@@ -284,26 +237,4 @@ def curve_figure(curve: Sequence[Record], target: str, chance: float) -> bytes:
     axis.set_title(f"{target}: accuracy by eps ({over} images, 95 % intervals)", fontsize=10)
     axis.legend(fontsize=7, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
-
-
-def _colour(target: str, targets: Sequence[str]) -> str:
-    others = [name for name in targets if name not in OWN_COLOUR]
-    free = [i for i in range(len(COLOURS)) if i not in {OWN_COLOUR.get(n) for n in targets}]
-    own = OWN_COLOUR.get(target)
-    return COLOURS[free[others.index(target) % len(free)] if own is None else own]
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: "Figure") -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+    return to_png(figure)

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from divtrain.data import Split
 from divtrain.evaluation import CLEAN, WORST, Record, Threat
 
 THREATS: dict[Threat, str] = {
@@ -46,6 +47,7 @@ class Row:
         images: Images in each accuracy's denominator.
         seeds: Seeds averaged over.
         surrogate: What was attacked.
+        split: Which images: the test images, or some held out of the training images.
     """
 
     threat: Threat
@@ -55,6 +57,7 @@ class Row:
     images: int
     seeds: int
     surrogate: str = ""
+    split: Split = "test"
 
 
 def make_rows(records: Iterable[Record]) -> list[Row]:
@@ -79,8 +82,8 @@ def make_rows(records: Iterable[Record]) -> list[Row]:
         for name in sorted(group, key=lambda name: name == WORST):
             cells[name] = _cell(group[name], None if name == WORST else lowest)
         seeds = {record.seed for attacked in group.values() for record in attacked}
-        images = next(iter(group.values()))[0].images
-        rows.append(Row(threat, target, eps, cells, images, len(seeds), surrogate))
+        one = next(iter(group.values()))[0]
+        rows.append(Row(threat, target, eps, cells, one.images, len(seeds), surrogate, one.split))
     return rows
 
 

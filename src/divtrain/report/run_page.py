@@ -12,7 +12,7 @@ from divtrain.report.figures import GaasPoint
 from divtrain.report.grid import Entry, Grid
 from divtrain.report.published import Comparison, count_claims
 from divtrain.report.rows import THREATS, Cell, Row, surrogate_title
-from divtrain.report.tables import LEGEND, attack_title, columns_of, describe
+from divtrain.report.tables import attack_title, columns_of, describe, legend
 from divtrain.report.transfer import (
     TRANSFER_LEGEND,
     TransferCell,
@@ -186,7 +186,7 @@ def run_html(
     )  # fmt: skip
     sections: list[Section] = []
     if rows:
-        note = f"{LEGEND.replace('*', '')} Bold: the attack that leaves least. In brackets:"
+        note = f"{legend(rows).replace('*', '')} Bold: the attack that leaves least. In brackets:"
         note = f"{note} Wilson's interval of 95 %."
         grids = accuracy_grids(rows, coherence)
         sections.append(Section("Accuracy", (), grids, figures.get("accuracy"), (note,)))

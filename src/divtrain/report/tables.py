@@ -48,7 +48,10 @@ LEGEND = (
     " can transfer attacks too, also under those. *coherence*: mean over the images. Transfer"
     " robustness says nothing about white-box robustness."
 )
-
+HELD_OUT = (
+    "The images were held out of the training images, to choose by: Table 2 of the paper, which is"
+    " about test images, is not compared with."
+)
 
 CSV_COLUMNS = (
     "threat",
@@ -77,7 +80,13 @@ def describe(rows: Sequence[Row]) -> str:
     images = sorted({row.images for row in rows})
     seeds = max(row.seeds for row in rows)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
-    return f"{' or '.join(map(str, images))} test images, {spread}, L-infinity"
+    split = " or ".join(sorted({row.split for row in rows}))
+    return f"{' or '.join(map(str, images))} {split} images, {spread}, L-infinity"
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """What the numbers of the table mean."""
+    return LEGEND if all(row.split == "test" for row in rows) else f"{LEGEND} {HELD_OUT}"
 
 
 def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> RenderableType:
@@ -127,7 +136,7 @@ def markdown_table(
                 )
             )
         lines.append("")
-    lines += [f"{LEGEND} {BOLD}", ""]
+    lines += [f"{legend(rows)} {BOLD}", ""]
     if warnings:
         lines += ["Warning signs:", "", *(f"- `{w.name}` {w.sentence}" for w in warnings), ""]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from divtrain.experiments.stages.stage import (
 )
 from divtrain.experiments.stages.torchrun import dismiss, follow, is_follower
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
+from divtrain.experiments.stages.zeros import ZEROS, read_zeros, zeros_stage
 
 __all__ = [
     "ATTEMPT",
@@ -32,6 +33,7 @@ __all__ = [
     "RECORDS",
     "SCRATCH",
     "STATE",
+    "ZEROS",
     "Context",
     "OnProgress",
     "Stage",
@@ -50,5 +52,7 @@ __all__ = [
     "read_gaas",
     "read_masks",
     "read_weights",
+    "read_zeros",
     "train_stage",
+    "zeros_stage",
 ]

@@ -56,7 +56,8 @@ def evaluate_stage(
             _, found = read_masks(context.inputs[each.name] / MASKS, len(test))
             others |= {(f"{attack} in {each.name}", eps): m for (attack, eps), m in found.items()}
         records = make_records(target, surrogate, clean, masks, seed, others)
-        write_json_lines(context.folder / RECORDS, [asdict(record) for record in records])
+        split = {"split": context.dataset.split}
+        write_json_lines(context.folder / RECORDS, [asdict(record) | split for record in records])
 
     config = {"target": target, "surrogate": surrogate, "seed": seed}
     return Stage(name, config, (trained, *crafted.values(), *also), work)

@@ -1,0 +1,88 @@
+"""A sweep's figure: clean against worst-case accuracy."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from divtrain.report.drawing import STYLES, colour_of, new_figure, to_png
+from divtrain.report.sweep import SweepPoint, describe_sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
+    """Draw clean against worst-case accuracy, a panel each threat and eps, as PNG bytes.
+
+    Panels of one eps have one x-axis.
+
+    Args:
+        points: From `sweep_points`; those of a defence that differ in the last field swept, and in
+            no other, are joined by a line.
+        title: Name of the experiment.
+    """
+    panels = sorted({(point.threat, point.eps) for point in points})
+    # Those that the values do not touch come last and hollow: they may coincide with another.
+    touched = {point.defence for point in points if point.values}
+    defences = sorted(dict.fromkeys(p.defence for p in points), key=lambda d: d not in touched)
+    figure = new_figure(3.0 * len(panels) + 0.8, 3.4)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    first: dict[float, Axes] = {}
+    for axis, (threat, eps) in zip(axes, panels, strict=True):
+        mine = [point for point in points if (point.threat, point.eps) == (threat, eps)]
+        before = Counter[str]()  # lines of each defence
+        for line in joined_points(mine):
+            defence = line[0].defence
+            style = STYLES[before[defence] % len(STYLES)]
+            _join(axis, line, colour_of(defence, defences), style, defence in touched)
+            before[defence] += 1
+        axis.set_title(f"{threat}, eps {eps:g}", fontsize=9, loc="left")
+        axis.set_xlabel("worst-case accuracy, %", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.margins(0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+        if first.setdefault(eps, axis) is not axis:
+            axis.sharex(first[eps])
+    for axis in first.values():
+        axis.autoscale()
+    axes[0].set_ylabel("clean accuracy, %", fontsize=8)
+    legend: dict[str, Any] = {}
+    for bar, name in zip(*axes[0].get_legend_handles_labels(), strict=True):
+        legend.setdefault(name, bar)  # a defence may have several lines
+    figure.legend(list(legend.values()), list(legend), loc="outside lower center",
+                  ncols=len(defences), fontsize=8, frameon=False)  # fmt: skip
+    swept = ", ".join(max((point.values for point in points), key=len))  # as the labels go
+    figure.suptitle(f"{title}: {swept} ({describe_sweep(points)})", fontsize=10)
+    return to_png(figure)
+
+
+def joined_points(
+    points: Sequence[SweepPoint], field: str | None = None
+) -> list[Sequence[SweepPoint]]:
+    """Group points that differ in one field only, in their order.
+
+    Args:
+        points: Of one panel.
+        field: The field; the last of each defence's own if None.
+    """
+    lines: dict[object, list[SweepPoint]] = {}
+    for point in points:
+        last = field or next(reversed(list(point.values)), None)
+        others = tuple((n, v) for n, v in point.values.items() if n != last)
+        lines.setdefault((point.defence, others), []).append(point)
+    return [*lines.values()]
+
+
+def _join(axis: "Axes", line: Sequence[SweepPoint], colour: str, style: str, filled: bool) -> None:
+    """Draw points of one defence, each with its values beside it."""
+    worst, clean = [p.worst for p in line], [p.clean for p in line]
+    spread = [[100 * (cell.deviation or 0) for cell in cells] for cells in (worst, clean)]
+    axis.errorbar(
+        [100 * cell.mean for cell in worst], [100 * cell.mean for cell in clean],
+        xerr=spread[0], yerr=spread[1], fmt="o", linestyle=style,
+        markersize=3.5 if filled else 6, markerfacecolor=None if filled else "none",
+        linewidth=1, elinewidth=0.7, color=colour, label=line[0].defence,
+    )  # fmt: skip
+    for point in line:
+        place = (100 * point.worst.mean, 100 * point.clean.mean)
+        axis.annotate(point.words, place, xytext=(3, 4), textcoords="offset points", fontsize=6)
