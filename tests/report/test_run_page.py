@@ -220,7 +220,7 @@ def test_what_was_not_measured_is_left_out() -> None:
     facts = RunFacts("part", "", "", [], "", {})
     shown = Page(run_html(facts, [], {"base": 0.5}, [], [], [], [], {"coherence": PNG}))
     assert [title for title, _, _ in shown.tables] == [
-        "Coherence (Eq. 7), mean over the test images"
+        "Coherence (Eq. 7), mean over the images"
     ]
     assert "Accuracy" not in shown.words
     assert "Transfer threat model" not in shown.words

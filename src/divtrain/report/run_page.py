@@ -128,7 +128,7 @@ def _compared(each: Comparison | None) -> Entry:
 def coherence_grid(coherence: Mapping[str, float]) -> Grid:
     """Return the mean coherence of each target as a table."""
     lines = tuple((Entry(target), Entry(f"{mean:.3f}")) for target, mean in coherence.items())
-    return Grid("Coherence (Eq. 7), mean over the test images", ("target", "coherence"), lines)
+    return Grid("Coherence (Eq. 7), mean over the images", ("target", "coherence"), lines)
 
 
 def gaas_grid(points: Sequence[GaasPoint]) -> Grid:

@@ -21,7 +21,7 @@ EVERY = "best of all"
 
 TRANSFER_LEGEND = (
     "Transfer threat model: the attacker trains surrogates of his own and never sees the target's"
-    " weights. *fooled*: share of all test images, in percent, that the target classifies right"
+    " weights. *fooled*: share of all images, in percent, that the target classifies right"
     " when clean and wrong when attacked. *worst case*: by any of the attacks, image by image."
     " *best of all*: by any attack on any of the surrogates, image by image. In parentheses: points"
     " above what is crafted on base, on the same images. eps in [0, 1] pixel units, L-infinity."
