@@ -33,11 +33,9 @@ from divtrain.report.tables import (
     markdown_table,
     terminal_table,
 )
-from divtrain.report.transfer import (
+from divtrain.report.transfer import Answers, TransferCell, compare_surrogates
+from divtrain.report.transfer_tables import (
     TRANSFER_LEGEND,
-    Answers,
-    TransferCell,
-    compare_surrogates,
     transfer_csv,
     transfer_grids,
     transfer_sentences,
