@@ -140,6 +140,22 @@ def test_who_knows_the_weights_has_every_surrogate_too(whole: Path) -> None:
             assert worst[target] == int(every.all(0).sum())
 
 
+def test_radii_that_decimals_do_not_hold_are_matched_all_the_same(tmp_path: Path) -> None:
+    """Names of masks hold eps rounded; 8/255 must be 8/255 for every adversary."""
+    attack = replace(TWO.attack, names=("fgsm",), eps=(8 / 255, 40 / 255))
+    run_experiment(replace(TWO, attack=attack, targets=("div",)), tmp_path, Progress())
+    summary = rewrite_summary(RunDirectory(tmp_path))
+    assert {cell.eps for cell in summary.transfers} == {8 / 255, 40 / 255}
+    for eps in (8 / 255, 40 / 255):
+        names = ("transfer-div-s0", "transfer-div-from-surrogate-div-s0", "white-box-div-s0")
+        every = [masks(tmp_path, folder)[f"fgsm {eps:g}"] for folder in names]
+        right = torch.stack([masks(tmp_path, names[0])["clean"], *every]).all(0)
+        wanted = {"threat": "white-box", "attack": "worst", "eps": eps}
+        (worst,) = [row for row in records(tmp_path) if wanted.items() <= row.items()]
+        assert worst["correct"] == int(right.sum())
+    assert not torch.equal(right, masks(tmp_path, names[2])["fgsm 0.156863"])  # others count
+
+
 def test_the_reports_keep_base_apart_and_hold_all(whole: Path) -> None:
     summary = rewrite_summary(RunDirectory(whole))
     assert {row.surrogate for row in summary.rows if row.threat == "transfer"} == {"surrogate"}

@@ -63,6 +63,14 @@ def test_what_each_part_leaves_out() -> None:
     assert names["gaas"] == ["train-base-s0", "train-div-s0", "gaas-base-s0", "gaas-div-s0"]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_run_of_everything_includes_the_parts_that_its_graph_has(preset: str) -> None:
+    config = PRESETS[preset]()
+    for changed in (config, replace(config, gaas=GaasConfig(images=5, targets=("adv", "x")))):
+        names = [stage.name for stage in experiment_graph(changed, COMMON)]
+        assert [n for n, part in PARTS.items() if part.included(changed)] == parts_of(names)
+
+
 def test_all_parts_together_are_the_whole_graph() -> None:
     stages = experiment_graph(PRESETS["cifar10-conv4"](), COMMON)
     assert only_parts(stages, PARTS) == stages

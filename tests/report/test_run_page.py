@@ -219,9 +219,7 @@ def test_hostile_names_are_shown_and_do_nothing() -> None:
 def test_what_was_not_measured_is_left_out() -> None:
     facts = RunFacts("part", "", "", [], "", {})
     shown = Page(run_html(facts, [], {"base": 0.5}, [], [], [], [], {"coherence": PNG}))
-    assert [title for title, _, _ in shown.tables] == [
-        "Coherence (Eq. 7), mean over the images"
-    ]
+    assert [title for title, _, _ in shown.tables] == ["Coherence (Eq. 7), mean over the images"]
     assert "Accuracy" not in shown.words
     assert "Transfer threat model" not in shown.words
     assert "No warning sign fired" not in shown.words  # nothing was looked at

@@ -42,7 +42,7 @@ def paired_interval(gained: int, lost: int, images: int, z: float = Z95) -> tupl
         (low, high) for first minus second, inside [-1, 1]; not empty where nothing differs.
 
     >>> [round(end, 4) for end in paired_interval(30, 10, 200)]
-    [0.0373, 0.1607]
+    [0.0384, 0.1596]
     """
     total = images + 2
     difference = (gained - lost) / total

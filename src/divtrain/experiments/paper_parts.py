@@ -1,9 +1,10 @@
 """Parts of the paper that a run can be asked for alone, as ``divtrain run PRESET --only PART``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.stages import Stage
 
 
@@ -14,17 +15,21 @@ class Part:
     Attributes:
         kinds: Stages that it consists of, by how their names begin; their inputs come with them.
         ask: What to give where a run has none of them.
+        included: Whether a run of everything with some config has it.
     """
 
     kinds: tuple[str, ...]
     ask: str
+    included: Callable[[ExperimentConfig], bool] = lambda _: True
 
 
 PARTS: dict[str, Part] = {
     "table2": Part(("transfer-", "white-box-"), "some --targets, --attack.names and --attack.eps"),
     "coherence": Part(("coherence-",), "some --targets"),
     "gaas": Part(
-        ("gaas-",), "--gaas.images N, e.g. 500, and in --gaas.targets some that --targets has too"
+        ("gaas-",),
+        "--gaas.images N, e.g. 500, and in --gaas.targets some that --targets has too",
+        lambda config: config.gaas.images > 0 and bool({*config.gaas.targets} & {*config.targets}),
     ),
 }
 """Table 2; Figure 4; Figure 5. A further part is a further line."""

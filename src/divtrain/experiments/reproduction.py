@@ -8,10 +8,9 @@ from typing import Any
 
 from divtrain.errors import DivtrainError
 from divtrain.experiments.config import flatten, unflatten
-from divtrain.experiments.graph import experiment_graph
-from divtrain.experiments.paper_parts import parts_of
+from divtrain.experiments.paper_parts import PARTS, parts_of
 from divtrain.experiments.presets import PRESETS
-from divtrain.experiments.run_directory import RunDirectory, read_manifest
+from divtrain.experiments.run_directory import CONFIG, MANIFEST, RunDirectory, read_manifest
 from divtrain.fields import from_json
 from divtrain.files import reading
 from divtrain.report import RunFacts
@@ -47,8 +46,8 @@ def make_command(fields: dict[str, Any], stages: Iterable[str] = ()) -> str:
     for name, value in flatten(config).items():
         if name not in NO_FLAG and value != usual[name]:
             words += _flag(name, value)
-    parts, whole = parts_of(stages), parts_of(s.name for s in experiment_graph(config, {}))
-    if parts and parts != whole:
+    parts = parts_of(stages)
+    if parts and parts != [name for name, part in PARTS.items() if part.included(config)]:
         words += ["--only", *parts]
     return shlex.join(words)
 
@@ -101,7 +100,7 @@ def read_machines(folders: Sequence[Path]) -> dict[str, str]:
     for folder in folders:
         manifest = read_manifest(folder)
         seconds += manifest["seconds"]
-        file = folder / "manifest.json"
+        file = folder / MANIFEST
         with reading(file):
             for name, value in from_json(
                 dict[str, str], manifest.get("versions", {}), file
@@ -122,12 +121,13 @@ def read_facts(directory: RunDirectory, folders: Sequence[Path], title: str) -> 
     Raises:
         DivtrainError: for a config or manifest that is damaged.
     """
-    fields = directory.read_config()
-    return RunFacts(
-        title,
-        describe_preset(fields),
-        str(fields.get("group", "")),
-        reductions(fields),
-        make_command(fields, [folder.name for folder in folders]),
-        read_machines(folders),
-    )
+    fields, machines = directory.read_config(), read_machines(folders)
+    with reading(directory.path / CONFIG):
+        return RunFacts(
+            title,
+            describe_preset(fields),
+            str(fields.get("group", "")),
+            reductions(fields),
+            make_command(fields, [folder.name for folder in folders]),
+            machines,
+        )

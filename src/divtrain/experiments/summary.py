@@ -132,9 +132,8 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         files |= transfer_files(transfers, title)
     figures = {Path(n).stem: f for n, f in files.items() if isinstance(f, bytes)}
     facts = read_facts(directory, folders, title)
-    files["report.html"] = run_html(
-        facts, all_rows, means, warnings, comparisons, points, transfers, figures
-    )
+    page = run_html(facts, all_rows, means, warnings, comparisons, points, transfers, figures)
+    files["report.html"] = page.encode(errors="replace")  # words of a config may be no text
     make_folder(path / "figures")
     for name, content in files.items():
         write_bytes(path / name, content if isinstance(content, bytes) else content.encode())

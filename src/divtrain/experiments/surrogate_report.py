@@ -7,6 +7,7 @@ from divtrain.evaluation import Record
 from divtrain.experiments.graph import SURROGATE
 from divtrain.experiments.stages import MASKS, read_masks
 from divtrain.experiments.surrogates import BASE
+from divtrain.files import reading
 from divtrain.report import (
     TRANSFER_LEGEND,
     Answers,
@@ -41,7 +42,12 @@ def compare_run(measured: Mapping[Path, Sequence[Record]]) -> list[TransferCell]
         attacked = [record for record in records if record.threat == "transfer"]
         if attacked:
             one = attacked[0]
-            clean, right = read_masks(folder / MASKS, one.images)
+            named = {(r.attack, f"{r.eps:g}"): (r.attack, r.eps) for r in attacked}
+            clean, masks = read_masks(folder / MASKS, one.images)
+            with reading(folder / MASKS):
+                right = {named[attack, f"{eps:g}"]: mask for (attack, eps), mask in masks.items()}
+                if not right:
+                    raise ValueError("it holds no mask of an attack")
             answers.append(
                 Answers(surrogate_title(one.surrogate), one.target, one.seed, clean, right)
             )

@@ -37,11 +37,9 @@ from divtrain.report.tables import (
     terminal_table,
 )
 from divtrain.report.trade_off import sweep_figure
-from divtrain.report.transfer import (
+from divtrain.report.transfer import Answers, TransferCell, compare_surrogates
+from divtrain.report.transfer_tables import (
     TRANSFER_LEGEND,
-    Answers,
-    TransferCell,
-    compare_surrogates,
     transfer_csv,
     transfer_grids,
     transfer_sentences,

@@ -12,7 +12,8 @@ from divtrain.evaluation import WORST, Record, Threat, wilson_interval
 from divtrain.report.drawing import COLOURS, colour_of, new_figure, to_png
 from divtrain.report.rows import Row
 from divtrain.report.tables import attack_title, describe
-from divtrain.report.transfer import TransferCell, points
+from divtrain.report.transfer import TransferCell
+from divtrain.report.transfer_tables import points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,9 @@ from divtrain.report.grid import Entry, Grid
 from divtrain.report.published import Comparison, count_claims
 from divtrain.report.rows import THREATS, Cell, Row, surrogate_title
 from divtrain.report.tables import attack_title, columns_of, describe, legend
-from divtrain.report.transfer import (
+from divtrain.report.transfer import TransferCell
+from divtrain.report.transfer_tables import (
     TRANSFER_LEGEND,
-    TransferCell,
     transfer_grids,
     transfer_sentences,
 )

@@ -51,10 +51,12 @@ def evaluate_stage(
             context.on_progress(done, len(crafted), "crafted sets")
         named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
         write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
+        exact = {f"{eps:g}": eps for _, eps in crafted}  # the names of masks hold eps rounded
         others: dict[tuple[str, float], Tensor] = {}
         for each in also:
             _, found = read_masks(context.inputs[each.name] / MASKS, len(test))
-            others |= {(f"{attack} in {each.name}", eps): m for (attack, eps), m in found.items()}
+            for (attack, eps), mask in found.items():
+                others[f"{attack} in {each.name}", exact.get(f"{eps:g}", eps)] = mask
         records = make_records(target, surrogate, clean, masks, seed, others)
         split = {"split": context.dataset.split}
         write_json_lines(context.folder / RECORDS, [asdict(record) | split for record in records])
