@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divtrain.data import Dataset, balanced_subset, load_dataset
+from divtrain.data import Dataset, balanced_subset, check_outside, load_dataset, open_outside
 from divtrain.errors import DivtrainError
 from divtrain.experiments.config import (
     DataConfig,
@@ -39,6 +39,7 @@ class ExperimentBlueprint:
         check_config(config)
         open_fabric(config.accelerator)
         dataset = open_dataset(config.data)
+        check_outside_images(config, dataset)
         common = common_inputs(dataset, config.accelerator)
         if self.only:
             stages = training_graph(config, common, self.only)
@@ -109,6 +110,26 @@ def open_dataset(config: DataConfig) -> Dataset:
             except DivtrainError as error:
                 raise DivtrainError(f"--data.{part}-size: {error}") from error
     return Dataset(full.name, parts["train"], parts["test"], full.classes)
+
+
+def check_outside_images(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Check that images from outside, for detector and for detection, are there and fit the data.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    root, detection = config.data.root, config.detection
+    if "detector" in config.targets:
+        check_outside(open_outside(config.train.outside, root), dataset)
+    if not detection.images:
+        return
+    if detection.images > len(dataset.test):
+        raise DivtrainError(
+            f"expected --detection.images of at most the {len(dataset.test)} test images, got"
+            f" {detection.images}"
+        )
+    for name in detection.against:
+        check_outside(open_outside(name, root), dataset, detection.images)
 
 
 def run_stages(

@@ -10,7 +10,15 @@ from torch import Tensor
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import CLEAN, Record, WarningSign, warning_signs
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import COHERENCE, GAAS_FILE, RECORDS, Stage, read_gaas
+from divtrain.experiments.stages import (
+    COHERENCE,
+    DETECTION,
+    GAAS_FILE,
+    RECORDS,
+    Stage,
+    read_detection,
+    read_gaas,
+)
 from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
@@ -32,6 +40,10 @@ from divtrain.report import (
     comparison_markdown,
     count_claims,
     csv_table,
+    detection_csv,
+    detection_figure,
+    detection_markdown,
+    detection_rows,
     gaas_figure,
     make_rows,
     markdown_table,
@@ -103,6 +115,7 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         write_bytes(figures / "gaas.png", gaas_figure(points, title))
         write_json_lines(path / "gaas.jsonl", [vars(point) for point in points])
         files += [figures / "gaas.png", path / "gaas.jsonl"]
+    files += _write_detection(path, folders, title)
     group = str(directory.read_config().get("group", ""))
     comparisons = compare(group, rows) if group else []
     if comparisons:
@@ -111,6 +124,20 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         write_text(path / "table2.csv", comparison_csv(comparisons))
         files += [path / "table2.md", path / "table2.csv"]
     return Summary(rows, means, warnings, path, files, group, comparisons)
+
+
+def _write_detection(path: Path, folders: Sequence[Path], title: str) -> list[Path]:
+    """Write what the stages found of detection, where any looked; returns the files."""
+    found = [folder / DETECTION for folder in folders if (folder / DETECTION).exists()]
+    scored = [each for file in found for each in read_detection(file)]
+    rows = detection_rows(scored)
+    if not rows:
+        return []
+    table, figure = path / "detection.md", path / "figures" / "detection.png"
+    write_text(table, detection_markdown(rows))
+    write_text(table.with_suffix(".csv"), detection_csv(rows))
+    write_bytes(figure, detection_figure(scored, title))
+    return [table, table.with_suffix(".csv"), figure]
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:

@@ -19,7 +19,12 @@ from divtrain.experiments.executors import Executor, Graph
 from divtrain.experiments.graph import Variant, experiment_graph, shown_targets
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.runner import common_inputs, open_dataset, run_stages
+from divtrain.experiments.runner import (
+    check_outside_images,
+    common_inputs,
+    open_dataset,
+    run_stages,
+)
 from divtrain.experiments.stages import open_fabric
 from divtrain.experiments.summary import read_coherence, read_records
 from divtrain.files import (
@@ -100,9 +105,10 @@ class SweepBlueprint:
         variants = make_variants(self.config, self.sweep)
         open_fabric(self.config.accelerator)
         dataset = open_dataset(self.config.data)
+        check_outside_images(self.config, dataset)
         common = common_inputs(dataset, self.config.accelerator)
-        without_gaas = replace(self.config, gaas=GaasConfig())
-        stages = experiment_graph(without_gaas, common, variants)
+        plain = replace(self.config, gaas=GaasConfig(), detection=DetectionConfig())
+        stages = experiment_graph(plain, common, variants)
         return Graph(stages, dataset, self.config.accelerator)
 
 
@@ -124,6 +130,8 @@ def make_variants(config: ExperimentConfig, sweep: SweepConfig) -> list[Variant]
             )
     if config.gaas.images:
         raise DivtrainError("a sweep leaves GAAS out: --gaas.images is for `divtrain run`")
+    if config.detection.images:
+        raise DivtrainError("a sweep leaves detection out: that is for `divtrain run`")
     in_model = {field.name for field in fields(ModelConfig)}
     variants: list[Variant] = []
     for combination in itertools.product(*swept.values()):

@@ -3,6 +3,14 @@
 from divtrain.report.card import Card, Facts, card_json, card_markdown, make_card
 from divtrain.report.card_page import card_html, card_terminal
 from divtrain.report.comparison import comparison_csv, comparison_markdown, comparison_terminal
+from divtrain.report.detection import (
+    DetectionRow,
+    Scored,
+    detection_csv,
+    detection_figure,
+    detection_markdown,
+    detection_rows,
+)
 from divtrain.report.figures import (
     GaasPoint,
     accuracy_figure,
@@ -39,9 +47,11 @@ __all__ = [
     "Cell",
     "Claim",
     "Comparison",
+    "DetectionRow",
     "Facts",
     "GaasPoint",
     "Row",
+    "Scored",
     "SweepPoint",
     "accuracy_figure",
     "card_html",
@@ -58,6 +68,10 @@ __all__ = [
     "curve_figure",
     "describe",
     "describe_sweep",
+    "detection_csv",
+    "detection_figure",
+    "detection_markdown",
+    "detection_rows",
     "gaas_figure",
     "make_card",
     "make_rows",
