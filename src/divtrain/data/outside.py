@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from divtrain.data.datasets import DATASETS, Dataset, load_dataset
 from divtrain.errors import DivtrainError, unknown_name
 
 
+@runtime_checkable
 class Outside(Protocol):
     """Draws images of no class; its `repr` tells it from every other."""
 

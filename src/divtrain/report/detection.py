@@ -208,15 +208,17 @@ GRID = torch.linspace(0, 1, 201, dtype=torch.float64)
 def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
     """Draw ROC curves, a panel a kind of inputs, the attacks of one eps together, as PNG bytes.
 
-    Every target's disagreement; the softmax of the first, its baseline; the incoherence of the
-    last. Of several seeds the mean true positive rate.
+    Every target's disagreement; the softmax of base, or the first; the incoherence of detector, or
+    the last. Of several seeds the mean true positive rate.
     """
     clean = {(s.target, s.seed): s for s in scored if s.kind.threat == "clean"}
     pooled = [s for s in _with_pooled(scored) if s.kind.name == ALL or s.kind.threat == "outside"]
     kinds = sorted(dict.fromkeys(each.kind for each in pooled), key=_order)
     targets = list(dict.fromkeys(each.target for each in scored))
-    lines = [(targets[0], "max_softmax"), *((target, "disagreement") for target in targets)]
-    lines.append((targets[-1], "incoherence"))
+    baseline = "base" if "base" in targets else targets[0]
+    ours = "detector" if "detector" in targets else targets[-1]
+    lines = [(baseline, "max_softmax"), *((target, "disagreement") for target in targets)]
+    lines.append((ours, "incoherence"))
     styles = {"max_softmax": "--", "disagreement": "-", "incoherence": ":"}
     down = -(-len(kinds) // 4)
     across = -(-len(kinds) // down)
