@@ -10,6 +10,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import WarningSign, warning_signs
 from divtrain.experiments.config import (
     ExperimentConfig,
+    DetectionConfig,
     GaasConfig,
     ModelConfig,
     check_config,
