@@ -9,8 +9,8 @@ from typing import Any
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import WarningSign, warning_signs
 from divtrain.experiments.config import (
-    ExperimentConfig,
     DetectionConfig,
+    ExperimentConfig,
     GaasConfig,
     ModelConfig,
     check_config,
