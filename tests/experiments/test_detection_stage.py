@@ -171,6 +171,7 @@ def test_a_run_of_before_goes_on(run: Path) -> None:
         ({"detection": DetectionConfig(images=-1)}, "--detection.images >= 0"),
         ({"detection": DetectionConfig(images=31)}, "at most the 30 test images"),
         ({"detection": DetectionConfig(20, ("noise", "noise"))}, "each of --detection.against"),
+        ({"detection": DetectionConfig(20, targets=("dive",))}, "in --detection.targets, got dive"),
         ({"model": ModelConfig(members=("conv3", "resnet20"))}, "detector does not go with resnet"),
         ({"train": replace(SMALL.train, batch_size=1)}, "detector needs --train.batch-size >= 2"),
         ({"train": replace(SMALL.train, batch_size=42, devices=2)}, "21 of the 42 images"),

@@ -207,7 +207,7 @@ def check_config(config: ExperimentConfig) -> None:
     if "detector" in config.targets:
         check_detector(config.model, train)
     check_gaas(config.gaas, config.data)
-    check_detection(config.detection, config.data)
+    check_detection(config.detection, config.data, config.targets)
     if config.seeds < 1:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
     if not config.targets:
@@ -257,8 +257,8 @@ def check_detector(model: ModelConfig, train: TrainConfig) -> None:
     check_devices(train.devices, train.strategy, len(model.members), train.batch_size, outside)
 
 
-def check_detection(config: DetectionConfig, data: DataConfig) -> None:
-    """Check the number of images and the kinds of inputs.
+def check_detection(config: DetectionConfig, data: DataConfig, targets: tuple[str, ...]) -> None:
+    """Check the number of images, the kinds of inputs and that there is a target.
 
     Raises:
         DivtrainError: before anything is computed.
@@ -271,6 +271,11 @@ def check_detection(config: DetectionConfig, data: DataConfig) -> None:
         raise DivtrainError(
             f"expected --detection.images of at most the {data.test_size} test images, got"
             f" {config.images}"
+        )
+    if not set(config.targets) & set(targets):
+        raise DivtrainError(
+            f"expected some of --targets, {', '.join(targets)}, in --detection.targets, got"
+            f" {', '.join(config.targets) or 'none'}"
         )
     if len(set(config.against)) < len(config.against):
         kinds = ", ".join(config.against)
