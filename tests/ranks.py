@@ -14,15 +14,32 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.data import Clean, Images, Noisy, Stream, balanced_subset, load_dataset
+from divtrain.data import (
+    NOISES,
+    Clean,
+    Images,
+    Noisy,
+    OutsidePart,
+    Stream,
+    balanced_subset,
+    load_dataset,
+)
 from divtrain.experiments.stages import OnProgress
 from divtrain.models import build
-from divtrain.training import CrossEntropy, GradientAlignment, Term, TrainingSettings, train
+from divtrain.training import (
+    CrossEntropy,
+    GradientAlignment,
+    InsideCrossEntropy,
+    Term,
+    TrainingSettings,
+    train,
+)
 
 STOP_AT = 5
 BASE: tuple[Term, ...] = (CrossEntropy(),)
 DIV: tuple[Term, ...] = (CrossEntropy(), GradientAlignment(0.5))
 PART: tuple[Term, ...] = (CrossEntropy(), GradientAlignment(0.5, every=2, part=0.3))
+DETECTOR: tuple[Term, ...] = (InsideCrossEntropy(0.5), GradientAlignment(0.5, part=0.5))
 
 
 def conv3() -> list[nn.Module]:
@@ -62,6 +79,7 @@ class Case:
     dtype: torch.dtype = torch.float64
     by_member: bool = False
     epochs: int = 2
+    outside: OutsidePart | None = None
 
 
 CASES = {
@@ -73,6 +91,7 @@ CASES = {
     "lazy": Case(terms=PART),
     "by-member": Case(by_member=True),
     "batch-norm": Case(batch_norm),
+    "detector": Case(terms=DETECTOR, outside=OutsidePart(NOISES["smooth"], 0.5, 10)),
 }
 
 DIVERGING = Case(dtype=torch.float32)
@@ -96,7 +115,8 @@ class Counted(Stream):
 def stream(case: Case, batch_size: int = 40) -> Counted:
     images = balanced_subset(load_dataset("digits").train, 120)
     images = Images(images.x.to(case.dtype), images.y)
-    return Counted(images, batch_size, (Clean(), Noisy(0.2)), shift=1, seed=5)
+    views = (Clean(), Noisy(0.2))
+    return Counted(images, batch_size, views, shift=1, seed=5, outside=case.outside)
 
 
 def settings(case: Case, strategy: str = "ddp") -> TrainingSettings:

@@ -60,7 +60,7 @@ def test_defences_are_what_the_specification_says() -> None:
     assert len(base.views) == 1
     assert list(noisy.views) == list(div.views)
     assert len(div.views) == 2
-    assert list(DEFENCES) == ["base", "base+noise", "div", "adv", "adv+div"]
+    assert list(DEFENCES) == ["base", "base+noise", "div", "adv", "adv+div", "detector"]
 
 
 def test_the_graph_names_each_stage_once_and_after_its_inputs() -> None:

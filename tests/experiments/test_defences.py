@@ -18,7 +18,7 @@ from divtrain.experiments import (
     train_ensembles,
 )
 from divtrain.experiments.defences import DEFENCES, build_defence, check_steps
-from divtrain.training import Adversarial, CrossEntropy, GradientAlignment
+from divtrain.training import Adversarial, CrossEntropy, GradientAlignment, InsideCrossEntropy
 
 SMALL = ExperimentConfig(
     preset="digits",
@@ -43,6 +43,7 @@ SMALL = ExperimentConfig(
             [CrossEntropy, GradientAlignment],
             ["Clean()", "Noisy(eps_max=0.3)", "Adversarial(eps_max=0.3)"],
         ),
+        ("detector", [InsideCrossEntropy, GradientAlignment], ["Clean()"]),
     ],
 )
 def test_a_defence_is_its_terms_and_views(name: str, terms: list[type], views: list[str]) -> None:
@@ -50,10 +51,11 @@ def test_a_defence_is_its_terms_and_views(name: str, terms: list[type], views: l
     assert [type(term) for term in built.terms] == terms
     assert [repr(view) for view in built.views] == views
     assert built.needs_static_nets == name.startswith("adv")
+    assert built.outside == ("noise" if name == "detector" else None)
 
 
 def test_every_defence_is_tested() -> None:
-    assert set(DEFENCES) == {"base", "base+noise", "div", "adv", "adv+div"}
+    assert set(DEFENCES) == {"base", "base+noise", "div", "adv", "adv+div", "detector"}
 
 
 def test_static_nets_are_given_to_the_adversarial_view_alone() -> None:

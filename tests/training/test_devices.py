@@ -67,7 +67,7 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", ["base", "div", "mixed", "lazy", "by-member"])
+@pytest.mark.parametrize("name", ["base", "div", "mixed", "lazy", "by-member", "detector"])
 def test_two_processes_end_with_the_weights_of_one(
     folder: Path, alone: dict, strategy: str, name: str
 ) -> None:
@@ -150,6 +150,13 @@ def test_what_cannot_be_shared_is_refused_in_every_process(folder: Path) -> None
         assert "a batch size that 2 devices divide, got 15" in text
         text = (folder / f"members-refused-{rank}").read_text()
         assert "at most one device a member, got 2 devices for 1 members" in text
+
+
+def test_a_part_from_outside_that_devices_do_not_divide_is_refused() -> None:
+    check_devices(2, "ddp", 3, 40, outside=20)
+    check_devices(2, "members", 3, 30, outside=15)  # every process has whole batches
+    with pytest.raises(dt.DivtrainError, match="15 of the 30 images .* that 4 divides"):
+        check_devices(2, "ddp", 3, 30, outside=15)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,17 +1,35 @@
-"""What an ensemble looks like from inside: coherence, zeros, and its adversarial subspaces."""
+"""What an ensemble looks like from inside: coherence, zeros, adversarial subspaces, dissent."""
 
 from divtrain.analysis.coherence import coherence_distribution
+from divtrain.analysis.detection import (
+    Detection,
+    InputKind,
+    auroc_interval,
+    detect,
+    detection_scores,
+    disagreement,
+    max_softmax,
+    roc_curve,
+)
 from divtrain.analysis.gaas import GAAS, gaas
 from divtrain.analysis.hadamard import regular_hadamard
 from divtrain.analysis.zeros import ZeroShares, count_zeros, idle_weights, zero_shares
 
 __all__ = [
     "GAAS",
+    "Detection",
+    "InputKind",
     "ZeroShares",
+    "auroc_interval",
     "coherence_distribution",
     "count_zeros",
+    "detect",
+    "detection_scores",
+    "disagreement",
     "gaas",
     "idle_weights",
+    "max_softmax",
     "regular_hadamard",
+    "roc_curve",
     "zero_shares",
 ]

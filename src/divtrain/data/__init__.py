@@ -3,22 +3,28 @@
 from divtrain.data.augment import random_flip, random_shift
 from divtrain.data.datasets import DATASETS, Dataset, Images, Split, load_dataset
 from divtrain.data.noise import add_noise, truncated_normal
-from divtrain.data.stream import Clean, Noisy, Stream, View
+from divtrain.data.outside import NOISES, Outside, check_outside, open_outside
+from divtrain.data.stream import Clean, Noisy, OutsidePart, Stream, View
 from divtrain.data.subset import balanced_subset, hold_out
 
 __all__ = [
     "DATASETS",
+    "NOISES",
     "Clean",
     "Dataset",
     "Images",
     "Noisy",
+    "Outside",
+    "OutsidePart",
     "Split",
     "Stream",
     "View",
     "add_noise",
     "balanced_subset",
+    "check_outside",
     "hold_out",
     "load_dataset",
+    "open_outside",
     "random_flip",
     "random_shift",
     "truncated_normal",

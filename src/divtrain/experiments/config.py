@@ -92,6 +92,9 @@ class TrainConfig:
     started processes for. See docs/devices.md."""
     strategy: Strategy = field(default="ddp", repr=False)
     """With several: ddp (each takes a slice of every batch) or members (each holds some)."""
+    outside: str = field(default="noise", repr=False)
+    """What detector takes GAL at, from outside the training distribution: noise, smooth, or another
+    data set of the same image size, named as --data.name. See docs/detection.md."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,19 @@ class GaasConfig:
 
 
 @dataclass(frozen=True)
+class DetectionConfig:
+    """Section 6: tell unusual inputs by the members' disagreement. See docs/detection.md."""
+
+    images: int = 0
+    """Test images, and as many inputs of each unusual kind; 0 leaves the analysis out."""
+    against: tuple[str, ...] = ("noise", "smooth")
+    """Out-of-distribution inputs: noise, smooth, or the test images of another data set of the same
+    image size, named as --data.name. Adversarial ones are those that the attacks craft anyway."""
+    targets: tuple[str, ...] = ("base", "div", "detector")
+    """Which of --targets."""
+
+
+@dataclass(frozen=True)
 class ExperimentConfig:
     """One experiment: train a surrogate and targets, attack, evaluate, report."""
 
@@ -139,8 +155,9 @@ class ExperimentConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
     gaas: GaasConfig = field(default_factory=GaasConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
     targets: tuple[str, ...] = ("base", "base+noise", "div")
-    """Defences to train and evaluate: base, base+noise, div, adv, adv+div."""
+    """Defences to train and evaluate: base, base+noise, div, adv, adv+div, detector."""
     seed: int = 0
     """First seed; everything random follows from it."""
     seeds: int = 1
@@ -195,7 +212,10 @@ def check_config(config: ExperimentConfig) -> None:
     train = config.train
     devices = training_processes(train.devices)
     check_devices(devices, train.strategy, len(config.model.members), train.batch_size)
+    if "detector" in config.targets:
+        check_detector(config.model, train)
     check_gaas(config.gaas, config.data)
+    check_detection(config.detection, config.data, config.targets)
     if config.seeds < 1:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
     if not config.targets:
@@ -227,6 +247,49 @@ def check_gaas(config: GaasConfig, data: DataConfig) -> None:
         check_eps(eps)
     for order in config.orders:
         regular_hadamard(order)
+
+
+def check_detector(model: ModelConfig, train: TrainConfig) -> None:
+    """Check that detector, half of whose batches is from outside, can be trained so.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    normed = [name for name in model.members if name.startswith("resnet")]
+    if normed:
+        raise DivtrainError(
+            f"detector does not go with {normed[0]}: the statistics of its batch norm would be"
+            " those of images from outside as well; take members without, conv3 or conv4"
+        )
+    if train.batch_size < 2:
+        raise DivtrainError(f"detector needs --train.batch-size >= 2, got {train.batch_size}")
+    outside = (train.batch_size + 1) // 2
+    check_devices(train.devices, train.strategy, len(model.members), train.batch_size, outside)
+
+
+def check_detection(config: DetectionConfig, data: DataConfig, targets: tuple[str, ...]) -> None:
+    """Check the number of images, the kinds of inputs and that there is a target.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    if not config.images:
+        return
+    if config.images < 0:
+        raise DivtrainError(f"expected --detection.images >= 0, got {config.images}")
+    if data.test_size is not None and config.images > data.test_size:
+        raise DivtrainError(
+            f"expected --detection.images of at most the {data.test_size} test images, got"
+            f" {config.images}"
+        )
+    if not set(config.targets) & set(targets):
+        raise DivtrainError(
+            f"expected some of --targets, {', '.join(targets)}, in --detection.targets, got"
+            f" {', '.join(config.targets) or 'none'}"
+        )
+    if len(set(config.against)) < len(config.against):
+        kinds = ", ".join(config.against)
+        raise DivtrainError(f"expected each of --detection.against once, got {kinds}")
 
 
 def check_training(train: TrainConfig) -> None:
@@ -291,6 +354,7 @@ def unflatten(fields: dict[str, Any]) -> ExperimentConfig:
         "train": TrainConfig,
         "attack": AttackConfig,
         "gaas": GaasConfig,
+        "detection": DetectionConfig,
     }
     try:
         return ExperimentConfig(**top, **{g: kinds[g](**values) for g, values in groups.items()})

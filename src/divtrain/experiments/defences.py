@@ -1,4 +1,7 @@
-"""The defences by name: each a list of loss terms and a list of views of the training images."""
+"""The defences by name: each a list of loss terms and a list of views of the training images.
+
+Each may have images from outside the training distribution as well.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +11,16 @@ from torch import nn
 from divtrain.data import Clean, Noisy, View
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.config import TrainConfig
-from divtrain.training import Adversarial, CrossEntropy, GradientAlignment, Term
+from divtrain.training import (
+    Adversarial,
+    CrossEntropy,
+    GradientAlignment,
+    InsideCrossEntropy,
+    Term,
+)
+
+OUTSIDE_SHARE = 0.5
+"""Share of each of detector's batches that is from outside: as many images as from D'."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +31,13 @@ class Defence:
         terms: The loss is their sum.
         views: Each image is trained on once an epoch in each. An `Adversarial` view is given its
             static nets by the stage that trains.
+        outside: Images from outside the training distribution that make up `OUTSIDE_SHARE` of each
+            batch, as `divtrain.data.open_outside` takes them; None for none.
     """
 
     terms: Sequence[Term]
     views: Sequence[View]
+    outside: str | None = None
 
     @property
     def needs_static_nets(self) -> bool:
@@ -68,12 +83,20 @@ def _adv_div(train: TrainConfig) -> Defence:
     return replace(_div(train), views=[Clean(), Noisy(train.noise), Adversarial(train.noise)])
 
 
+def _detector(train: TrainConfig) -> Defence:
+    """Section 6: cross-entropy on D', and GAL alone at as many images from outside."""
+    part = OUTSIDE_SHARE * train.gal_part
+    alignment = GradientAlignment(train.gal_weight, train.temperature, train.gal_every, part)
+    return Defence([InsideCrossEntropy(OUTSIDE_SHARE), alignment], [Clean()], train.outside)
+
+
 DEFENCES: dict[str, Callable[[TrainConfig], Defence]] = {
     "base": _base,
     "base+noise": _base_noise,
     "div": _div,
     "adv": _adv,
     "adv+div": _adv_div,
+    "detector": _detector,
 }
 
 

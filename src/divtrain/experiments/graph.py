@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from divtrain.analysis import InputKind
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
 from divtrain.evaluation import Attempt, Suite, make_plan
@@ -19,6 +20,7 @@ from divtrain.experiments.stages import (
     attempt_stage,
     coherence_stage,
     craft_stage,
+    detection_stage,
     evaluate_stage,
     gaas_stage,
     given_stage,
@@ -141,6 +143,8 @@ def experiment_graph(
                 for name, trained in targets.items()
                 if name in config.gaas.targets
             ]
+        if config.detection.images:
+            stages += _detect(surrogate, targets, config, seed)
     return stages
 
 
@@ -220,6 +224,8 @@ def _surrogate(
     if isinstance(surrogate, Source):
         return given_stage(f"surrogate-{file_name(surrogate.name)}", surrogate, test, common)
     described = repr((surrogate.defence, surrogate.model, surrogate.train, surrogate.seed))
+    if surrogate.defence == "detector":
+        described += surrogate.train.outside
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     name = f"surrogate-{file_name(surrogate.name)}-{digest}"
     return _train_recipe(name, surrogate, f"attacker's {surrogate.name}", data, common)
@@ -302,6 +308,28 @@ def _attack(
                 evaluate_stage(f"white-box-{folder}", name, trained, name, own, seed, transfers)
             )
         stages.append(coherence_stage(f"coherence-{folder}", name, trained))
+    return stages
+
+
+def _detect(
+    surrogate: Stage, targets: Mapping[str, Stage], config: ExperimentConfig, seed: int
+) -> list[Stage]:
+    """Score what `_attack` crafted, by the targets asked for; crafts nothing of its own."""
+    attack, detection, stages = config.attack, config.detection, list[Stage]()
+    shared = _craft(SURROGATE, surrogate, attack.names, attack, seed)
+    for name, trained in targets.items():
+        if name not in detection.targets:
+            continue
+        own = _craft(name, trained, attack.white_box, attack, seed)
+        crafted = {InputKind("transfer", *key): stage for key, stage in shared.items()}
+        crafted |= {InputKind("white-box", *key): stage for key, stage in own.items()}
+        stage, outside = f"detection-{file_name(name)}-s{seed}", build_defence(name, config.train)
+        stages.append(
+            detection_stage(
+                stage, name, trained, crafted, detection, config.data.root, outside.outside or "",
+                seed,
+            )
+        )  # fmt: skip
     return stages
 
 

@@ -18,6 +18,7 @@ from divtrain.experiments.lock import Holder, Lock
 from divtrain.experiments.presence import LOCKS, at_the_door, others, sit_down
 from divtrain.experiments.stages import (
     COHERENCE,
+    DETECTION,
     GAAS_FILE,
     HISTORY,
     JUDGED,
@@ -43,7 +44,7 @@ from divtrain.version import versions
 CONFIG = "config.json"
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
-REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, HISTORY, JUDGED, OUTCOMES, ZEROS)
+REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, DETECTION, HISTORY, JUDGED, OUTCOMES, ZEROS)
 """Files of stages that a report is made of."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on nearly every file system."""
@@ -57,11 +58,15 @@ FREE_TO_CHANGE = (
     "train.by_member",
     "train.devices",
     "train.strategy",
+    "train.outside",
     "train.static_nets",
     "gaas.images",
     "gaas.orders",
     "gaas.eps",
     "gaas.targets",
+    "detection.images",
+    "detection.against",
+    "detection.targets",
     "group",
 )
 """Fields that may differ from one command to the next on the same directory: where files lie, how

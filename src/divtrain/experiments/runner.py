@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divtrain.data import Dataset, Split, balanced_subset, hold_out, load_dataset
+from divtrain.data import (
+    Dataset,
+    Split,
+    balanced_subset,
+    check_outside,
+    hold_out,
+    load_dataset,
+    open_outside,
+)
 from divtrain.errors import DivtrainError
 from divtrain.experiments.config import (
     DataConfig,
@@ -49,6 +57,7 @@ class ExperimentBlueprint:
             check_steps(name, config.train, len(dataset.train))
         for each in attackers(config.attack.surrogates, config.model, config.train, config.seed):
             check_steps(each.defence, each.train, len(dataset.train))
+        check_outside_images(config, dataset)
         stages = self._stages(common_inputs(dataset, config.accelerator))
         return Graph(stages, dataset, config.accelerator)
 
@@ -132,6 +141,26 @@ def open_dataset(config: DataConfig) -> Dataset:
             except DivtrainError as error:
                 raise DivtrainError(f"--data.{name}-size: {error}") from error
     return Dataset(full.name, parts["train"], parts["test"], full.classes, split)
+
+
+def check_outside_images(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Check that images from outside, for detector and for detection, are there and fit the data.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    root, detection = config.data.root, config.detection
+    if "detector" in config.targets:
+        check_outside(open_outside(config.train.outside, root), dataset)
+    if not detection.images:
+        return
+    if detection.images > len(dataset.test):
+        raise DivtrainError(
+            f"expected --detection.images of at most the {len(dataset.test)} test images, got"
+            f" {detection.images}"
+        )
+    for name in detection.against:
+        check_outside(open_outside(name, root), dataset, detection.images)
 
 
 def run_stages(

@@ -13,7 +13,15 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import CLEAN, Record, WarningSign, warning_signs
 from divtrain.experiments.reproduction import read_facts
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import COHERENCE, GAAS_FILE, RECORDS, Stage, read_gaas
+from divtrain.experiments.stages import (
+    COHERENCE,
+    DETECTION,
+    GAAS_FILE,
+    RECORDS,
+    Stage,
+    read_detection,
+    read_gaas,
+)
 from divtrain.experiments.surrogate_report import compare_run, of_base, transfer_files
 from divtrain.fields import from_json
 from divtrain.files import (
@@ -36,6 +44,10 @@ from divtrain.report import (
     comparison_markdown,
     count_claims,
     csv_table,
+    detection_csv,
+    detection_figure,
+    detection_markdown,
+    detection_rows,
     gaas_figure,
     make_rows,
     markdown_table,
@@ -124,6 +136,7 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     if points:
         files["figures/gaas.png"] = gaas_figure(points, title)
         files["gaas.jsonl"] = "".join(json.dumps(vars(point)) + "\n" for point in points)
+    files |= _detection_files(folders, title)
     if comparisons:
         claims = count_claims(comparisons)
         files["table2.md"] = comparison_markdown(group, comparisons, claims)
@@ -139,6 +152,20 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         write_bytes(path / name, content if isinstance(content, bytes) else content.encode())
     wrote = [path / name for name in files]
     return Summary(rows, means, warnings, path, wrote, group, comparisons, points, transfers)
+
+
+def _detection_files(folders: Sequence[Path], title: str) -> dict[str, str | bytes]:
+    """Return the report on what the stages found of detection, where any looked."""
+    found = [folder / DETECTION for folder in folders if (folder / DETECTION).exists()]
+    scored = [each for file in found for each in read_detection(file)]
+    rows = detection_rows(scored)
+    if not rows:
+        return {}
+    return {
+        "detection.md": detection_markdown(rows),
+        "detection.csv": detection_csv(rows),
+        "figures/detection.png": detection_figure(scored, title),
+    }
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.experiments.config import ModelConfig, TrainConfig
+from divtrain.experiments.config import ModelConfig, TrainConfig, check_detector
 from divtrain.experiments.defences import DEFENCES
 from divtrain.models import ARCHITECTURES
 
@@ -90,11 +90,13 @@ def parse_recipe(
         else:
             known = [OWN, *DEFENCES, *CHANGES, "a checkpoint", "MODULE:NAME"]
             raise unknown_name(f"part of surrogate {word!r}:", part, known)
-    if len(model.members) < 2 and defence in ("div", "adv+div"):
+    if len(model.members) < 2 and defence in ("div", "adv+div", "detector"):
         raise DivtrainError(
             f"surrogate {word!r} asks for {defence} with one member, but diversity is a property of"
             " pairs"
         )
+    if defence == "detector":
+        check_detector(model, train)
     return Recipe(word, defence, model, train, seed)
 
 

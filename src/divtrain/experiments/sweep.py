@@ -11,6 +11,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import WarningSign, warning_signs
 from divtrain.experiments.config import (
     AttackConfig,
+    DetectionConfig,
     ExperimentConfig,
     GaasConfig,
     ModelConfig,
@@ -29,7 +30,12 @@ from divtrain.experiments.graph import (
 )
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.runner import common_inputs, open_dataset, run_stages
+from divtrain.experiments.runner import (
+    check_outside_images,
+    common_inputs,
+    open_dataset,
+    run_stages,
+)
 from divtrain.experiments.stages import HISTORY, ZEROS, open_fabric, read_zeros
 from divtrain.experiments.summary import read_coherence, read_records
 from divtrain.fields import from_json
@@ -130,9 +136,10 @@ class SweepBlueprint:
         for variant in variants:
             for name in variant.config.targets:
                 check_steps(name, variant.config.train, len(dataset.train))
+        check_outside_images(self.config, dataset)
         common = common_inputs(dataset, self.config.accelerator)
-        without_gaas = replace(self.config, gaas=GaasConfig())
-        stages = experiment_graph(without_gaas, common, variants)
+        plain = replace(self.config, gaas=GaasConfig(), detection=DetectionConfig())
+        stages = experiment_graph(plain, common, variants)
         return Graph(stages, dataset, self.config.accelerator)
 
 
@@ -158,6 +165,8 @@ def make_variants(config: ExperimentConfig, sweep: SweepConfig) -> list[Variant]
             raise DivtrainError(f"expected each value of {_flag(name)} once, got {given}")
     if config.gaas.images:
         raise DivtrainError("a sweep leaves GAAS out: --gaas.images is for `divtrain run`")
+    if config.detection.images:
+        raise DivtrainError("a sweep leaves detection out: that is for `divtrain run`")
     if config.attack.surrogates != AttackConfig().surrogates:
         raise DivtrainError(
             "a sweep's attacker has a base surrogate alone: --attack.surrogates is for"

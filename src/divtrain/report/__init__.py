@@ -4,6 +4,14 @@ from divtrain.report.activation import Histories, activation_figure
 from divtrain.report.card import Card, Facts, card_json, card_markdown, make_card
 from divtrain.report.card_page import card_html, card_terminal
 from divtrain.report.comparison import comparison_csv, comparison_markdown, comparison_terminal
+from divtrain.report.detection import (
+    DetectionRow,
+    Scored,
+    detection_csv,
+    detection_figure,
+    detection_markdown,
+    detection_rows,
+)
 from divtrain.report.figures import (
     GaasPoint,
     accuracy_figure,
@@ -54,6 +62,7 @@ __all__ = [
     "Cell",
     "Claim",
     "Comparison",
+    "DetectionRow",
     "Entry",
     "Facts",
     "GaasPoint",
@@ -61,6 +70,7 @@ __all__ = [
     "Histories",
     "Row",
     "RunFacts",
+    "Scored",
     "SweepPoint",
     "TransferCell",
     "ZeroMeans",
@@ -83,6 +93,10 @@ __all__ = [
     "curve_figure",
     "describe",
     "describe_sweep",
+    "detection_csv",
+    "detection_figure",
+    "detection_markdown",
+    "detection_rows",
     "gaas_figure",
     "gaas_grid",
     "grid_markdown",

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#4C72B0", "#DD8452", "#55A868", "#8C8C8C", "#C44E52", "#8172B3")
-OWN_COLOUR = {"base": 0, "div": 1, "base+noise": 3}
+OWN_COLOUR = {"base": 0, "div": 1, "detector": 2, "base+noise": 3}
 """The defences look alike in every figure; other targets take the colours that are left."""
 STYLES = ("-", "--", ":", "-.")
 """Of lines of one defence that differ in other values swept."""

@@ -11,13 +11,20 @@ from divtrain.training.devices import (
 from divtrain.training.loop import Schedule, TrainingSettings, train
 from divtrain.training.state import History
 from divtrain.training.step import StepResult, step_by_member, step_together
-from divtrain.training.terms import CrossEntropy, GradientAlignment, Term, total_loss
+from divtrain.training.terms import (
+    CrossEntropy,
+    GradientAlignment,
+    InsideCrossEntropy,
+    Term,
+    total_loss,
+)
 
 __all__ = [
     "Adversarial",
     "CrossEntropy",
     "GradientAlignment",
     "History",
+    "InsideCrossEntropy",
     "Schedule",
     "StepResult",
     "Strategy",

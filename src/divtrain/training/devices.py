@@ -61,7 +61,12 @@ def training_processes(devices: int) -> int:
 
 
 def spread(
-    fabric: "Fabric", strategy: Strategy, ens: Ensemble, batch_size: int, by_member: bool
+    fabric: "Fabric",
+    strategy: Strategy,
+    ens: Ensemble,
+    batch_size: int,
+    by_member: bool,
+    outside: int = 0,
 ) -> "OneDevice":
     """Return what this process does of a training.
 
@@ -71,23 +76,27 @@ def spread(
         ens: The whole ensemble, on fabric's device.
         batch_size: Images a step, over all processes.
         by_member: Hold the graph of one member at a time.
+        outside: How many of the images, the first, are from outside the training distribution.
 
     Raises:
         DivtrainError: as `check_devices` does.
     """
-    check_devices(fabric.world_size, strategy, len(ens), batch_size)
+    check_devices(fabric.world_size, strategy, len(ens), batch_size, outside)
     if fabric.world_size == 1:
         return OneDevice(fabric, ens, by_member)
     kind = {"ddp": DataParallel, "members": MembersApart}[strategy]
     return kind(fabric, ens, by_member)
 
 
-def check_devices(devices: int, strategy: Strategy, members: int, batch_size: int) -> None:
+def check_devices(
+    devices: int, strategy: Strategy, members: int, batch_size: int, outside: int = 0
+) -> None:
     """Check that so many devices can share a training.
 
     Raises:
-        DivtrainError: for an unknown strategy, a batch that they do not divide (``ddp``), or more
-            devices than members (``members``).
+        DivtrainError: for an unknown strategy, a batch, or a part of it from outside the training
+            distribution, that they do not divide (``ddp``), or more devices than members
+            (``members``).
     """
     if strategy not in get_args(Strategy):
         raise unknown_name("strategy", strategy, get_args(Strategy))
@@ -96,6 +105,12 @@ def check_devices(devices: int, strategy: Strategy, members: int, batch_size: in
         raise DivtrainError(
             f"expected a batch size that {devices} devices divide, got {batch_size}: each takes an"
             f" equal slice; take {nearest} (--train.batch-size), or another number of devices"
+        )
+    if strategy == "ddp" and outside % devices:
+        raise DivtrainError(
+            f"{outside} of the {batch_size} images of a batch are from outside the training"
+            f" distribution, which {devices} devices do not divide: each takes an equal slice of"
+            f" both parts; take a --train.batch-size that {2 * devices} divides"
         )
     if strategy == "members" and devices > members:
         raise DivtrainError(

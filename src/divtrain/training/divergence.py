@@ -130,10 +130,15 @@ def _culprit(
 
 def _images(mask: Tensor, stream: Stream, step: int) -> str:
     """Name images of the batch as they are counted, from 0, in the training set."""
-    image, view = (part.cpu()[mask.cpu()] for part in stream.places(step))
-    views = ", ".join(repr(stream.views[index]) for index in view.unique().tolist())
-    few = [str(number) for number in image.tolist()]
-    return f"{len(few)} of {len(mask)} images (training images {_some(few)}, seen as {views})"
+    outside, inside = mask.cpu().tensor_split([stream.outside_size])
+    image, view = (part.cpu()[inside] for part in stream.places(step))
+    words: list[str] = []
+    if len(image):
+        views = ", ".join(repr(stream.views[index]) for index in view.unique().tolist())
+        words.append(f"training images {_some(list(map(str, image.tolist())))}, seen as {views}")
+    if outside.any():
+        words.append(f"{int(outside.sum())} from outside the training distribution")
+    return f"{int(mask.sum())} of {len(mask)} images ({'; '.join(words)})"
 
 
 def _some(names: list[str]) -> str:

@@ -108,12 +108,13 @@ def train(
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
         fabric = Fabric(accelerator="cpu", devices=1)
-    _check_parts(ens, terms)
+    _check_parts(ens, terms, stream)
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fabric.to_device(ens)
     adam = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
     optimizer: Any = fabric.setup_optimizers(adam)
-    devices = spread(fabric, settings.strategy, ens, stream.batch_size, settings.by_member)
+    outside = stream.outside_size
+    devices = spread(fabric, settings.strategy, ens, stream.batch_size, settings.by_member, outside)
     steps = settings.epochs * stream.steps_per_epoch
     progress = TrainingState(steps)
     recipe = {
@@ -122,6 +123,8 @@ def train(
         "stream": f"{len(stream.images)} images, batches of {stream.batch_size},"
         f" {list(stream.views)}, shift {stream.shift}, flip {stream.flip}, seed {stream.seed}",
     }
+    if stream.outside is not None:
+        recipe["outside"] = repr(stream.outside)
     if state_file is not None and devices.as_first(state_file.exists()):
         progress = load_state(state_file, ens, optimizer, recipe, steps)
     devices.begin(optimizer)
@@ -137,6 +140,7 @@ def train(
             optimizer.zero_grad()
             done = devices.step(x, y, terms, progress.step)
             right = aggregate_logits(done.logits, ens.aggregate).argmax(-1) == y
+            right = right[outside * len(y) // stream.batch_size :]  # the others have no class
             log = {"loss": done.loss, **done.log, "accuracy": right.float().mean()}
             values, finite = finite_log(devices.mean(log), ens.parameters())
             (diverged,) = devices.any(not finite)
@@ -166,10 +170,17 @@ def train(
     return progress.history
 
 
-def _check_parts(ens: Ensemble, terms: Sequence[Term]) -> None:
+def _check_parts(ens: Ensemble, terms: Sequence[Term], stream: Stream) -> None:
     """Refuse a part of a batch where batch norm would normalise it apart from the rest."""
+    normed = any(isinstance(module, _BatchNorm) for module in ens.modules())
+    if stream.outside is not None and normed:
+        raise DivtrainError(
+            "images from outside the training distribution are trained on here, but these members"
+            " have batch norm, whose statistics would be those of both kinds of images; use members"
+            " without, such as conv3 and conv4"
+        )
     parted = any(0 < term.share(step) < 1 for term in terms for step in (0, 1))
-    if parted and any(isinstance(module, _BatchNorm) for module in ens.modules()):
+    if parted and normed:
         raise DivtrainError(
             "a part of each batch was asked for (--train.gal-part), but these members have batch"
             " norm, which would normalise the two parts apart and update its statistics twice; use"

@@ -50,6 +50,33 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
+class InsideCrossEntropy:
+    """Cross-entropy without the first images of each batch, which are from outside and of no class.
+
+    See `divtrain.data.OutsidePart`; `GradientAlignment` with that share as its `part` is GAL at
+    those images alone.
+
+    Attributes:
+        outside: Share of the batch that is from outside.
+        weight: Factor in the loss.
+    """
+
+    outside: float
+    weight: float = 1.0
+
+    def share(self, step: int) -> float:
+        """None of it: it takes no input gradients."""
+        del step
+        return 0.0
+
+    def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Term`; mean over members and the other images."""
+        inside = forward.losses[:, images_in(self.outside, forward.losses.shape[1]) :]
+        value = inside.mean()
+        return self.weight * value, {"cross_entropy": value.detach()}
+
+
+@dataclass(frozen=True)
 class GradientAlignment:
     """Mean over examples of GAL (second term of Eq. 9), at every step or lazily.
 

@@ -3,6 +3,7 @@
 from divtrain.experiments.stages.attempt import ATTEMPT, attempt_stage
 from divtrain.experiments.stages.coherence import COHERENCE, coherence_stage
 from divtrain.experiments.stages.craft import CRAFTED, craft_stage
+from divtrain.experiments.stages.detection import DETECTION, detection_stage, read_detection
 from divtrain.experiments.stages.evaluate import MASKS, RECORDS, evaluate_stage, read_masks
 from divtrain.experiments.stages.gaas import GAAS_FILE, gaas_stage, read_gaas
 from divtrain.experiments.stages.given import given_stage
@@ -24,6 +25,7 @@ __all__ = [
     "ATTEMPT",
     "COHERENCE",
     "CRAFTED",
+    "DETECTION",
     "ENSEMBLE",
     "GAAS_FILE",
     "HISTORY",
@@ -40,6 +42,7 @@ __all__ = [
     "attempt_stage",
     "coherence_stage",
     "craft_stage",
+    "detection_stage",
     "dismiss",
     "evaluate_stage",
     "follow",
@@ -48,6 +51,7 @@ __all__ = [
     "is_follower",
     "judge_stage",
     "open_fabric",
+    "read_detection",
     "read_evaluation",
     "read_gaas",
     "read_masks",

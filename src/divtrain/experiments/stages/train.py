@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from divtrain.data import Dataset, Stream
+from divtrain.data import Dataset, Outside, OutsidePart, Stream, check_outside, open_outside
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
-from divtrain.experiments.defences import Defence, build_defence
+from divtrain.experiments.defences import OUTSIDE_SHARE, Defence, build_defence
 from divtrain.experiments.stages.launch import launch
 from divtrain.experiments.stages.stage import (
     ENSEMBLE,
@@ -80,6 +80,8 @@ def train_stage(
         "precision": settings.precision,
         "own_seed": own_seed,
     }
+    if built.outside is not None:
+        config["outside"] = repr(open_outside(built.outside, data.root))
     recipe = {"train": asdict(replace(settings, devices=1, strategy="ddp")), "data": asdict(data)}
     about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
     devices = training_processes(settings.devices)
@@ -88,10 +90,13 @@ def train_stage(
         devices = fewer if torchrun_processes() in (1, fewer) else 1
 
     def work(context: Context) -> None:
-        fed = None if static is None else context.inputs[static.name]
+        fed, outside = None if static is None else context.inputs[static.name], None
+        if built.outside is not None:  # opened twice, rather than held all the while
+            outside = open_outside(built.outside, data.root, config["outside"])
         training = Training(
-            built, model, settings, data, own_seed, about, context.dataset, context.folder, fed
-        )
+            built, model, settings, data, own_seed, about, context.dataset, context.folder, fed,
+            outside,
+        )  # fmt: skip
         where = devices, context.accelerator, settings.precision
         state = context.folder / STATE
         try:
@@ -118,6 +123,7 @@ class Training:
         dataset: The images.
         folder: Where checkpoint, history and state are kept.
         static: Folder of the stage that trained the static nets, for defences that need them.
+        outside: Images from outside the training distribution, for defences that need them.
     """
 
     defence: Defence
@@ -129,6 +135,7 @@ class Training:
     dataset: Dataset
     folder: Path
     static: Path | None
+    outside: Outside | None = None
 
     def __call__(self, fabric: "Fabric", on_progress: OnProgress) -> None:
         """Train; the first process writes the files."""
@@ -144,7 +151,8 @@ class Training:
             defended.views,
             self.data.shift,
             self.data.flip,
-            seed=self.own_seed,
+            self.own_seed,
+            None if self.outside is None else self._outside_part(self.outside),
         )
         optimisation = TrainingSettings(
             settings.epochs,
@@ -166,6 +174,10 @@ class Training:
             about = {**self.about, "versions": versions()}
             save_ensemble(self.folder / ENSEMBLE, ens, about)
             write_json_lines(self.folder / HISTORY, history)
+
+    def _outside_part(self, outside: Outside) -> OutsidePart:
+        check_outside(outside, self.dataset)
+        return OutsidePart(outside, OUTSIDE_SHARE, self.dataset.classes)
 
 
 def build_ensemble(model: ModelConfig, dataset: Dataset) -> Ensemble:

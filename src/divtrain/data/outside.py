@@ -1,0 +1,174 @@
+"""Images outside the training distribution: noise, or another data set; they have no class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from divtrain.data.datasets import DATASETS, Dataset, load_dataset
+from divtrain.errors import DivtrainError, unknown_name
+
+
+@runtime_checkable
+class Outside(Protocol):
+    """Draws images of no class; its `repr` tells it from every other."""
+
+    def __call__(
+        self, shape: Sequence[int], generator: torch.Generator, test: bool = False
+    ) -> Tensor:
+        """Draw images in [0, 1], float32, on the generator's device.
+
+        Args:
+            shape: (image, channel, height, width).
+            generator: Source of randomness.
+            test: Whether to draw those to test with, which are never trained on.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class UniformNoise:
+    """Every pixel uniform in [0, 1], for itself. Test images are other draws of the same kind."""
+
+    def __call__(
+        self, shape: Sequence[int], generator: torch.Generator, test: bool = False
+    ) -> Tensor:
+        """See `Outside`."""
+        del test
+        return torch.rand(tuple(shape), generator=generator, device=generator.device)
+
+
+@dataclass(frozen=True)
+class SmoothNoise:
+    """Normal noise under a Gaussian blur, each image stretched to [0, 1]: blobs, as strokes are.
+
+    Attributes:
+        sigma: Standard deviation of the blur, as a share of the image's height or width.
+    """
+
+    sigma: float = 0.1
+
+    def __call__(
+        self, shape: Sequence[int], generator: torch.Generator, test: bool = False
+    ) -> Tensor:
+        """See `Outside`."""
+        del test
+        noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
+        noise = self._blur(shape[2], noise) @ noise @ self._blur(shape[3], noise)
+        low, high = noise.amin((1, 2, 3), keepdim=True), noise.amax((1, 2, 3), keepdim=True)
+        return (noise - low) / (high - low).clamp_min(1e-12)
+
+    def _blur(self, size: int, like: Tensor) -> Tensor:
+        """Matrix that blurs along an axis, whose ends meet; symmetric."""
+        steps = torch.arange(size, device=like.device)
+        apart = (steps[:, None] - steps).abs()
+        apart = torch.minimum(apart, size - apart) / (self.sigma * size)
+        weights = torch.exp(-0.5 * apart.square())
+        return weights / weights.sum(0)
+
+
+@dataclass(frozen=True)
+class OtherImages:
+    """Images of another data set, drawn with replacement to train on, without to test with.
+
+    Attributes:
+        name: The data set, as `load_dataset` takes it.
+        fingerprint: Its hash.
+        dataset: Its training images are trained on, its test images tested with.
+    """
+
+    name: str
+    fingerprint: str
+    dataset: Dataset = field(repr=False, compare=False)
+
+    def __call__(
+        self, shape: Sequence[int], generator: torch.Generator, test: bool = False
+    ) -> Tensor:
+        """See `Outside`.
+
+        Raises:
+            DivtrainError: when the images are of another shape, or there are too few to test with.
+        """
+        images, device = (self.dataset.test if test else self.dataset.train).x, generator.device
+        count = shape[0]
+        if images.shape[1:] != tuple(shape[1:]):
+            raise DivtrainError(
+                f"the images of {self.name} are {_size(images.shape)}, those trained on"
+                f" {_size(shape)}: images from outside must be of the same channels and size;"
+                " convert them and give them as a FILE.npz"
+            )
+        if not test:
+            chosen = torch.randint(len(images), (count,), generator=generator, device=device)
+        elif count <= len(images):
+            chosen = torch.randperm(len(images), generator=generator, device=device)[:count]
+        else:
+            raise DivtrainError(
+                f"{self.name} has {len(images)} test images, {count} are asked for; lower"
+                " --detection.images"
+            )
+        return images[chosen.to(images.device)].to(device)
+
+
+NOISES: dict[str, Outside] = {"noise": UniformNoise(), "smooth": SmoothNoise()}
+"""Images from outside that need no files."""
+
+
+def open_outside(name: str, root: str | Path = "data", expected: str = "") -> Outside:
+    """Open images from outside the training distribution.
+
+    Args:
+        name: ``noise``, ``smooth``, or a data set as `load_dataset` takes it: ``mnist``, FILE.npz,
+            FOLDER. Its labels are not used.
+        root: Where torchvision's files are.
+        expected: The `repr` of what was opened under that name before, if anything was.
+
+    Raises:
+        DivtrainError: for an unknown name, files that cannot be read, or others than expected.
+    """
+    if name in NOISES:
+        return NOISES[name]
+    path = "/" in name or name.endswith(".npz") or Path(name).is_dir()
+    if name not in DATASETS and not path:
+        known = [*NOISES, *DATASETS, "FILE.npz", "FOLDER/"]
+        raise unknown_name("kind of images from outside", name, known)
+    dataset = load_dataset(name, root)
+    opened = OtherImages(name, dataset.fingerprint, dataset)
+    if expected and repr(opened) != expected:
+        raise DivtrainError(f"{name} changed since the run began; run the same command again")
+    return opened
+
+
+def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
+    """Check that images from outside fit a data set and are not that data set itself.
+
+    Args:
+        outside: The images from outside.
+        inside: The data set.
+        tested: How many test images will be drawn.
+
+    Raises:
+        DivtrainError: saying what to do.
+    """
+    if isinstance(outside, OtherImages) and _same(outside.name, inside.name):
+        raise DivtrainError(
+            f"{outside.name} is the data set itself, not outside of it; name another set, or"
+            f" {' or '.join(NOISES)}, with --train.outside or --detection.against"
+        )
+    shape = inside.train.x.shape[1:]
+    outside((1, *shape), torch.Generator().manual_seed(0))
+    if tested:
+        outside((tested, *shape), torch.Generator().manual_seed(0), test=True)
+
+
+def _same(name: str, other: str) -> bool:
+    """Whether two names of data sets mean one."""
+    paths = name not in DATASETS and other not in DATASETS
+    return name == other or (paths and Path(name).resolve() == Path(other).resolve())
+
+
+def _size(shape: Sequence[int]) -> str:
+    channels, height, width = shape[-3:]
+    return f"{channels} channel{'s' if channels > 1 else ''} of {height}x{width}"

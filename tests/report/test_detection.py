@@ -1,0 +1,148 @@
+"""Section 6 as rows, Markdown, CSV and ROC curves."""
+
+import csv
+import io
+
+import pytest
+import torch
+from torch import Tensor
+
+from divtrain.analysis import InputKind
+from divtrain.analysis.detection import TITLES, InputThreat
+from divtrain.report import (
+    Scored,
+    detection_csv,
+    detection_figure,
+    detection_markdown,
+    detection_rows,
+)
+from divtrain.report.detection import ALL, GRID, _on_grid
+
+
+def scored(
+    target: str,
+    threat: InputThreat,
+    name: str,
+    values: list[float],
+    eps: float = 0.0,
+    fooled: list[bool] | None = None,
+    seed: int = 0,
+    trained: str = "",
+) -> Scored:
+    scores: dict[str, Tensor] = {each: torch.tensor(values).double() for each in TITLES}
+    mask = None if fooled is None else torch.tensor(fooled)
+    return Scored(target, seed, trained, InputKind(threat, name, eps), scores, mask)
+
+
+def of(target: str, trained: str = "", seed: int = 0) -> list[Scored]:
+    return [
+        scored(target, "clean", "clean", [0.1, 0.2, 0.3, 0.4], seed=seed, trained=trained),
+        scored(target, "outside", "noise", [0.5, 0.6, 0.25, 0.9], seed=seed, trained=trained),
+        scored(target, "transfer", "fgsm", [0.15, 0.35, 0.5, 0.6], 0.1,
+               [False, True, True, True], seed, trained),
+        scored(target, "transfer", "mifgsm", [0.05, 0.05, 0.7, 0.8], 0.1,
+               [False, False, False, True], seed, trained),
+    ]  # fmt: skip
+
+
+EVERYTHING = [*of("base"), *of("detector", "noise")]
+
+
+def found(which: str, name: str, target: str = "base") -> float:
+    (row,) = [
+        row
+        for row in detection_rows(EVERYTHING)
+        if (row.which, row.kind.name, row.target) == (which, name, target)
+    ]
+    return row.found["disagreement"][0].auroc
+
+
+def test_rows_count_pairs_of_all_and_of_those_that_fool() -> None:
+    assert found("all", "noise") == 14 / 16
+    assert found("all", "fgsm") == (1 + 3 + 4 + 4) / 16
+    assert found("fooling", "fgsm") == (3 + 4 + 4) / 12
+    assert found("fooling", "mifgsm") == 1
+    assert found("all", ALL) == (12 + 8) / 32  # the attacks' examples together
+    assert found("fooling", ALL) == (11 + 4) / 16
+    kinds = [row.kind.name for row in detection_rows(EVERYTHING)]
+    assert list(dict.fromkeys(kinds)) == ["noise", ALL, "fgsm", "mifgsm"]
+
+
+def test_what_a_target_was_trained_on_is_told() -> None:
+    rows = detection_rows(EVERYTHING)
+    assert {(row.target, row.kind.name) for row in rows if row.known} == {("detector", "noise")}
+    text = detection_markdown(rows)
+    assert "| noise † | all | detector |" in text
+    assert "| noise | all | base |" in text
+    assert "†: the target was trained on inputs of this kind" in text
+    assert "†" not in detection_markdown([row for row in rows if row.target == "base"])
+
+
+def test_markdown_has_intervals_counts_and_false_alarms() -> None:
+    lines = detection_markdown(detection_rows(EVERYTHING)).splitlines()
+    (auroc, alarms) = [line for line in lines if "| fooling | base |" in line]
+    assert "| 4 / 4 | 93.8 [" in auroc
+    assert alarms.endswith("| 4 / 4 | 25.0 | 25.0 | 25.0 |")  # at 0.35 one of four clean ones
+    assert "fgsm" not in "".join(lines).lower()  # single attacks stand in the CSV
+
+
+def test_several_seeds_have_a_deviation_and_no_interval() -> None:
+    other = of("base", seed=1)
+    other[1] = scored("base", "outside", "noise", [0.9, 0.9, 0.9, 0.9], seed=1)
+    text = detection_markdown(detection_rows([*of("base"), *other]))
+    assert "mean ± standard deviation over 2 seeds" in text
+    assert "| noise | all | base | 8 / 8 | 93.8 ± 8.8 |" in text
+
+
+def test_a_target_that_nothing_fools_has_no_number_there() -> None:
+    robust = [
+        scored("div", "clean", "clean", [0.1, 0.2]),
+        scored("div", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False]),
+    ]
+    rows = detection_rows(robust)
+    text = detection_markdown(rows)
+    assert "| fooling | div | 0 |  |  |  |" in text
+    assert "fooling" not in detection_csv(rows)
+    assert detection_figure(robust, "t").startswith(b"\x89PNG")
+
+
+def test_csv_has_a_line_a_number() -> None:
+    lines = list(csv.DictReader(io.StringIO(detection_csv(detection_rows(EVERYTHING)))))
+    assert len(lines) == 2 * len(TITLES) * (1 + 2 * 3)  # all and fooling of two attacks and both
+    (line,) = [
+        line
+        for line in lines
+        if (line["inputs"], line["target"], line["score"]) == ("noise", "detector", "disagreement")
+    ]
+    assert line["trained_on_this_kind"] == "yes"
+    assert (line["seed"], line["positives"], line["negatives"]) == ("0", "4", "4")
+    assert float(line["auroc_percent"]) == 87.5
+    assert float(line["low_percent"]) < 87.5 < float(line["high_percent"])
+
+
+def test_curves_on_the_grid_keep_their_area_and_their_steps() -> None:
+    false = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0]).double()
+    true = torch.tensor([0.0, 0.25, 0.25, 0.75, 1.0]).double()
+    values = _on_grid(false, true)
+    assert values[0] == 0.25  # the top of the step at 0
+    assert values[-1] == 1
+    assert values[50] == 0.25  # at 0.25
+    assert values[150] == pytest.approx(0.875)  # at 0.75, straight between
+    assert (values[1:] >= values[:-1]).all()
+    area = torch.trapezoid(values, GRID).item()
+    assert area == pytest.approx(torch.trapezoid(true, false).item(), abs=0.005)
+
+
+def test_the_figure_shows_what_the_scores_are() -> None:
+    first = detection_figure(EVERYTHING, "t")
+    assert first.startswith(b"\x89PNG") and len(first) > 10_000
+    changed = [
+        *EVERYTHING[:-1],
+        scored("detector", "transfer", "mifgsm", [0.0] * 4, 0.1, [True] * 4),
+    ]
+    assert detection_figure(changed, "t") != first
+
+
+def test_folders_of_a_path_are_left_out() -> None:
+    names = [scored("base", "clean", "clean", [0.1]), scored("base", "outside", "/a/b.npz", [0.3])]
+    assert "| b.npz | all |" in detection_markdown(detection_rows(names))
