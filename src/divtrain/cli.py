@@ -54,6 +54,8 @@ from divtrain.report import (
     count_claims,
     describe,
     describe_sweep,
+    detection_grids,
+    detection_notes,
     gaas_grid,
     grid_terminal,
     legend,
@@ -77,7 +79,7 @@ USAGE = f"""\
 divtrain {__version__}: train ensembles whose members do not fail together, and measure it.
 
   divtrain run PRESET        train, attack, evaluate, report; the same command goes on;
-                             --only table2 | coherence | gaas: that part of the paper alone
+                             --only table2 | coherence | gaas | detection: that part alone
   divtrain presets [NAME]    the presets, or one in full
   divtrain train PRESET      only train, into the same run directory
   divtrain sweep PRESET      train and evaluate at several values, e.g. --gal-weight 0 0.5 1
@@ -389,6 +391,10 @@ def _print_summary(summary: Summary) -> None:
         console.print(grid_terminal(transfer_grids(summary.transfers)))
         for sentence in (*transfer_sentences(summary.transfers), TRANSFER_LEGEND.replace("*", "")):
             console.print(sentence, highlight=False, markup=False)
+    if summary.detections:
+        console.print(grid_terminal(detection_grids(summary.detections)))
+        for note in detection_notes(summary.detections):
+            console.print(note.replace("*", ""), highlight=False, markup=False)
     if summary.comparisons:
         claims = count_claims(summary.comparisons)
         console.print(comparison_terminal(summary.group, summary.comparisons, claims))

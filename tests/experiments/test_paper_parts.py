@@ -8,7 +8,7 @@ import pytest
 import divtrain as dt
 from divtrain.cli import main
 from divtrain.experiments import PRESETS, RunDirectory, rewrite_summary, run_experiment
-from divtrain.experiments.config import GaasConfig, flatten
+from divtrain.experiments.config import DetectionConfig, ExperimentConfig, GaasConfig, flatten
 from divtrain.experiments.graph import experiment_graph
 from divtrain.experiments.paper_parts import PARTS, only_parts, parts_of
 from divtrain.experiments.progress import Progress
@@ -37,8 +37,8 @@ def kinds(names: list[str]) -> set[str]:
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_has_its_stages_with_their_inputs_in_order(preset: str, part: str) -> None:
     stages = experiment_graph(PRESETS[preset](), COMMON)
-    if part == "gaas" and not PRESETS[preset]().gaas.images:
-        with pytest.raises(dt.DivtrainError, match=r"--only gaas .*--gaas.images N"):
+    if not PARTS[part].included(PRESETS[preset]()):
+        with pytest.raises(dt.DivtrainError, match=rf"--only {part} .*--{part}.images N"):
             only_parts(stages, [part])
         return
     kept = only_parts(stages, [part])
@@ -53,26 +53,33 @@ def test_a_part_has_its_stages_with_their_inputs_in_order(preset: str, part: str
     assert set(names) == needed | set(own)  # and nothing else
 
 
+def everything() -> ExperimentConfig:
+    return replace(PRESETS["cifar10-conv4"](), detection=DetectionConfig(images=5))
+
+
 def test_what_each_part_leaves_out() -> None:
-    stages = experiment_graph(PRESETS["cifar10-conv4"](), COMMON)
+    stages = experiment_graph(everything(), COMMON)
     names = {part: [stage.name for stage in only_parts(stages, [part])] for part in PARTS}
     assert kinds(names["table2"]) == {"train", "craft", "transfer", "white"}
     assert kinds(names["coherence"]) == {"train", "coherence"}
     assert "train-surrogate-s0" not in names["coherence"]
     assert "train-static-s0" in names["coherence"]  # adv needs it
+    assert kinds(names["detection"]) == {"train", "craft", "detection"}
     assert names["gaas"] == ["train-base-s0", "train-div-s0", "gaas-base-s0", "gaas-div-s0"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_run_of_everything_includes_the_parts_that_its_graph_has(preset: str) -> None:
     config = PRESETS[preset]()
-    for changed in (config, replace(config, gaas=GaasConfig(images=5, targets=("adv", "x")))):
+    others = GaasConfig(images=5, targets=("adv", "x"))
+    unusual = DetectionConfig(images=5, targets=("div", "detector"))
+    for changed in (config, replace(config, gaas=others), replace(config, detection=unusual)):
         names = [stage.name for stage in experiment_graph(changed, COMMON)]
         assert [n for n, part in PARTS.items() if part.included(changed)] == parts_of(names)
 
 
 def test_all_parts_together_are_the_whole_graph() -> None:
-    stages = experiment_graph(PRESETS["cifar10-conv4"](), COMMON)
+    stages = experiment_graph(everything(), COMMON)
     assert only_parts(stages, PARTS) == stages
     assert parts_of(stage.name for stage in stages) == list(PARTS)
     assert parts_of(["train-div-s0", "coherence-div-s0"]) == ["coherence"]

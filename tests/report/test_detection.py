@@ -16,7 +16,8 @@ from divtrain.report import (
     detection_markdown,
     detection_rows,
 )
-from divtrain.report.detection import ALL, GRID, _on_grid
+from divtrain.report.detection import ALL
+from divtrain.report.detection_figure import GRID, _on_grid
 
 
 def scored(

@@ -5,17 +5,22 @@ import io
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
+from divtrain.analysis import InputKind
+from divtrain.analysis.detection import TITLES
 from divtrain.evaluation import CLEAN, WORST, Record, WarningSign
 from divtrain.report import (
     GaasPoint,
     RunFacts,
+    Scored,
     accuracy_figure,
     compare,
     compare_surrogates,
     comparison_csv,
     count_claims,
     csv_table,
+    detection_rows,
     make_rows,
     run_html,
 )
@@ -130,7 +135,26 @@ def page(seeds: int = 1, facts: RunFacts = FACTS, name: str = "div") -> Page:
         figures[each] = PNG
     coherence = {"base": 0.9123, name: -0.2}
     comparisons = compare("Conv3", main)
-    return Page(run_html(facts, rows, coherence, SIGNS, comparisons, POINTS, transfers, figures))
+    detections = detection_rows(unusual(name))
+    return Page(
+        run_html(facts, rows, coherence, SIGNS, comparisons, POINTS, transfers, detections, figures)
+    )
+
+
+def unusual(target: str) -> list[Scored]:
+    clean, noise = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.5, 0.6, 0.25, 0.9])
+    scores = {InputKind("clean", "clean", 0.0): clean, InputKind("outside", "noise", 0.0): noise}
+    return [
+        Scored(target, 0, "", kind, dict.fromkeys(TITLES, values.double()), None)
+        for kind, values in scores.items()
+    ]
+
+
+def test_detection_is_on_the_page() -> None:
+    (row,) = page().table("AUROC in percent")
+    assert (row["inputs"], row["target"], row["inputs / clean"]) == ("noise", "div", "4 / 4")
+    assert row["disagreement"].startswith("87.5")  # 14 of 16 pairs in the right order
+    assert "No attack here knows of the detector" in page().words
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -212,13 +236,13 @@ def test_hostile_names_are_shown_and_do_nothing() -> None:
     facts = RunFacts(HOSTILE, HOSTILE, "", [HOSTILE], HOSTILE, {HOSTILE: HOSTILE})
     shown = page(facts=facts, name=HOSTILE)
     assert set(shown.tags) == set(page().tags)
-    facts_and_title, rows, coherence = 7, 3 * 2, 1
-    assert shown.words.count(HOSTILE) == facts_and_title + rows + coherence
+    facts_and_title, rows, coherence, detection = 7, 3 * 2, 1, 2
+    assert shown.words.count(HOSTILE) == facts_and_title + rows + coherence + detection
 
 
 def test_what_was_not_measured_is_left_out() -> None:
     facts = RunFacts("part", "", "", [], "", {})
-    shown = Page(run_html(facts, [], {"base": 0.5}, [], [], [], [], {"coherence": PNG}))
+    shown = Page(run_html(facts, [], {"base": 0.5}, [], [], [], [], [], {"coherence": PNG}))
     assert [title for title, _, _ in shown.tables] == ["Coherence (Eq. 7), mean over the images"]
     assert "Accuracy" not in shown.words
     assert "Transfer threat model" not in shown.words
@@ -230,6 +254,6 @@ def test_a_real_figure_is_embedded_whole() -> None:
 
     rows = make_rows(measured())[:2]
     figure = accuracy_figure(rows, "x")
-    shown = Page(run_html(FACTS, rows, {}, [], [], [], [], {"accuracy": figure}))
+    shown = Page(run_html(FACTS, rows, {}, [], [], [], [], [], {"accuracy": figure}))
     (image,) = shown.images
     assert base64.b64decode(image.partition(",")[2]) == figure

@@ -31,8 +31,15 @@ PARTS: dict[str, Part] = {
         "--gaas.images N, e.g. 500, and in --gaas.targets some that --targets has too",
         lambda config: config.gaas.images > 0 and bool({*config.gaas.targets} & {*config.targets}),
     ),
+    "detection": Part(
+        ("detection-",),
+        "--detection.images N, e.g. 500, and in --detection.targets some that --targets has too",
+        lambda config: (
+            config.detection.images > 0 and bool({*config.detection.targets} & {*config.targets})
+        ),
+    ),
 }
-"""Table 2; Figure 4; Figure 5. A further part is a further line."""
+"""Table 2; Figure 4; Figure 5; section 6. A further part is a further line."""
 
 
 def only_parts(stages: Sequence[Stage], names: Iterable[str]) -> list[Stage]:

@@ -34,6 +34,7 @@ from divtrain.files import (
 )
 from divtrain.report import (
     Comparison,
+    DetectionRow,
     GaasPoint,
     Row,
     TransferCell,
@@ -70,6 +71,7 @@ class Summary:
         comparisons: Its cells, published and measured; none for held-out training images.
         points: GAAS.
         transfers: The surrogates compared, where there are several.
+        detections: How well scores tell unusual inputs from clean ones.
     """
 
     rows: list[Row]
@@ -81,13 +83,14 @@ class Summary:
     comparisons: Sequence[Comparison] = ()
     points: Sequence[GaasPoint] = ()
     transfers: Sequence[TransferCell] = ()
+    detections: Sequence[DetectionRow] = ()
 
 
 def write_summary(directory: RunDirectory, stages: Sequence[Stage], title: str) -> Summary:
     """Write the report of a run whose stages are done.
 
     That is report.html, and what was measured of records.jsonl, table.md, table.csv, table2.md,
-    table2.csv, transfer.md, transfer.csv, gaas.jsonl and the figures.
+    table2.csv, transfer.md, transfer.csv, gaas.jsonl, detection.md, detection.csv and figures.
     """
     return _write(directory, [directory.folder(stage) for stage in stages], title)
 
@@ -112,7 +115,13 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         if (folder / GAAS_FILE).exists()
         for point in _read_points(folder / GAAS_FILE)
     ]
-    if not records and not values and not points:
+    scored = [
+        each
+        for folder in folders
+        if (folder / DETECTION).exists()
+        for each in read_detection(folder / DETECTION)
+    ]
+    if not records and not values and not points and not scored:
         raise DivtrainError(
             f"nothing in {directory.path} has been evaluated yet; run the same `divtrain run`"
             " command again to go on"
@@ -136,7 +145,11 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     if points:
         files["figures/gaas.png"] = gaas_figure(points, title)
         files["gaas.jsonl"] = "".join(json.dumps(vars(point)) + "\n" for point in points)
-    files |= _detection_files(folders, title)
+    detections = detection_rows(scored)
+    if detections:
+        files["detection.md"] = detection_markdown(detections)
+        files["detection.csv"] = detection_csv(detections)
+        files["figures/detection.png"] = detection_figure(scored, title)
     if comparisons:
         claims = count_claims(comparisons)
         files["table2.md"] = comparison_markdown(group, comparisons, claims)
@@ -145,27 +158,15 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         files |= transfer_files(transfers, title)
     figures = {Path(n).stem: f for n, f in files.items() if isinstance(f, bytes)}
     facts = read_facts(directory, folders, title)
-    page = run_html(facts, all_rows, means, warnings, comparisons, points, transfers, figures)
+    page = run_html(facts, all_rows, means, warnings, comparisons, points, transfers, detections,
+                    figures)  # fmt: skip
     files["report.html"] = page.encode(errors="replace")  # words of a config may be no text
     make_folder(path / "figures")
     for name, content in files.items():
         write_bytes(path / name, content if isinstance(content, bytes) else content.encode())
     wrote = [path / name for name in files]
-    return Summary(rows, means, warnings, path, wrote, group, comparisons, points, transfers)
-
-
-def _detection_files(folders: Sequence[Path], title: str) -> dict[str, str | bytes]:
-    """Return the report on what the stages found of detection, where any looked."""
-    found = [folder / DETECTION for folder in folders if (folder / DETECTION).exists()]
-    scored = [each for file in found for each in read_detection(file)]
-    rows = detection_rows(scored)
-    if not rows:
-        return {}
-    return {
-        "detection.md": detection_markdown(rows),
-        "detection.csv": detection_csv(rows),
-        "figures/detection.png": detection_figure(scored, title),
-    }
+    return Summary(rows, means, warnings, path, wrote, group, comparisons, points, transfers,
+                   detections)  # fmt: skip
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:

@@ -4,13 +4,13 @@ from divtrain.report.activation import Histories, activation_figure
 from divtrain.report.card import Card, Facts, card_json, card_markdown, make_card
 from divtrain.report.card_page import card_html, card_terminal
 from divtrain.report.comparison import comparison_csv, comparison_markdown, comparison_terminal
-from divtrain.report.detection import (
-    DetectionRow,
-    Scored,
+from divtrain.report.detection import DetectionRow, Scored, detection_rows
+from divtrain.report.detection_figure import detection_figure
+from divtrain.report.detection_tables import (
     detection_csv,
-    detection_figure,
+    detection_grids,
     detection_markdown,
-    detection_rows,
+    detection_notes,
 )
 from divtrain.report.figures import (
     GaasPoint,
@@ -95,7 +95,9 @@ __all__ = [
     "describe_sweep",
     "detection_csv",
     "detection_figure",
+    "detection_grids",
     "detection_markdown",
+    "detection_notes",
     "detection_rows",
     "gaas_figure",
     "gaas_grid",

@@ -8,6 +8,8 @@ from divtrain.evaluation import CLEAN, KNOWLEDGE, WarningSign
 from divtrain.report.card import DOCUMENTATION
 from divtrain.report.comparison import LEGEND as COMPARISON_LEGEND
 from divtrain.report.comparison import claim_lines
+from divtrain.report.detection import DetectionRow
+from divtrain.report.detection_tables import detection_grids, detection_notes
 from divtrain.report.figures import GaasPoint
 from divtrain.report.grid import Entry, Grid
 from divtrain.report.published import Comparison, count_claims
@@ -164,6 +166,7 @@ def run_html(
     comparisons: Sequence[Comparison],
     points: Sequence[GaasPoint],
     transfers: Sequence[TransferCell],
+    detections: Sequence[DetectionRow],
     figures: Mapping[str, bytes],
 ) -> str:
     """Render the report of a run; what was not measured is left out.
@@ -176,7 +179,8 @@ def run_html(
         comparisons: Table 2's group beside what was measured.
         points: GAAS.
         transfers: Surrogates compared.
-        figures: PNGs by name: accuracy, coherence, gaas, transfer.
+        detections: How well scores tell unusual inputs from clean ones.
+        figures: PNGs by name: accuracy, coherence, gaas, transfer, detection.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -215,6 +219,10 @@ def run_html(
         )
         grid = gaas_grid(points)
         sections.append(Section("GAAS (Figure 5)", (), (grid,), figures.get("gaas"), (note,)))
+    if detections:
+        notes = tuple(note.replace("*", "") for note in detection_notes(detections))
+        tables, drawn = detection_grids(detections), figures.get("detection")
+        sections.append(Section("Detection (section 6)", (), tables, drawn, notes))
     return environment.get_template("run.html.jinja").render(
         facts=facts,
         described=describe(rows) if rows else "",

@@ -1,0 +1,77 @@
+"""Section 6 as a figure: ROC curves."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from divtrain.analysis import roc_curve
+from divtrain.analysis.detection import TITLES
+from divtrain.report.detection import ALL, Scored, kind_order, short_name, with_pooled
+from divtrain.report.drawing import colour_of, new_figure, to_png
+
+GRID = torch.linspace(0, 1, 201, dtype=torch.float64)
+"""False positive rates at which curves of several seeds are averaged."""
+
+
+def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
+    """Draw ROC curves, a panel a kind of inputs, the attacks of one eps together, as PNG bytes.
+
+    Every target's disagreement; the softmax of base, or the first; the incoherence of detector, or
+    the last. Of several seeds the mean true positive rate.
+    """
+    clean = {(s.target, s.seed): s for s in scored if s.kind.threat == "clean"}
+    pooled = [s for s in with_pooled(scored) if s.kind.name == ALL or s.kind.threat == "outside"]
+    kinds = sorted(dict.fromkeys(each.kind for each in pooled), key=kind_order)
+    targets = list(dict.fromkeys(each.target for each in scored))
+    baseline = "base" if "base" in targets else targets[0]
+    ours = "detector" if "detector" in targets else targets[-1]
+    lines = [(baseline, "max_softmax"), *((target, "disagreement") for target in targets)]
+    lines.append((ours, "incoherence"))
+    styles = {"max_softmax": "--", "disagreement": "-", "incoherence": ":"}
+    down = -(-len(kinds) // 4)
+    across = -(-len(kinds) // down)
+    figure = new_figure(2.5 * across + 0.4, 2.6 * down + 0.9)
+    axes = figure.subplots(down, across, squeeze=False, sharey=True)
+    for axis, kind in zip(axes.flat, kinds, strict=False):
+        for target, score in lines:
+            mine = [each for each in pooled if (each.kind, each.target) == (kind, target)]
+            curves = [
+                _on_grid(*roc_curve(each.scores[score], clean[target, each.seed].scores[score]))
+                for each in mine
+            ]
+            axis.plot(GRID, torch.stack(curves).mean(0), styles[score], linewidth=1.3,
+                      color=colour_of(target, targets),
+                      label=f"{target}: {TITLES[score]}")  # fmt: skip
+        axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=0)
+        known = any(each.trained_outside == kind.name for each in pooled if each.kind == kind)
+        note = "\n(detector trained on this kind)" if known else ""
+        name = (
+            short_name(kind.name)
+            if kind.threat == "outside"
+            else f"{kind.threat}, eps {kind.eps:g}"
+        )
+        axis.set_title(name + note, fontsize=8, loc="left")
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel("share of clean images flagged", fontsize=7)
+    for axis in axes.flat[len(kinds) :]:
+        axis.set_visible(False)
+    for line in axes:
+        line[0].set_ylabel("share of these inputs flagged", fontsize=7)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    images = sorted({len(each.scores["disagreement"]) for each in clean.values()})
+    over = f"{' or '.join(map(str, images))} clean images"
+    seeds = len({each.seed for each in scored})
+    over += f", mean of {seeds} seeds" if seeds > 1 else ""
+    figure.suptitle(f"{title}: detection ({over}; all attacks together)", fontsize=10)
+    return to_png(figure)
+
+
+def _on_grid(false: Tensor, true: Tensor) -> Tensor:
+    """The curve's true positive rate at each rate of `GRID`, straight between its points."""
+    after = torch.searchsorted(false, GRID, right=True).clamp(1, len(false) - 1)
+    low, high = false[after - 1], false[after]
+    share = torch.where(high > low, (GRID - low) / (high - low).clamp_min(1e-300), 1.0)
+    return true[after - 1] + share.clamp(0, 1) * (true[after] - true[after - 1])
