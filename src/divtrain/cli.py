@@ -319,7 +319,7 @@ def _presets(words: list[str]) -> int:
         print("usage: divtrain presets [NAME]\n\nThe presets, or one in full.")
     elif not words:
         for name, preset in PRESETS.items():
-            console.print(f"[bold]{name:14}[/] {_doc(preset).splitlines()[0]}", soft_wrap=True)
+            console.print(f"[bold]{name:22}[/] {_doc(preset).splitlines()[0]}", soft_wrap=True)
     elif len(words) > 1:
         raise DivtrainError(f"expected one preset, got {' '.join(words)}")
     else:

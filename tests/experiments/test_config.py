@@ -9,7 +9,7 @@ from divtrain.experiments import PRESETS, AttackConfig, DataConfig, ModelConfig,
 from divtrain.experiments.config import check_config, flatten, unflatten
 from divtrain.experiments.defences import DEFENCES, build_defence
 from divtrain.experiments.graph import experiment_graph
-from divtrain.experiments.presets import digits, mnist_conv3, mnist_quick
+from divtrain.experiments.presets import digits, mnist_conv3
 from divtrain.training import CrossEntropy, GradientAlignment
 
 COMMON = {"data": "mnist", "fingerprint": "0", "device": "cpu"}
@@ -45,11 +45,19 @@ def test_mnist_conv3_has_the_papers_values() -> None:
     assert (config.data.shift, config.data.flip, config.data.train_size) == (2, False, None)
 
 
-def test_mnist_quick_is_the_reduced_run_it_says_it_is() -> None:
-    quick = mnist_quick()
-    assert (quick.data.train_size, quick.train.epochs) == (20_000, 2)
-    assert quick.model == mnist_conv3().model
-    assert "reduced" in (mnist_quick.__doc__ or "")
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-quick")])
+def test_a_quick_preset_is_the_reduced_run_it_says_it_is(name: str) -> None:
+    quick, said = PRESETS[name](), PRESETS[name].__doc__ or ""
+    full = PRESETS["mnist-conv3" if name == "mnist-quick" else name.removesuffix("-quick")]()
+    assert "reduced" in said
+    assert f"{quick.data.train_size:,} images" in said
+    assert f"{quick.train.epochs} short epochs" in said
+    assert quick.preset == name
+    assert (quick.model, quick.attack.eps, quick.attack.names) == (
+        full.model, full.attack.eps, full.attack.names
+    )  # fmt: skip
+    assert (quick.train.gal_weight, quick.train.noise) == (full.train.gal_weight, full.train.noise)
+    assert quick.targets == (("base", "div") if name == "mnist-quick" else full.targets)
 
 
 def test_defences_are_what_the_specification_says() -> None:

@@ -13,11 +13,12 @@ from divtrain.experiments.presets.cifar10 import (
     cifar10_resnet20_quick,
 )
 from divtrain.experiments.presets.digits import digits
-from divtrain.experiments.presets.mnist import mnist_conv3, mnist_quick
+from divtrain.experiments.presets.mnist import mnist_conv3, mnist_conv3_quick, mnist_quick
 
 PRESETS: dict[str, Callable[[], ExperimentConfig]] = {
     "digits": digits,
     "mnist-quick": mnist_quick,
+    "mnist-conv3-quick": mnist_conv3_quick,
     "mnist-conv3": mnist_conv3,
     "cifar10-conv4-quick": cifar10_conv4_quick,
     "cifar10-conv4": cifar10_conv4,
