@@ -142,6 +142,7 @@ def work(fabric: Fabric, folder: Path) -> None:
             (folder / f"{strategy}-{name}-{rank}.json").write_text(json.dumps(rows))
         _stop_and_go_on(fabric, folder, strategy)
         _refuse(fabric, folder, strategy)
+        _damage(fabric, folder, strategy)
 
 
 def _stop_and_go_on(fabric: Fabric, folder: Path, strategy: str) -> None:
@@ -186,6 +187,18 @@ def _refuse(fabric: Fabric, folder: Path, strategy: str) -> None:
         train(ens, stream(case, 15), BASE, settings(case, strategy), fabric)
     except dt.DivtrainError as error:
         (folder / f"{strategy}-refused-{fabric.global_rank}").write_text(str(error))
+
+
+def _damage(fabric: Fabric, folder: Path, strategy: str) -> None:
+    """Only the first process finds its state damaged."""
+    case, state = CASES["mixed"], folder / f"{strategy}-seen-{fabric.global_rank}.state"
+    content = (folder / "one.state").read_bytes()
+    state.write_bytes(content if fabric.global_rank else content[:-9])
+    try:
+        train(ensemble(case), stream(case), case.terms, settings(case, strategy), fabric, state)
+    except dt.DivtrainError as error:
+        told = f"{type(error).__name__} {error}"
+        (folder / f"{strategy}-damaged-{fabric.global_rank}").write_text(told)
 
 
 def second_cannot(fabric: Fabric, on_progress: OnProgress) -> None:

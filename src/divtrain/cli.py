@@ -152,7 +152,8 @@ class RunOptions:
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")]
     only: tuple[str, ...] = ()
     """Compute and report only these parts of the paper, with what they need: table2, coherence
-    (Figure 4), gaas (Figure 5); all if not given. Without it a later command goes on from there."""
+    (Figure 4), gaas (Figure 5), detection (section 6); all if not given. Without it a later command
+    goes on from there."""
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
     work: Annotated[WorkOptions, tyro.conf.arg(name="")] = field(default_factory=WorkOptions)

@@ -41,6 +41,11 @@ def test_sure_members_of_different_opinions_disagree_by_log_of_their_number() ->
     assert disagreement(opinions[:1]).item() == 0
 
 
+def test_disagreement_is_finite_where_one_member_all_but_excludes_a_class() -> None:
+    tiny = torch.tensor([[[5e-324, 1.0]], [[0.0, 1.0]], [[0.0, 1.0]]], dtype=torch.float64)
+    assert disagreement(tiny).tolist() == [0.0]
+
+
 def test_disagreement_is_entropy_of_the_mean_less_mean_entropy_and_forgets_the_order() -> None:
     p = probabilities()
 

@@ -120,6 +120,10 @@ def test_lazy_gal_goes_at_most_from_the_first_step_to_the_last() -> None:
     with pytest.raises(dt.DivtrainError, match=r"--train.gal-every 19 is more than the 18 steps"):
         check_steps("div", replace(train, gal_every=19), 100)
     check_steps("base+noise", replace(train, gal_every=19), 100)  # it takes no GAL
+    whole = TrainConfig(epochs=1, batch_size=100, gal_every=2)
+    check_steps("detector", whole, 100)  # half of each batch is from outside: 2 steps
+    with pytest.raises(dt.DivtrainError, match=r"more than the 2 steps that detector"):
+        check_steps("detector", replace(whole, gal_every=3), 100)
     with pytest.raises(dt.DivtrainError, match=r"more than the 27 steps that adv\+div .* 3 views"):
         check_steps("adv+div", replace(train, gal_every=31), 90)
 

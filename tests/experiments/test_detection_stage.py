@@ -25,7 +25,7 @@ from divtrain.experiments import (
     run_experiment,
     run_sweep,
 )
-from divtrain.experiments.config import DetectionConfig, check_config, flatten
+from divtrain.experiments.config import DetectionConfig, GaasConfig, check_config, flatten
 from divtrain.experiments.graph import _surrogate, experiment_graph
 from divtrain.experiments.run_directory import CONFIG
 from divtrain.experiments.stages import DETECTION, read_detection
@@ -193,6 +193,18 @@ def test_what_cannot_be_done_is_refused(change: dict[str, object], message: str)
                 SMALL, data=replace(SMALL.data, test_size=None), detection=DetectionConfig(501)
             ),
             "at most the 500 test images",
+        ),
+        (
+            replace(
+                SMALL,
+                data=replace(SMALL.data, held_out=9, test_size=None),
+                gaas=GaasConfig(images=10),
+            ),
+            "--gaas.images of at most the 9 held-out training images",
+        ),
+        (
+            replace(SMALL, detection=DetectionConfig(5, targets=("base", "bse"))),
+            "in --detection.targets 'bse'.*did you mean 'base'",
         ),
     ],
 )

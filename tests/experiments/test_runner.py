@@ -14,6 +14,7 @@ from divtrain.experiments import (
     run_experiment,
     train_ensembles,
 )
+from divtrain.experiments.stages import Stage
 from experiments.small import SMALL, records, start, until
 
 
@@ -230,3 +231,17 @@ def test_sizes_beyond_the_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(dt.DivtrainError, match="--data.train-size: .* 1 to 1297 images, got 2000"):
         run_experiment(big, tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_report_leaves_out_what_an_earlier_command_computed_otherwise(tmp_path: Path) -> None:
+    def stage(value: int) -> Stage:
+        return Stage("coherence-base-s0", {"value": value}, (), lambda context: None)
+
+    directory, first, second = RunDirectory(tmp_path / "run"), stage(1), stage(2)
+    with directory.entered({"preset": "x"}, [first]):
+        directory.begin(first)
+        directory.finish(first, 1.0)
+        assert directory.finished() == [directory.folder(first)]
+    with directory.entered({"preset": "x"}, [second]):
+        assert not directory.is_done(second)
+    assert directory.finished() == []

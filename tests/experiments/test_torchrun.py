@@ -155,6 +155,23 @@ def test_what_the_processes_cannot_share_is_refused(
 
 
 @pytest.mark.usefixtures("as_under_torchrun")
+def test_restarts_by_torchrun_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(dt.DivtrainError, match="without --max-restarts"):
+        run_experiment(SMALL, tmp_path / "run", Progress())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("as_under_torchrun")
+def test_only_the_first_process_may_run_an_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(dt.DivtrainError, match="torchrun's first process alone"):
+        run_experiment(SMALL, tmp_path / "run", Progress())
+
+
+@pytest.mark.usefixtures("as_under_torchrun")
 def test_ray_under_torchrun_is_refused() -> None:
     with pytest.raises(dt.DivtrainError, match="does not go with torchrun"):
         WorkOptions(executor="ray").choose()

@@ -107,6 +107,32 @@ def test_a_target_that_nothing_fools_has_no_number_there() -> None:
     assert detection_figure(robust, "t").startswith(b"\x89PNG")
 
 
+def test_a_kind_that_one_target_was_not_scored_at_leaves_its_lines_out() -> None:
+    some = [*EVERYTHING, scored("base", "outside", "smooth", [0.5, 0.6])]
+    assert detection_figure(some, "t").startswith(b"\x89PNG")
+    text = detection_markdown(detection_rows(some))
+    assert "| smooth | all | base |" in text
+    assert "| smooth | all | detector |" not in text
+
+
+def test_a_number_of_some_seeds_says_so() -> None:
+    second = [scored("base", "clean", "clean", [0.1, 0.2], seed=1),
+              scored("base", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False], 1)]  # fmt: skip
+    text = detection_markdown(detection_rows([*of("base"), *second]))
+    (line,) = [each for each in text.splitlines() if "| fooling | base |" in each][:1]
+    assert "(1 of 2 seeds)" in line
+    assert "[" not in line
+
+
+def test_a_source_is_known_however_its_path_is_written() -> None:
+    rows = detection_rows(
+        [scored("d", "clean", "clean", [0.1], trained="./a/o.npz"),
+         scored("d", "outside", "a/o.npz", [0.3], trained="./a/o.npz"),
+         scored("d", "outside", "smooth", [0.3], trained="./a/o.npz")]
+    )  # fmt: skip
+    assert {row.kind.name: row.known for row in rows} == {"a/o.npz": True, "smooth": False}
+
+
 def test_csv_has_a_line_a_number() -> None:
     lines = list(csv.DictReader(io.StringIO(detection_csv(detection_rows(EVERYTHING)))))
     assert len(lines) == 2 * len(TITLES) * (1 + 2 * 3)  # all and fooling of two attacks and both

@@ -144,6 +144,14 @@ def test_one_process_goes_on_from_the_state_of_two_and_two_from_that_of_one(
     assert difference(load(folder, f"{strategy}-from-one-0"), weights) < EXACT
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_damage_that_one_process_sees_is_told_in_all(folder: Path, strategy: str) -> None:
+    one, other = ((folder / f"{strategy}-damaged-{rank}").read_text() for rank in (0, 1))
+    assert one == other
+    assert one.startswith("DamagedFileError")
+    assert f"{strategy}-seen-0.state" in one
+
+
 def test_what_cannot_be_shared_is_refused_in_every_process(folder: Path) -> None:
     for rank in (0, 1):
         text = (folder / f"ddp-refused-{rank}").read_text()

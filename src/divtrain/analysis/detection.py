@@ -65,7 +65,7 @@ def disagreement(probabilities: Float[Tensor, "member batch classes"]) -> Float[
     >>> disagreement(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))  # log 2
     tensor([0.6931])
     """
-    mean = probabilities.mean(0)
+    mean = probabilities.mean(0).clamp_min(torch.finfo(probabilities.dtype).tiny)
     divergence = torch.xlogy(probabilities, probabilities) - torch.xlogy(probabilities, mean)
     return divergence.sum(-1).mean(0).clamp_min(0)
 

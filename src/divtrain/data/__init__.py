@@ -3,7 +3,7 @@
 from divtrain.data.augment import random_flip, random_shift
 from divtrain.data.datasets import DATASETS, Dataset, Images, Split, load_dataset
 from divtrain.data.noise import add_noise, truncated_normal
-from divtrain.data.outside import NOISES, Outside, check_outside, open_outside
+from divtrain.data.outside import NOISES, Outside, check_outside, open_outside, same_source
 from divtrain.data.stream import Clean, Noisy, OutsidePart, Stream, View
 from divtrain.data.subset import balanced_subset, hold_out
 
@@ -27,5 +27,6 @@ __all__ = [
     "open_outside",
     "random_flip",
     "random_shift",
+    "same_source",
     "truncated_normal",
 ]

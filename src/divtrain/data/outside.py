@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -134,11 +135,20 @@ def open_outside(name: str, root: str | Path = "data", expected: str = "") -> Ou
     if name not in DATASETS and not path:
         known = [*NOISES, *DATASETS, "FILE.npz", "FOLDER/"]
         raise unknown_name("kind of images from outside", name, known)
-    dataset = load_dataset(name, root)
+    file = Path(name)
+    changed = file.stat().st_mtime_ns if path and file.exists() else 0
+    dataset = _load(name, str(root), changed)
     opened = OtherImages(name, dataset.fingerprint, dataset)
     if expected and repr(opened) != expected:
         raise DivtrainError(f"{name} changed since the run began; run the same command again")
     return opened
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, root: str, changed: int) -> Dataset:
+    """Load a data set once for all stages of a graph, and again when its file has changed."""
+    del changed
+    return load_dataset(name, root)
 
 
 def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
@@ -152,7 +162,7 @@ def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
     Raises:
         DivtrainError: saying what to do.
     """
-    if isinstance(outside, OtherImages) and _same(outside.name, inside.name):
+    if isinstance(outside, OtherImages) and same_source(outside.name, inside.name):
         raise DivtrainError(
             f"{outside.name} is the data set itself, not outside of it; name another set, or"
             f" {' or '.join(NOISES)}, with --train.outside or --detection.against"
@@ -163,9 +173,9 @@ def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
         outside((tested, *shape), torch.Generator().manual_seed(0), test=True)
 
 
-def _same(name: str, other: str) -> bool:
-    """Whether two names of data sets mean one."""
-    paths = name not in DATASETS and other not in DATASETS
+def same_source(name: str, other: str) -> bool:
+    """Whether two names of data sets, or kinds of noise, mean one."""
+    paths = not {name, other} & {*DATASETS, *NOISES, ""}
     return name == other or (paths and Path(name).resolve() == Path(other).resolve())
 
 

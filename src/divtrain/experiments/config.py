@@ -1,5 +1,6 @@
 """What an experiment is made of: frozen dataclasses, each field a flag of the command line."""
 
+import itertools
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -8,6 +9,7 @@ import tyro
 from divtrain.analysis import regular_hadamard
 from divtrain.attacks import ATTACKS, build_attack
 from divtrain.checks import check_eps
+from divtrain.data import same_source
 from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.models import ARCHITECTURES
@@ -264,7 +266,8 @@ def check_detector(model: ModelConfig, train: TrainConfig) -> None:
     if train.batch_size < 2:
         raise DivtrainError(f"detector needs --train.batch-size >= 2, got {train.batch_size}")
     outside = (train.batch_size + 1) // 2
-    check_devices(train.devices, train.strategy, len(model.members), train.batch_size, outside)
+    devices = training_processes(train.devices)
+    check_devices(devices, train.strategy, len(model.members), train.batch_size, outside)
 
 
 def check_detection(config: DetectionConfig, data: DataConfig, targets: tuple[str, ...]) -> None:
@@ -287,7 +290,7 @@ def check_detection(config: DetectionConfig, data: DataConfig, targets: tuple[st
             f"expected some of --targets, {', '.join(targets)}, in --detection.targets, got"
             f" {', '.join(config.targets) or 'none'}"
         )
-    if len(set(config.against)) < len(config.against):
+    if any(same_source(*pair) for pair in itertools.combinations(config.against, 2)):
         kinds = ", ".join(config.against)
         raise DivtrainError(f"expected each of --detection.against once, got {kinds}")
 

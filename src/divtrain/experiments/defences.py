@@ -11,6 +11,7 @@ from torch import nn
 from divtrain.data import Clean, Noisy, View
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.config import TrainConfig
+from divtrain.gal import images_in
 from divtrain.training import (
     Adversarial,
     CrossEntropy,
@@ -125,7 +126,8 @@ def check_steps(name: str, train: TrainConfig, images: int) -> None:
     built = build_defence(name, train)
     if not any(isinstance(term, GradientAlignment) for term in built.terms):
         return
-    steps = train.epochs * (images * len(built.views) // max(train.batch_size, 1))
+    outside = 0 if built.outside is None else images_in(OUTSIDE_SHARE, train.batch_size)
+    steps = train.epochs * (images * len(built.views) // max(train.batch_size - outside, 1))
     if 0 < steps < train.gal_every:  # a batch that is too large is told by who draws batches
         raise DivtrainError(
             f"--train.gal-every {train.gal_every} is more than the {steps} steps that {name} is"

@@ -210,10 +210,16 @@ class RunDirectory:
                 be made of is not what a stage wrote.
         """
         self.read_config()
-        folders = [self.path / "stages" / name for name in self._read_plan()]
-        done = [folder for folder in folders if (folder / MANIFEST).exists()]
-        for folder in done:
-            for name, digest in read_manifest(folder)["files"].items():
+        done: list[Path] = []
+        for stage, key in self._read_plan().items():
+            folder = self.path / "stages" / stage
+            if not (folder / MANIFEST).exists():
+                continue
+            manifest = read_manifest(folder)
+            if manifest["key"] != key:
+                continue  # an earlier command's, to be done anew
+            done.append(folder)
+            for name, digest in manifest["files"].items():
                 if name in REPORTED and not _is_whole(folder / name, digest):
                     raise DamagedFileError(
                         f"{folder / name} is damaged: it is not what its stage wrote; run the same"

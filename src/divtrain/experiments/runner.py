@@ -14,7 +14,7 @@ from divtrain.data import (
     load_dataset,
     open_outside,
 )
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.config import (
     DataConfig,
     ExperimentConfig,
@@ -150,16 +150,22 @@ def check_outside_images(config: ExperimentConfig, dataset: Dataset) -> None:
         DivtrainError: before anything is computed.
     """
     root, detection = config.data.root, config.detection
-    if "detector" in config.targets:
+    theirs = attackers(config.attack.surrogates, config.model, config.train, config.seed)
+    if "detector" in {*config.targets, *(each.defence for each in theirs)}:
         check_outside(open_outside(config.train.outside, root), dataset)
-    if not detection.images:
-        return
-    if detection.images > len(dataset.test):
-        raise DivtrainError(
-            f"expected --detection.images of at most the {len(dataset.test)} test images, got"
-            f" {detection.images}"
-        )
-    for name in detection.against:
+    for field, images, targets in (
+        ("gaas", config.gaas.images, config.gaas.targets),
+        ("detection", detection.images, detection.targets),
+    ):
+        for name in targets if images else ():
+            if name not in DEFENCES:
+                raise unknown_name(f"defence in --{field}.targets", name, DEFENCES)
+        if images > len(dataset.test):
+            raise DivtrainError(
+                f"expected --{field}.images of at most the {len(dataset.test)} {dataset.split}"
+                f" images, got {images}"
+            )
+    for name in detection.against if detection.images else ():
         check_outside(open_outside(name, root), dataset, detection.images)
 
 

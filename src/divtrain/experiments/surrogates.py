@@ -133,7 +133,7 @@ def attackers(
                 f"--attack.surrogates {word}: the targets differ in their defence, so name one of"
                 f" {', '.join(DEFENCES)}"
             )
-        if ",seed=" in word:
+        if any(part.startswith("seed=") for part in word.split(",")):
             raise DivtrainError(
                 f"--attack.surrogates {word}: a surrogate's seed follows from --seed; leave it out"
             )

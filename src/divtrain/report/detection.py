@@ -10,6 +10,7 @@ from torch import Tensor
 
 from divtrain.analysis import Detection, InputKind, detect
 from divtrain.analysis.detection import TITLES
+from divtrain.data import same_source
 from divtrain.report.tables import attack_title
 
 ALL = "all attacks"
@@ -94,11 +95,15 @@ def detection_rows(scored: Sequence[Scored]) -> list[DetectionRow]:
                         if len(values):
                             negatives = clean[target, each.seed].scores[score]
                             found[score][each.seed] = detect(values, negatives)
-                known = any(each.trained_outside == kind.name for each in mine)
-                known = known and kind.threat == "outside"
+                known = any(trained_on(each, kind) for each in mine)
                 if mine:
                     rows.append(DetectionRow(kind, which, target, known, found, len(mine)))
     return rows
+
+
+def trained_on(scored: Scored, kind: InputKind) -> bool:
+    """Whether the target was trained on inputs of a kind, though never on these."""
+    return kind.threat == "outside" and same_source(scored.trained_outside, kind.name)
 
 
 def kind_order(kind: InputKind) -> tuple[int, float, bool]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from divtrain.analysis import roc_curve
 from divtrain.analysis.detection import TITLES
-from divtrain.report.detection import ALL, Scored, kind_order, short_name, with_pooled
+from divtrain.report.detection import ALL, Scored, kind_order, short_name, trained_on, with_pooled
 from divtrain.report.drawing import colour_of, new_figure, to_png
 
 GRID = torch.linspace(0, 1, 201, dtype=torch.float64)
@@ -36,6 +36,8 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
     for axis, kind in zip(axes.flat, kinds, strict=False):
         for target, score in lines:
             mine = [each for each in pooled if (each.kind, each.target) == (kind, target)]
+            if not mine:
+                continue
             curves = [
                 _on_grid(*roc_curve(each.scores[score], clean[target, each.seed].scores[score]))
                 for each in mine
@@ -44,7 +46,7 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
                       color=colour_of(target, targets),
                       label=f"{target}: {TITLES[score]}")  # fmt: skip
         axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=0)
-        known = any(each.trained_outside == kind.name for each in pooled if each.kind == kind)
+        known = any(trained_on(each, kind) for each in pooled if each.kind == kind)
         note = "\n(detector trained on this kind)" if known else ""
         name = (
             short_name(kind.name)
@@ -59,8 +61,16 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
         axis.set_visible(False)
     for line in axes:
         line[0].set_ylabel("share of these inputs flagged", fontsize=7)
-    handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    labelled = [axis.get_legend_handles_labels() for axis in axes.flat]
+    legend = {name: line for own in labelled for line, name in zip(*own, strict=True)}
+    figure.legend(
+        legend.values(),
+        list(legend),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=7,
+        frameon=False,
+    )
     images = sorted({len(each.scores["disagreement"]) for each in clean.values()})
     over = f"{' or '.join(map(str, images))} clean images"
     seeds = len({each.seed for each in scored})

@@ -13,7 +13,7 @@ from divtrain.report.grid import Entry, Grid, grid_markdown
 DETECTION_LEGEND = (
     "*1 - max softmax*: of the members' mean softmax. *disagreement*: Jensen-Shannon divergence of"
     " the members' answers. *incoherence*: minus the coherence of their input gradients towards the"
-    " ensemble's answer. Negatives are clean test images, right or wrong. *all*: every adversarial"
+    " ensemble's answer. Negatives are clean images, right or wrong. *all*: every adversarial"
     " example; *fooling*: those that the target gets wrong where it gets the clean image right,"
     " other ones for each target. Intervals take inputs to be independent. No attack here knows of"
     " the detector: an attacker who does can lower the score as well."
@@ -82,8 +82,10 @@ def detection_csv(rows: Sequence[DetectionRow]) -> str:
     return out.getvalue()
 
 
-def _entries(row: DetectionRow, cell: Callable[[Sequence[Detection]], Entry]) -> tuple[Entry, ...]:
-    numbers = (cell(list(row.found[score].values())) for score in TITLES)
+def _entries(
+    row: DetectionRow, cell: Callable[[Sequence[Detection], int], Entry]
+) -> tuple[Entry, ...]:
+    numbers = (cell(list(row.found[score].values()), row.seeds) for score in TITLES)
     names = (_inputs(row), row.which, row.target, _counts(row))
     return (*map(Entry, names), *numbers)
 
@@ -100,20 +102,22 @@ def _counts(row: DetectionRow) -> str:
     return f"{sum(d.positives for d in found)} / {sum(d.negatives for d in found)}"
 
 
-def _auroc(found: Sequence[Detection]) -> Entry:
-    if len(found) == 1:
+def _auroc(found: Sequence[Detection], seeds: int) -> Entry:
+    if len(found) == seeds == 1:
         low, high = found[0].interval
         return Entry(f"{100 * found[0].auroc:.1f}", f"[{100 * low:.1f}, {100 * high:.1f}]")
-    return _spread([each.auroc for each in found])
+    return _spread([each.auroc for each in found], seeds)
 
 
-def _fpr(found: Sequence[Detection]) -> Entry:
-    return _spread([each.fpr95 for each in found])
+def _fpr(found: Sequence[Detection], seeds: int) -> Entry:
+    return _spread([each.fpr95 for each in found], seeds)
 
 
-def _spread(values: Sequence[float]) -> Entry:
+def _spread(values: Sequence[float], seeds: int) -> Entry:
     if not values:
         return Entry("")
     mean = f"{100 * statistics.mean(values):.1f}"
     more = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return Entry(f"{mean}{more}")
+    return Entry(
+        f"{mean}{more}", "" if len(values) == seeds else f"({len(values)} of {seeds} seeds)"
+    )

@@ -49,9 +49,15 @@ def training_processes(devices: int) -> int:
     """Processes that share a training: `devices`, or under torchrun all that it started.
 
     Raises:
-        DivtrainError: when torchrun started another number than was asked for.
+        DivtrainError: when torchrun started another number than was asked for, or would start
+            them again by itself.
     """
     started = torchrun_processes()
+    if started > 1 and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0:
+        raise DivtrainError(
+            "expected torchrun without --max-restarts: its processes would meet again in the middle"
+            " of a conversation; give the same command again after a failure, it goes on"
+        )
     if started > 1 and devices not in (1, started):
         raise DivtrainError(
             f"torchrun started {started} processes, but --train.devices asks for {devices}; leave"

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from divtrain.data.stream import Stream
 from divtrain.ensemble import Ensemble, aggregate_logits
-from divtrain.errors import DivtrainError
-from divtrain.training.devices import Strategy, spread
+from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.training.devices import OneDevice, Strategy, spread
 from divtrain.training.divergence import check_weights, divergence, finite_log
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.state import History, TrainingState, load_state, save_state
@@ -126,7 +126,7 @@ def train(
     if stream.outside is not None:
         recipe["outside"] = repr(stream.outside)
     if state_file is not None and devices.as_first(state_file.exists()):
-        progress = load_state(state_file, ens, optimizer, recipe, steps)
+        progress = _load_together(state_file, ens, optimizer, recipe, steps, devices)
     devices.begin(optimizer)
     ens.train()
     saved = time.monotonic()
@@ -168,6 +168,28 @@ def train(
     check_weights(ens, steps, steps, state_file)
     ens.eval()
     return progress.history
+
+
+def _load_together(
+    path: Path,
+    ens: Ensemble,
+    optimizer: Any,
+    recipe: dict[str, str],
+    steps: int,
+    devices: OneDevice,
+) -> TrainingState:
+    """Load the state in every process, or raise the same kind of error in every one."""
+    state, failure = TrainingState(steps), None
+    try:
+        state = load_state(path, ens, optimizer, recipe, steps)
+    except DivtrainError as error:
+        failure = error
+    damaged = isinstance(failure, DamagedFileError)
+    failed, damaged = devices.any(failure is not None, damaged)
+    if failed:
+        told = devices.first_said(None if failure is None else str(failure))
+        raise (DamagedFileError if damaged else DivtrainError)(told) from failure
+    return state
 
 
 def _check_parts(ens: Ensemble, terms: Sequence[Term], stream: Stream) -> None:

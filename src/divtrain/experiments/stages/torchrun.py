@@ -41,14 +41,24 @@ def lead(work: "Work", accelerator: str, precision: str, on_progress: OnProgress
     """Do the work in this, the first process, and in all others.
 
     Raises:
-        DivtrainError: what the work raises here; where another process fails torchrun ends all.
+        DivtrainError: what the work raises here, or in a process that is not the first; where
+            another process fails torchrun ends all.
         KeyboardInterrupt: when the work was stopped.
     """
-    _call(json.dumps({"accelerator": accelerator, "precision": precision}))
+    if is_follower():
+        raise DivtrainError(
+            "expected torchrun's first process alone to run an experiment; in a script of your own"
+            " let the others call `divtrain.experiments.follow()`"
+        )
     fabric = open_fabric(accelerator, precision, torchrun_processes())
+    _call(json.dumps({"accelerator": accelerator, "precision": precision}))
     fabric.launch()
     fabric.broadcast(pickle.dumps(work))
-    work(fabric, on_progress)
+    try:
+        work(fabric, on_progress)
+    except RuntimeError:
+        time.sleep(1)  # where another process failed first, torchrun ends this one meanwhile
+        raise
 
 
 def follow() -> None:
@@ -62,14 +72,16 @@ def follow() -> None:
     while (call := _next_call(number, failure)) != END:
         number += 1
         where = json.loads(call)
-        fabric = open_fabric(where["accelerator"], where["precision"], torchrun_processes())
-        fabric.launch()
-        work: Work = pickle.loads(fabric.broadcast(b""))
         try:
+            fabric = open_fabric(where["accelerator"], where["precision"], torchrun_processes())
+            fabric.launch()
+            work: Work = pickle.loads(fabric.broadcast(b""))
             work(fabric, _show_nothing)
             failure = None
         except DivtrainError as error:
             failure = error
+        except RuntimeError as error:  # mostly that another process is gone, which says why
+            failure = DivtrainError(f"training ended with {type(error).__name__}: {error}")
 
 
 def dismiss() -> None:
@@ -101,7 +113,7 @@ def _next_call(number: int, failure: DivtrainError | None) -> str:
 
 @functools.cache
 def _store() -> Any:
-    """The store that torchrun gives its processes; another one when it starts them again."""
+    """The store that torchrun gives its processes, the same if it started them again."""
     store, _, _ = next(rendezvous("env://"))
     return store
 
