@@ -48,7 +48,7 @@ def lead(work: "Work", accelerator: str, precision: str, on_progress: OnProgress
     if is_follower():
         raise DivtrainError(
             "expected torchrun's first process alone to run an experiment; in a script of your own"
-            " let the others call `divtrain.experiments.follow()`"
+            " let the others call divtrain.experiments.follow(), and the first dismiss() at the end"
         )
     fabric = open_fabric(accelerator, precision, torchrun_processes())
     _call(json.dumps({"accelerator": accelerator, "precision": precision}))
