@@ -398,7 +398,9 @@ def _print_summary(summary: Summary) -> None:
             console.print(note.replace("*", ""), highlight=False, markup=False)
     if summary.comparisons:
         claims = count_claims(summary.comparisons)
-        console.print(comparison_terminal(summary.group, summary.comparisons, claims))
+        console.print(
+            comparison_terminal(summary.group, summary.comparisons, claims, summary.reduced)
+        )
     _print_warnings(summary.warnings)
     _print_files(summary.files, summary.path)
 

@@ -191,6 +191,7 @@ def test_damaged_masks_are_told(whole: Path, tmp_path: Path) -> None:
         (("base", "own"), "name one of base, base\\+noise, div"),
         (("base", "div,seed=3"), "follows from --seed"),
         (("base", "seed=3"), "follows from --seed"),
+        (("dov",), "'dov'"),
         (("base", "dov"), "dov"),
         (("base", "div,single"), "property of pairs"),
     ],

@@ -161,7 +161,7 @@ def test_a_run_of_before_goes_on(run: Path) -> None:
     old = {n: v for n, v in config.items() if not n.startswith("detection") and "outside" not in n}
     assert len(config) - len(old) == 4
     write_sealed_json(run / CONFIG, old)
-    RunDirectory(run)._check(flatten(SMALL))
+    RunDirectory(run).check(flatten(SMALL))
     write_sealed_json(run / CONFIG, config)
 
 

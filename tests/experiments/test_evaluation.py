@@ -518,3 +518,11 @@ def test_quick_means_fewer_images_and_attacks(
     assert main([*words, "--attack.white-box", "apgdt", "--data.test-size=50"]) == 130
     assert seen[1].attack.white_box == ("apgdt",)  # what is said stands
     assert seen[1].data.test_size == 50
+
+
+def test_a_run_directory_is_no_checkpoint_and_one_in_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "run/stages/train-div-s0/ensemble.safetensors"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(dt.DivtrainError, match=rf"is a folder; name a checkpoint .* {file}"):
+        open_source("mine", str(tmp_path / "run"))

@@ -120,6 +120,24 @@ def test_the_whole_run_goes_on_from_a_part_and_ends_the_same(tmp_path: Path) -> 
     assert (out / "table.md").read_text() == (whole / "table.md").read_text()
 
 
+def test_a_whole_run_removes_report_files_that_only_an_earlier_command_asked_for(
+    tmp_path: Path,
+) -> None:
+    out, found = tmp_path / "run", GaasConfig(images=2, orders=(4,), eps=(0.1,))
+    run_experiment(replace(SMALL, gaas=found), out, Progress())
+    assert {"gaas.jsonl", "table.md"} <= {file.name for file in out.iterdir()}
+    run_experiment(SMALL, out, Progress(), parts=["coherence"])  # a part leaves the rest alone
+    assert (out / "gaas.jsonl").exists()
+    run_experiment(SMALL, out, Progress())
+    assert not (out / "gaas.jsonl").exists()
+    assert not (out / "figures/gaas.png").exists()
+    assert (out / "stages/gaas-div-s0/manifest.json").exists()
+    again = Noting()
+    run_experiment(replace(SMALL, gaas=found), out, again)
+    assert again.began == []
+    assert (out / "gaas.jsonl").exists()
+
+
 def test_only_is_an_option_and_the_report_shows_the_same(tmp_path: Path, capsys: Captured) -> None:
     out = f"--out={tmp_path / 'run'}"
     gaas = ["--gaas.images=2", "--gaas.orders", "4", "--gaas.eps", "0.1"]

@@ -92,6 +92,9 @@ def test_an_unknown_group_is_refused() -> None:
 def test_markdown_and_csv_hold_both_numbers(tmp_path: Path) -> None:
     cells = compare("Conv3", [row("div", 0.1, 0.7)])
     text = comparison_markdown("Conv3", cells, count_claims(cells))
+    assert "Not the paper's" not in text
+    told = comparison_markdown("Conv3", cells, count_claims(cells), ["--train.epochs 2, not 10"])
+    assert "numbers are not to be expected: --train.epochs 2, not 10" in told
     assert "| 0.1 | div | 99.0 / 99.2 | 70.0 / 97.1 |" in text
     assert "- / 99.4" in text
     assert "adv > div" not in text  # nothing was measured to count

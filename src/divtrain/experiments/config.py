@@ -204,6 +204,10 @@ def check_config(config: ExperimentConfig) -> None:
     for name in config.model.members:
         if name not in ARCHITECTURES:
             raise unknown_name("model", name, ARCHITECTURES)
+    if not 0 <= config.model.slope <= 1:
+        raise DivtrainError(
+            f"expected --model.slope from 0 (ReLU) to 1 (no activation), got {config.model.slope!r}"
+        )
     check_training(config.train)
     normed = [name for name in config.model.members if name.startswith("resnet")]
     if config.train.gal_part < 1 and normed:
@@ -222,6 +226,8 @@ def check_config(config: ExperimentConfig) -> None:
         raise DivtrainError(f"expected --seeds >= 1, got {config.seeds}")
     if not config.targets:
         raise DivtrainError("expected at least one of --targets")
+    if len(set(config.targets)) < len(config.targets):
+        raise DivtrainError(f"expected each of --targets once, got {' '.join(config.targets)}")
     if config.data.held_out < 0:
         raise DivtrainError(f"expected --data.held-out >= 0, got {config.data.held_out}")
     if config.data.shift < 0:

@@ -105,7 +105,7 @@ class RunDirectory:
                 the folder holds something else or another config, naming the fields that differ,
                 or cannot be written.
         """
-        self._check(config)
+        self.check(config)
         with at_the_door(self.path):
             there = others(self.path)
             if there and not join:
@@ -114,7 +114,7 @@ class RunDirectory:
                     " --join to take other stages of the same run, or choose another folder with"
                     " --out. If that process is gone for sure, remove the file named"
                 )
-            self._check(config)
+            self.check(config)
             if there:
                 self._check_plan(stages)
             else:
@@ -145,8 +145,12 @@ class RunDirectory:
     def _lock(self, stage: Stage) -> Lock:
         return Lock(self.path / LOCKS, f"stage-{stage.name}")
 
-    def _check(self, config: dict[str, Any]) -> None:
-        """Check that the folder is this run's, or free."""
+    def check(self, config: dict[str, Any]) -> None:
+        """Check that the folder is this run's, or free; `entered` does, this is for before.
+
+        Raises:
+            DivtrainError: as `entered` does for what the folder holds.
+        """
         file = self.path / CONFIG
         if file.exists():
             before = self.read_config()

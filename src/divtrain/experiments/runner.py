@@ -86,7 +86,7 @@ def run_experiment(
         join: Whether to work beside other processes on the same run directory: each takes stages
             that are ready and that no other has.
         parts: Parts of the paper to compute and report and nothing else, of `PARTS`: ``table2``,
-            ``coherence``, ``gaas``. A later call without goes on from there.
+            ``coherence``, ``gaas``, ``detection``. A later call without goes on from there.
 
     Returns:
         The table, warning signs and files of the report.
@@ -95,10 +95,11 @@ def run_experiment(
         DivtrainError: for anything the user can mend; what was computed stays on disk.
     """
     directory, blueprint = RunDirectory(out), ExperimentBlueprint(config, parts=tuple(parts))
+    directory.check(flatten(config))
     graph = blueprint.build()
     with directory.entered(flatten(config), graph.stages, join):
         run_stages(blueprint, graph, directory, progress, executor)
-        return write_summary(directory, graph.stages, config.preset)
+        return write_summary(directory, graph.stages, config.preset, whole=not parts)
 
 
 def train_ensembles(
@@ -116,6 +117,7 @@ def train_ensembles(
         directory takes them up.
     """
     directory, blueprint = RunDirectory(out), ExperimentBlueprint(config, tuple(names))
+    directory.check(flatten(config))
     graph = blueprint.build()
     with directory.entered(flatten(config), graph.stages, join):
         run_stages(blueprint, graph, directory, progress, executor)

@@ -50,6 +50,10 @@ def open_source(name: str, word: str) -> Source:
     Raises:
         DivtrainError: when there is no such thing, or it is no `torch.nn.Module`.
     """
+    if Path(word).is_dir():
+        some = next(iter(sorted(Path(word).glob("stages/train-*/ensemble.safetensors"))), None)
+        which = f"such as {some}" if some else "ensemble.safetensors"
+        raise DivtrainError(f"{word} is a folder; name a checkpoint in it, {which}")
     if IMPORTABLE.fullmatch(word) and not Path(word).exists():
         model, about = _import(word), {}
     else:

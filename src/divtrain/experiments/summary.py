@@ -72,6 +72,7 @@ class Summary:
         points: GAAS.
         transfers: The surrogates compared, where there are several.
         detections: How well scores tell unusual inputs from clean ones.
+        reduced: Where the run differs from the paper's experiment, in words.
     """
 
     rows: list[Row]
@@ -84,15 +85,32 @@ class Summary:
     points: Sequence[GaasPoint] = ()
     transfers: Sequence[TransferCell] = ()
     detections: Sequence[DetectionRow] = ()
+    reduced: Sequence[str] = ()
 
 
-def write_summary(directory: RunDirectory, stages: Sequence[Stage], title: str) -> Summary:
+OPTIONAL = (
+    "transfer.md", "transfer.csv", "figures/transfer.png", "gaas.jsonl", "figures/gaas.png",
+    "detection.md", "detection.csv", "figures/detection.png", "table2.md", "table2.csv",
+)  # fmt: skip
+"""Files of a report that some commands on a run directory ask for and others do not."""
+
+
+def write_summary(
+    directory: RunDirectory, stages: Sequence[Stage], title: str, whole: bool = True
+) -> Summary:
     """Write the report of a run whose stages are done.
 
     That is report.html, and what was measured of records.jsonl, table.md, table.csv, table2.md,
     table2.csv, transfer.md, transfer.csv, gaas.jsonl, detection.md, detection.csv and figures.
+    Files that an earlier command asked for, and this one does not, would tell of another
+    config than the page: the report of a whole run removes them. Stages keep what they measured.
     """
-    return _write(directory, [directory.folder(stage) for stage in stages], title)
+    summary = _write(directory, [directory.folder(stage) for stage in stages], title)
+    if whole:
+        for name in OPTIONAL:
+            if directory.path / name not in summary.files:
+                (directory.path / name).unlink(missing_ok=True)
+    return summary
 
 
 def rewrite_summary(directory: RunDirectory) -> Summary:
@@ -133,6 +151,7 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     split: Split = "held-out training" if fields.get("data.held_out") else "test"
     group = str(fields.get("group", "")) if split == "test" else ""
     comparisons = compare(group, rows) if group and rows else []
+    facts = read_facts(directory, folders, title)
     path = directory.path
     files: dict[str, str | bytes] = {}
     if rows:
@@ -152,12 +171,11 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         files["figures/detection.png"] = detection_figure(scored, title)
     if comparisons:
         claims = count_claims(comparisons)
-        files["table2.md"] = comparison_markdown(group, comparisons, claims)
+        files["table2.md"] = comparison_markdown(group, comparisons, claims, facts.reduced)
         files["table2.csv"] = comparison_csv(comparisons)
     if transfers:
         files |= transfer_files(transfers, title)
     figures = {Path(n).stem: f for n, f in files.items() if isinstance(f, bytes)}
-    facts = read_facts(directory, folders, title)
     page = run_html(facts, all_rows, means, warnings, comparisons, points, transfers, detections,
                     figures)  # fmt: skip
     files["report.html"] = page.encode(errors="replace")  # words of a config may be no text
@@ -166,7 +184,7 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
         write_bytes(path / name, content if isinstance(content, bytes) else content.encode())
     wrote = [path / name for name in files]
     return Summary(rows, means, warnings, path, wrote, group, comparisons, points, transfers,
-                   detections)  # fmt: skip
+                   detections, facts.reduced)  # fmt: skip
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:

@@ -121,12 +121,6 @@ def attackers(
     >>> [each.defence for each in attackers(("base", "div"), ModelConfig(), TrainConfig(), 0)]
     ['div']
     """
-    given = " ".join(words)
-    if BASE not in words or len(set(words)) < len(words):
-        raise DivtrainError(
-            f"expected --attack.surrogates to name {BASE}, which the others are compared with, and"
-            f" each other once, got {given or 'none'}"
-        )
     for word in words:
         if word.split(",")[0] == OWN:
             raise DivtrainError(
@@ -137,4 +131,11 @@ def attackers(
             raise DivtrainError(
                 f"--attack.surrogates {word}: a surrogate's seed follows from --seed; leave it out"
             )
-    return [parse_recipe(word, None, model, train, seed) for word in words if word != BASE]
+    parsed = {word: parse_recipe(word, None, model, train, seed) for word in words}
+    given = " ".join(words)
+    if BASE not in words or len(parsed) < len(words):
+        raise DivtrainError(
+            f"expected --attack.surrogates to name {BASE}, which the others are compared with, and"
+            f" each other once, got {given or 'none'}"
+        )
+    return [recipe for word, recipe in parsed.items() if word != BASE]

@@ -21,9 +21,19 @@ LEGEND = (
 
 
 def comparison_terminal(
-    group: str, comparisons: Sequence[Comparison], claims: Sequence[Claim]
+    group: str,
+    comparisons: Sequence[Comparison],
+    claims: Sequence[Claim],
+    reduced: Sequence[str] = (),
 ) -> RenderableType:
-    """Render Table 2's group beside what was measured for a terminal."""
+    """Render Table 2's group beside what was measured for a terminal.
+
+    Args:
+        group: The group's name.
+        comparisons: Its cells.
+        claims: The paper's claims, counted over them.
+        reduced: Where the run differs from the paper's experiment, in words.
+    """
     columns = _columns(comparisons)
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     for name in ("eps", "target", *map(attack_title, columns)):
@@ -31,13 +41,17 @@ def comparison_terminal(
     for eps, target, cells in _lines(comparisons, columns):
         table.add_row(f"{eps:g}", target, *cells)
     title = Text(f"Table 2, {group}: measured / published", style="italic")
-    return Group(title, table, *map(Text, claim_lines(claims)))
+    said = [Text(_reduced(reduced), style="yellow")] if reduced else []
+    return Group(title, table, *map(Text, claim_lines(claims)), *said)
 
 
 def comparison_markdown(
-    group: str, comparisons: Sequence[Comparison], claims: Sequence[Claim]
+    group: str,
+    comparisons: Sequence[Comparison],
+    claims: Sequence[Claim],
+    reduced: Sequence[str] = (),
 ) -> str:
-    """Render Table 2's group beside what was measured as Markdown."""
+    """Render Table 2's group beside what was measured as Markdown; see `comparison_terminal`."""
     columns = _columns(comparisons)
     names = ["eps", "target", *map(attack_title, columns)]
     lines = [f"**Table 2, {group}: measured / published**", "", _line(names)]
@@ -45,7 +59,9 @@ def comparison_markdown(
     lines += [
         _line([f"{eps:g}", target, *cells]) for eps, target, cells in _lines(comparisons, columns)
     ]
-    return "\n".join([*lines, "", LEGEND, "", *(f"- {line}" for line in claim_lines(claims)), ""])
+    said = [f"**{_reduced(reduced)}**", ""] if reduced else []
+    below = [LEGEND, "", *said, *(f"- {line}" for line in claim_lines(claims)), ""]
+    return "\n".join([*lines, "", *below])
 
 
 def comparison_csv(comparisons: Sequence[Comparison]) -> str:
@@ -61,6 +77,13 @@ def comparison_csv(comparisons: Sequence[Comparison]) -> str:
              _percent(each.published), _percent(each.difference)]
         )  # fmt: skip
     return out.getvalue()
+
+
+def _reduced(differences: Sequence[str]) -> str:
+    return (
+        "Not the paper's experiment in full, so its numbers are not to be expected: "
+        + "; ".join(differences)
+    )
 
 
 def claim_lines(claims: Sequence[Claim]) -> list[str]:

@@ -14,7 +14,8 @@ TRANSFER_LEGEND = (
     " weights. *fooled*: share of all images, in percent, that the target classifies right"
     " when clean and wrong when attacked. *worst case*: by any of the attacks, image by image."
     " *best of all*: by any attack on any of the surrogates, image by image. In parentheses: points"
-    " above what is crafted on base, on the same images. eps in [0, 1] pixel units, L-infinity."
+    " above what is crafted on base, on the same images, in brackets a 95 % interval. eps in [0, 1]"
+    " pixel units, L-infinity."
 )
 
 

@@ -99,6 +99,8 @@ def train_stage(
         )  # fmt: skip
         where = devices, context.accelerator, settings.precision
         state = context.folder / STATE
+        if state.exists():
+            context.log(f"      {name} goes on from its saved state")
         try:
             launch(training, *where, context.on_progress)
         except DamagedFileError as error:  # told before anything of it was taken up
