@@ -242,19 +242,23 @@ def check_gaas(config: GaasConfig, data: DataConfig) -> None:
     """
     if not config.images:
         return
-    if config.images < 0:
-        raise DivtrainError(f"expected --gaas.images >= 0, got {config.images}")
-    if data.test_size is not None and config.images > data.test_size:
-        raise DivtrainError(
-            f"expected --gaas.images of at most the {data.test_size} test images, got"
-            f" {config.images}"
-        )
+    _check_images("gaas", config.images, data)
     if not config.eps or not config.orders:
         raise DivtrainError("expected at least one of --gaas.eps and --gaas.orders")
     for eps in config.eps:
         check_eps(eps)
     for order in config.orders:
         regular_hadamard(order)
+
+
+def _check_images(analysis: str, images: int, data: DataConfig) -> None:
+    if images < 0:
+        raise DivtrainError(f"expected --{analysis}.images >= 0, got {images}")
+    if data.test_size is not None and images > data.test_size:
+        raise DivtrainError(
+            f"expected --{analysis}.images of at most the {data.test_size} test images, got"
+            f" {images}"
+        )
 
 
 def check_detector(model: ModelConfig, train: TrainConfig) -> None:
@@ -284,13 +288,7 @@ def check_detection(config: DetectionConfig, data: DataConfig, targets: tuple[st
     """
     if not config.images:
         return
-    if config.images < 0:
-        raise DivtrainError(f"expected --detection.images >= 0, got {config.images}")
-    if data.test_size is not None and config.images > data.test_size:
-        raise DivtrainError(
-            f"expected --detection.images of at most the {data.test_size} test images, got"
-            f" {config.images}"
-        )
+    _check_images("detection", config.images, data)
     if not set(config.targets) & set(targets):
         raise DivtrainError(
             f"expected some of --targets, {', '.join(targets)}, in --detection.targets, got"

@@ -9,23 +9,16 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from divtrain.errors import DivtrainError
-from divtrain.experiments.stages.stage import OnProgress, open_fabric
+from divtrain.experiments.stages.stage import OnProgress, Work, open_fabric
 from divtrain.experiments.stages.torchrun import lead
 from divtrain.training import torchrun_processes
 from divtrain.training.interrupt import StopRequest
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-Work = Callable[["Fabric", OnProgress], None]
-"""What to do in each process: with its device, and what shows progress. Picklable."""
 
 
 def launch(

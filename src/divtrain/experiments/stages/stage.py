@@ -36,6 +36,9 @@ stage is written down as done, not before: whatever comes between loses nothing.
 OnProgress = Callable[[int, int, str], None]
 """Called with (done, total, a few words on how it goes)."""
 
+Work = Callable[["Fabric", OnProgress], None]
+"""What each of several processes does: with its device, and what shows progress. Picklable."""
+
 
 def _no_log(line: str) -> None:
     del line

@@ -11,16 +11,13 @@ import json
 import os
 import pickle
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.distributed.rendezvous import rendezvous
 
 from divtrain.errors import DivtrainError
-from divtrain.experiments.stages.stage import OnProgress, open_fabric
+from divtrain.experiments.stages.stage import OnProgress, Work, open_fabric
 from divtrain.training import torchrun_processes
-
-if TYPE_CHECKING:
-    from divtrain.experiments.stages.launch import Work
 
 LOOK_EVERY = 0.1
 """Seconds between two looks for a call."""
@@ -37,7 +34,7 @@ def is_follower() -> bool:
     return torchrun_processes() > 1 and int(os.environ["RANK"]) > 0
 
 
-def lead(work: "Work", accelerator: str, precision: str, on_progress: OnProgress) -> None:
+def lead(work: Work, accelerator: str, precision: str, on_progress: OnProgress) -> None:
     """Do the work in this, the first process, and in all others.
 
     Raises:
