@@ -174,7 +174,7 @@ def auroc_interval(auroc: float, positives: int, negatives: int) -> tuple[float,
 
     >>> low, high = auroc_interval(1.0, 50, 50)
     >>> round(low, 3), high
-    (0.937, 1.0)
+    (0.96, 1.0)
     """
     other = (positives + negatives) / 2 - 1
 
