@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from divtrain.analysis.gradients import gradient_batches
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
-from divtrain.gal import coherence, input_gradients
-from divtrain.modes import device_of, eval_mode
+from divtrain.gal import coherence
 
 
 def coherence_distribution(
@@ -20,10 +20,4 @@ def coherence_distribution(
         images: Images and true labels.
         batch_size: Images at a time; has no influence on the result.
     """
-    device = device_of(ens)
-    with eval_mode(ens):
-        parts = [
-            coherence(input_gradients(ens, x.to(device), y.to(device))).cpu()
-            for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True)
-        ]
-    return torch.cat(parts)
+    return torch.cat([coherence(g).cpu() for g in gradient_batches(ens, images, batch_size)])

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from divtrain.analysis.gradients import gradient_batches
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
 from divtrain.gal import gradient_alignment_loss, input_gradients
@@ -44,12 +45,7 @@ def zero_shares(ens: Ensemble, images: Images, batch_size: int = 256) -> ZeroSha
         images: Images and true labels.
         batch_size: Images at a time; has no influence on the result.
     """
-    device = device_of(ens)
-    with eval_mode(ens):
-        parts = [
-            count_zeros(input_gradients(ens, x.to(device), y.to(device)))
-            for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True)
-        ]
+    parts = [count_zeros(g) for g in gradient_batches(ens, images, batch_size)]
     return ZeroShares(
         torch.cat([part.entries for part in parts], dim=1),
         torch.cat([part.products for part in parts], dim=1),

@@ -127,18 +127,8 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     measured = {folder: read_records([folder]) for folder in folders}
     records = [record for own in measured.values() for record in own]
     values = read_coherence(folders)
-    points = [
-        point
-        for folder in folders
-        if (folder / GAAS_FILE).exists()
-        for point in _read_points(folder / GAAS_FILE)
-    ]
-    scored = [
-        each
-        for folder in folders
-        if (folder / DETECTION).exists()
-        for each in read_detection(folder / DETECTION)
-    ]
+    points = [point for file in _files(folders, GAAS_FILE) for point in _read_points(file)]
+    scored = [each for file in _files(folders, DETECTION) for each in read_detection(file)]
     if not records and not values and not points and not scored:
         raise DivtrainError(
             f"nothing in {directory.path} has been evaluated yet; run the same `divtrain run`"
@@ -193,8 +183,12 @@ def read_records(folders: Sequence[Path]) -> list[Record]:
     Raises:
         DamagedFileError: when a file does not hold records.
     """
-    files = [folder / RECORDS for folder in folders if (folder / RECORDS).exists()]
-    return [record for file in files for record in _read_records(file)]
+    return [record for file in _files(folders, RECORDS) for record in _read_records(file)]
+
+
+def _files(folders: Sequence[Path], name: str) -> list[Path]:
+    """Files of a name, of the stages that wrote one."""
+    return [folder / name for folder in folders if (folder / name).exists()]
 
 
 def _read_records(file: Path) -> list[Record]:
@@ -218,10 +212,9 @@ def read_coherence(folders: Sequence[Path]) -> dict[str, Tensor]:
         DamagedFileError: when a file does not hold a coherence an image.
     """
     found: dict[str, list[Tensor]] = {}
-    for folder in folders:
-        if (folder / COHERENCE).exists():
-            target, values = _read_coherence(folder / COHERENCE)
-            found.setdefault(target, []).append(values)
+    for file in _files(folders, COHERENCE):
+        target, values = _read_coherence(file)
+        found.setdefault(target, []).append(values)
     return {target: torch.cat(parts) for target, parts in found.items()}
 
 
