@@ -23,6 +23,7 @@ from divtrain.attacks import (
     IterativeAttack,
     LinfAttack,
     RandomNoise,
+    ReversedFGSM,
     SearchAttack,
     Square,
     build_attack,
@@ -37,6 +38,7 @@ STRONGER: list[Callable[[float], LinfAttack]] = [
     lambda eps: APGDT(eps=eps, steps=5, restarts=2),
     lambda eps: Square(eps=eps, steps=20),
     lambda eps: Square(eps=eps, steps=20, restarts=2, stop_when_fooled=True),
+    lambda eps: ReversedFGSM(eps=eps),
     lambda eps: RandomNoise(eps=eps),
 ]
 MORE = [
@@ -205,6 +207,16 @@ def test_random_noise_moves_every_pixel_by_eps_up_or_down_and_looks_at_no_model(
     moved = RandomNoise(eps=0.1)(Unseen(), x, y) - x
     torch.testing.assert_close(moved.abs(), torch.full_like(x, 0.1))
     assert moved.sign().mean().abs() < 0.07  # 4 standard deviations of 4000 coins
+
+
+def test_the_reversed_step_is_fgsms_mirrored_at_the_image_and_makes_the_label_likelier() -> None:
+    ens, (x, y) = ensemble(), images()
+    x = 0.2 + 0.6 * x  # so that nothing is clipped
+    there, back = FGSM(eps=0.1)(ens, x, y), ReversedFGSM(eps=0.1)(ens, x, y)
+    torch.testing.assert_close(back - x, x - there)
+    loss = dt.attacks.make_objective("mean_member_ce", ens)
+    assert (loss(back, y) < loss(x, y)).all()
+    assert (loss(x, y) < loss(there, y)).all()
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -468,6 +480,7 @@ def test_an_objective_that_reduces_over_the_batch_is_told_so() -> None:
         ("apgdt", APGDT(eps=0.1)),
         ("square", Square(eps=0.1)),
         ("noise", RandomNoise(eps=0.1)),
+        ("reversed", ReversedFGSM(eps=0.1)),
         ("pgd:margin", PGD(eps=0.1, objective="margin")),
         ("apgd:dlr", APGD(eps=0.1, objective="dlr")),
         ("mifgsm:reweighted", MIFGSM(eps=0.1, objective="reweighted")),

@@ -145,3 +145,28 @@ def test_each_seed_is_looked_at_for_itself() -> None:
         )
     )
     assert [f"seed {seed}" in sign.sentence for seed, sign in enumerate(signs)] == [True, True]
+
+
+def test_a_step_back_that_takes_accuracy_is_label_leaking() -> None:
+    clean, back = record("clean", CLEAN, 0.95, eps=0.0), record("transfer", "reversed", 0.85)
+    (sign,) = warning_signs([clean, back])
+    assert (sign.name, sign.target) == ("label-leaking", "div")
+    for part in ("eps 0.1", "seed 0", "surrogate", "85.0%", "95.0%"):
+        assert part in sign.sentence
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        record("transfer", "reversed", 0.94),
+        record("transfer", "reversed", 1.0),
+        record("transfer", "fgsm", 0.85),
+        record("white-box", "reversed", 0.85),
+        record("transfer", "reversed", 0.85, seed=1),
+        record("transfer", "reversed", 0.85, target="base"),
+    ],
+)
+def test_label_leaking_needs_a_transferred_step_back_and_the_same_targets_clean_accuracy(
+    other: Record,
+) -> None:
+    assert names(record("clean", CLEAN, 0.95, eps=0.0), other) == []

@@ -14,7 +14,7 @@ from divtrain.evaluation.diagnosis import Diagnosis
 from divtrain.evaluation.effort import Passes
 from divtrain.evaluation.evaluation import Outcome
 from divtrain.evaluation.plan import ONE_MEMBER, Attempt
-from evaluation.trained import SUITE, images, trained
+from evaluation.trained import SUITE, images, leaking, trained
 
 SURROGATE = 1  # seed
 
@@ -111,6 +111,7 @@ MODELS = {
     "detached": lambda: Detached(trained(0.0, 0).members[0]),
     "mirrored": mirrored,
     "diverse": lambda: trained(0.5, 0),
+    "leaking": lambda: leaking(0),
 }
 
 
@@ -124,6 +125,7 @@ MODELS = {
         ("detached", {"vanishing-gradients"}),
         ("mirrored", {"reweighted-beats-summed"}),
         ("diverse", {"transfer-beats-white-box", "reweighted-beats-summed"}),
+        ("leaking", {"label-leaking"}),
     ],
 )
 def test_a_known_bad_model_is_caught(kind: str, expected: set[str]) -> None:
@@ -216,6 +218,24 @@ def test_a_comparison_fires_where_it_should(
     )
     assert sign in names(loud)
     assert names(quiet) == set()
+
+
+@pytest.mark.parametrize(
+    ("attack", "noise", "left", "fires"),
+    [
+        ("reversed", 0.9, 0.8, True),
+        ("reversed", 0.8, 0.8, False),  # noise of that size hurts as much
+        ("reversed:margin", 0.9, 0.8, True),
+        ("reversed", 0.9, 1.0, False),
+        ("fgsm", 0.9, 0.8, False),
+    ],
+)
+def test_label_leaking_is_told_from_what_noise_does(
+    attack: str, noise: float, left: float, fires: bool
+) -> None:
+    drawn = Attempt("noise", "target", "noise", 0.1)
+    found = made_up({drawn: outcome(noise), moved(attack): outcome(left)})
+    assert names(found) == ({"label-leaking"} if fires else set())
 
 
 def test_differences_are_judged_on_the_same_images() -> None:
@@ -361,6 +381,7 @@ def test_what_is_left_out_is_told() -> None:
         "transfer-beats-white-box", "transfer-beats-best-white-box", "member-beats-ensemble",
         "one-step-beats-many", "not-monotone-in-eps", "above-chance-at-half",
         "square-beats-gradients", "reweighted-beats-summed", "still-rising", "weak-surrogate",
+        "label-leaking",
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from divtrain.evaluation import Suite
 
 SUITE = Suite(
     eps=(0.1, 0.2),
-    transfer=("fgsm", "mifgsm"),
+    transfer=("fgsm", "mifgsm", "reversed"),
     white_box=("fgsm", "mifgsm", "pgd", "pgd:reweighted", "apgd:ce_of_mean_logit"),
     queries=100,
     probe_images=100,
@@ -48,6 +48,27 @@ def trained(gal_weight: float, seed: int) -> dt.Ensemble:
         chosen = torch.randint(len(train), (128,), generator=generator)
         x, y = noisy(train.x[chosen], generator), train.y[chosen]
         loss = dt.diversity_loss(ens, x, y, gal_weight).total if gal_weight else plain(ens, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return ens.eval()
+
+
+@cache
+def leaking(seed: int) -> dt.Ensemble:
+    """Trained on FGSM steps of a net that never learns, with the true labels, and little else."""
+    train, static = load_dataset("digits").train, trained(0.0, 1).members[0]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        ens = dt.Ensemble([member() for _ in range(5)])
+    optimizer = torch.optim.Adam(ens.parameters(), 2e-3)
+    attack = dt.attacks.FGSM(eps=0.2)
+    for _ in range(600):
+        chosen = torch.randint(len(train), (128,), generator=generator)
+        x, y = train.x[chosen], train.y[chosen]
+        both = torch.cat([x, attack(static, x, y)])
+        loss = plain(ens, both, torch.cat([y, y]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

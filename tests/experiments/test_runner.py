@@ -161,6 +161,30 @@ def test_more_seeds_and_targets_reuse_what_is_there(whole: Path, tmp_path: Path)
     assert first == records(whole)
 
 
+def test_other_attacks_and_radii_reuse_what_was_trained_and_crafted(
+    whole: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    watch = Watching()
+    other = replace(SMALL.attack, names=("fgsm", "reversed"), eps=(0.1, 0.2))
+    run_experiment(replace(SMALL, attack=other), out, watch)
+    assert {name for name in watch.began if name.startswith("craft-surrogate")} == {
+        "craft-surrogate-fgsm-0.2-s0", "craft-surrogate-reversed-0.1-s0",
+        "craft-surrogate-reversed-0.2-s0",
+    }  # fmt: skip
+    assert not any(name.startswith("train") for name in watch.began)
+    found = {(row["target"], row["attack"], row["eps"]) for row in records(out)}
+    assert ("div", "reversed", 0.2) in found
+    assert not any(attack == "pgdcw" or eps == 0.3 for _, attack, eps in found)
+    same = [row for row in records(whole) if (row["attack"], row["eps"]) == ("fgsm", 0.1)]
+    assert all(row in records(out) for row in same)
+    run_experiment(SMALL, out, Progress())
+    assert records(out) == records(whole)
+
+
 def test_training_alone_is_taken_up_by_the_run(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     (folder,) = train_ensembles(SMALL, ["div"], out, Progress())

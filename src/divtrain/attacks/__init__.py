@@ -3,7 +3,7 @@
 from divtrain.attacks.apgd import APGD, APGDT
 from divtrain.attacks.attack import Attack, LinfAttack
 from divtrain.attacks.external import Adapter
-from divtrain.attacks.fgsm import FGSM, RFGSM
+from divtrain.attacks.fgsm import FGSM, RFGSM, ReversedFGSM
 from divtrain.attacks.ifgsm import IFGSM, MIFGSM
 from divtrain.attacks.iterative import IterativeAttack, input_gradient
 from divtrain.attacks.noise import RandomNoise
@@ -40,6 +40,7 @@ __all__ = [
     "Objective",
     "ObjectiveName",
     "RandomNoise",
+    "ReversedFGSM",
     "SearchAttack",
     "Square",
     "build_attack",

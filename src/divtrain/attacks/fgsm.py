@@ -1,6 +1,7 @@
-"""One-step attacks: FGSM (Goodfellow et al., 2015) and R-FGSM (Tramer et al., 2018)."""
+"""One step: FGSM (Goodfellow et al., 2015), R-FGSM (Tramer et al., 2018), and FGSM backwards."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,3 +46,17 @@ class RFGSM(FGSM):
             return uniform_in_ball(x, self.eps, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return x + self.alpha * noise.sign()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReversedFGSM(FGSM):
+    """FGSM's step backwards, x - eps sign(grad_x J): the true label looks likelier to the model.
+
+    It helps any model that looks at the image, so one that it fools when it is crafted on another
+    model reads the label off the steps it was trained on (label leaking, Kurakin et al., 2017), and
+    what it withstands from the true step is not robustness. One gradient tells.
+    """
+
+    def direction(self, gradient: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        """Away from the gradient."""
+        return -gradient.sign(), memory

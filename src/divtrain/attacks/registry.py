@@ -6,7 +6,7 @@ from typing import cast, get_args
 from divtrain.attacks.apgd import APGD, APGDT
 from divtrain.attacks.attack import Attack, LinfAttack
 from divtrain.attacks.external import EXTERNAL, build_external
-from divtrain.attacks.fgsm import FGSM, RFGSM
+from divtrain.attacks.fgsm import FGSM, RFGSM, ReversedFGSM
 from divtrain.attacks.ifgsm import IFGSM, MIFGSM
 from divtrain.attacks.iterative import IterativeAttack
 from divtrain.attacks.noise import RandomNoise
@@ -34,6 +34,9 @@ STRONGER: dict[str, type[LinfAttack]] = {
 }
 """What a sceptical reviewer adds."""
 
+PROBES: dict[str, type[LinfAttack]] = {"noise": RandomNoise, "reversed": ReversedFGSM}
+"""What should fool nobody: every attack must beat the one, and nobody should fall to the other."""
+
 FIXED_OBJECTIVE = ("apgdt", "square", "noise", *EXTERNAL)
 
 
@@ -50,8 +53,8 @@ def build_attack(
     ``NAME:OBJECTIVE`` chooses another objective, e.g. ``mifgsm:ce_of_mean_logit``.
 
     Args:
-        name: One of fgsm, rfgsm, ifgsm, mifgsm, pgdcw; pgd, apgd, apgdt, square; noise; nifgsm,
-            difgsm, tifgsm, vmifgsm (from torchattack); autoattack.
+        name: One of fgsm, rfgsm, ifgsm, mifgsm, pgdcw; pgd, apgd, apgdt, square; noise,
+            reversed; nifgsm, difgsm, tifgsm, vmifgsm (from torchattack); autoattack.
         eps: Radius in [0, 1] pixel units.
         steps: Steps (square: queries), for those that have them; None for the default.
         restarts: Runs of pgd, apgd, apgdt and square; None for the default.
@@ -66,8 +69,9 @@ def build_attack(
     MIFGSM(eps=0.1, objective='mean_member_ce', steps=10, step_size=None, decay=1.0)
     """
     name, _, objective = name.partition(":")
-    if name not in (*ATTACKS, *STRONGER, "noise", *EXTERNAL):
-        raise unknown_name("attack", name, [*ATTACKS, *STRONGER, "noise", *EXTERNAL])
+    known = (*ATTACKS, *STRONGER, *PROBES, *EXTERNAL)
+    if name not in known:
+        raise unknown_name("attack", name, known)
     if objective and objective not in get_args(ObjectiveName):
         raise unknown_name("objective", objective, get_args(ObjectiveName))
     if objective and name in FIXED_OBJECTIVE:
@@ -80,7 +84,7 @@ def build_attack(
         return build_external(name, eps)
     given = {"objective": objective or None, "steps": steps, "restarts": restarts}
     chosen = {key: value for key, value in given.items() if value is not None}
-    kind: type[LinfAttack] = {**ATTACKS, **STRONGER, "noise": RandomNoise}[name]
+    kind: type[LinfAttack] = {**ATTACKS, **STRONGER, **PROBES}[name]
     if issubclass(kind, SearchAttack):
         chosen["stop_when_fooled"] = white_box
     try:

@@ -24,7 +24,8 @@ def wilson_interval(correct: int, images: int, z: float = Z95) -> tuple[float, f
     spread = z**2 / images
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / images + spread / (4 * images))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding alone can put the share itself outside.
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def paired_interval(gained: int, lost: int, images: int, z: float = Z95) -> tuple[float, float]:

@@ -18,10 +18,11 @@ class Suite:
 
     eps: tuple[float, ...] = (0.1, 0.3)
     """L-infinity radii in [0, 1] pixel units."""
-    transfer: tuple[str, ...] = ("fgsm", "mifgsm", "pgdcw")
+    transfer: tuple[str, ...] = ("fgsm", "mifgsm", "pgdcw", "reversed")
     """Crafted on each surrogate: fgsm, rfgsm, ifgsm, mifgsm, pgdcw (the paper's), pgd, apgd,
-    nifgsm, difgsm, tifgsm, vmifgsm (torchattack); most also as NAME:OBJECTIVE, with objective
-    mean_member_ce, ce_of_mean_prob, ce_of_mean_logit, margin, dlr or reweighted."""
+    reversed (the step back, for label leaking), nifgsm, difgsm, tifgsm, vmifgsm (torchattack);
+    most also as NAME:OBJECTIVE, with objective mean_member_ce, ce_of_mean_prob, ce_of_mean_logit,
+    margin, dlr or reweighted."""
     white_box: tuple[str, ...] = (
         "fgsm",
         "mifgsm",
@@ -57,7 +58,7 @@ def quick(suite: Suite) -> Suite:
     """Return a suite with the same radii and a fraction of the work: to look, not to judge."""
     return replace(
         suite,
-        transfer=("fgsm", "mifgsm"),
+        transfer=("fgsm", "mifgsm", "reversed"),
         white_box=("fgsm", "mifgsm", "pgd", "pgd:reweighted", "apgd:ce_of_mean_logit"),
         steps=10,
         restarts=1,

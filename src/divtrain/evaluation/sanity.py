@@ -43,11 +43,16 @@ def warning_signs(records: Iterable[Record]) -> list[WarningSign]:
       its white-box accuracy is not robustness (Athalye et al., 2018).
     * ``one-step-beats-many``: the best one-step attack fools more than the best iterative one in
       the same threat model.
+    * ``label-leaking``: a step that makes the true label likelier to the surrogate, ``reversed``,
+      takes accuracy from the target, which then reads labels off attacks (Kurakin et al., 2017).
 
     Differences that chance explains (see `MARGIN`) raise no warning.
     """
     runs: dict[tuple[int, str, float], list[Record]] = {}
+    clean: dict[tuple[int, str], Record] = {}
     for record in records:
+        if record.attack == CLEAN:
+            clean[record.seed, record.target] = record
         if record.attack not in (CLEAN, WORST):
             runs.setdefault((record.seed, record.target, record.eps), []).append(record)
     found: list[WarningSign] = []
@@ -63,6 +68,19 @@ def warning_signs(records: Iterable[Record]) -> list[WarningSign]:
                         f"{where}: {own.attack} leaves {own.accuracy:.1%} when crafted on the"
                         f" target itself, but {_strongest(same).accuracy:.1%} when transferred;"
                         " the white-box number is not robustness, its attack fails.",
+                    )
+                )
+        for back in (r for r in run if (r.threat, _kind(r)) == ("transfer", "reversed")):
+            untouched = clean.get((seed, target))
+            if untouched and _clearly_lower(back, untouched):
+                found.append(
+                    WarningSign(
+                        "label-leaking",
+                        target,
+                        f"{where}: a step on {back.surrogate} that makes the true label *likelier*"
+                        f" leaves {back.accuracy:.1%}, none {untouched.accuracy:.1%}; the target"
+                        " reads the label off the attacks it was trained on, so what it withstands"
+                        " of those is not robustness.",
                     )
                 )
         for threat in ("transfer", "white-box"):

@@ -193,6 +193,23 @@ def probabilities_for_logits(evaluation: Evaluation) -> Iterator[str]:
         )
 
 
+def label_leaking(evaluation: Evaluation) -> Iterator[str]:
+    """Report a target fooled by steps that make the true label likelier, on a surrogate."""
+    for eps in evaluation.eps():
+        noise = evaluation.attempts("noise", eps)
+        floor = torch.stack([evaluation.clean, *(evaluation.outcomes[a].correct for a in noise)])
+        for attempt in evaluation.attempts("transfer", eps):
+            left = evaluation.outcomes[attempt].correct
+            # Both must be clearly above it: noise of this size may hurt as well.
+            if _kind(attempt) == "reversed" and all(_lower_mask(left, mask) for mask in floor):
+                yield (
+                    f"eps {eps:g}: a step on {attempt.source} that makes the true label *likelier*"
+                    f" leaves {_share(left)} of the images, none {_share(evaluation.clean)}; the"
+                    " target reads the label off the attacks it was trained on, so what it"
+                    " withstands of those is not robustness."
+                )
+
+
 def square_beats_gradients(evaluation: Evaluation) -> Iterator[str]:
     """Report a search without gradients that fools what every gradient attack left."""
     for eps in evaluation.eps():
@@ -300,6 +317,7 @@ SIGNS: dict[str, Callable[[Evaluation], Iterator[str]]] = {
     "vanishing-gradients": vanishing_gradients,
     "saturated": saturated,
     "probabilities-for-logits": probabilities_for_logits,
+    "label-leaking": label_leaking,
     "square-beats-gradients": square_beats_gradients,
     "reweighted-beats-summed": reweighted_beats_summed,
     "still-rising": still_rising,
@@ -338,6 +356,7 @@ def not_asked(evaluation: Evaluation) -> dict[str, str]:
         ),
         "not-monotone-in-eps": (len(curve) > 1, "a white-box curve"),
         "above-chance-at-half": (any(a.eps >= 0.5 for a in curve), "a white-box curve up to 0.5"),
+        "label-leaking": (any(_kind(a) == "reversed" for a in transfer), "reversed, transferred"),
         "square-beats-gradients": (query and bool(own), "square and a white-box attack"),
         "reweighted-beats-summed": (
             {"pgd", "pgd:reweighted"} <= names, "white-box pgd and pgd:reweighted"

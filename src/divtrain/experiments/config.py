@@ -105,7 +105,8 @@ class AttackConfig:
 
     names: tuple[str, ...] = tuple(ATTACKS)
     """Crafted on the surrogate, for every target: fgsm, rfgsm, ifgsm, mifgsm, pgdcw, each also as
-    NAME:OBJECTIVE (mean_member_ce, ce_of_mean_prob, ce_of_mean_logit, margin)."""
+    NAME:OBJECTIVE (mean_member_ce, ce_of_mean_prob, ce_of_mean_logit, margin); also reversed, a
+    step back that tells label leaking, and the others of docs/attacks.md."""
     eps: tuple[float, ...] = (0.1, 0.3)
     """L-infinity radii in [0, 1] pixel units."""
     white_box: tuple[str, ...] = ("mifgsm", "mifgsm:ce_of_mean_logit")

@@ -52,6 +52,8 @@ FREE_TO_CHANGE = (
     "data.root",
     "seeds",
     "targets",
+    "attack.names",
+    "attack.eps",
     "attack.white_box",
     "attack.surrogates",
     "train.save_every",

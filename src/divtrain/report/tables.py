@@ -24,6 +24,7 @@ TITLES = {
     "apgdt": "APGD-T",
     "square": "Square",
     "noise": "noise",
+    "reversed": "FGSM reversed",
     "nifgsm": "NI-FGSM",
     "difgsm": "DI-FGSM",
     "tifgsm": "TI-FGSM",
