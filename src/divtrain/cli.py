@@ -380,28 +380,27 @@ def _progress(out: Path) -> Iterator[Progress]:
 
 
 def _print_summary(summary: Summary) -> None:
+    results = summary.results
     if summary.rows:
-        console.print(terminal_table(summary.rows, summary.coherence))
+        console.print(terminal_table(summary.rows, results.coherence))
         told = f"{legend(summary.rows)} {BOLD}" if console.is_terminal else legend(summary.rows)
         console.print(f"{describe(summary.rows)}. {told.replace('*', '')}", highlight=False)
-    elif summary.coherence:
-        console.print(grid_terminal([coherence_grid(summary.coherence)]))
-    if summary.points and not summary.rows:
-        console.print(grid_terminal([gaas_grid(summary.points)]))
-    if summary.transfers:
-        console.print(grid_terminal(transfer_grids(summary.transfers)))
-        for sentence in (*transfer_sentences(summary.transfers), TRANSFER_LEGEND.replace("*", "")):
+    elif results.coherence:
+        console.print(grid_terminal([coherence_grid(results.coherence)]))
+    if results.points and not summary.rows:
+        console.print(grid_terminal([gaas_grid(results.points)]))
+    if results.transfers:
+        console.print(grid_terminal(transfer_grids(results.transfers)))
+        for sentence in (*transfer_sentences(results.transfers), TRANSFER_LEGEND.replace("*", "")):
             console.print(sentence, highlight=False, markup=False)
-    if summary.detections:
-        console.print(grid_terminal(detection_grids(summary.detections)))
-        for note in detection_notes(summary.detections):
+    if results.detections:
+        console.print(grid_terminal(detection_grids(results.detections)))
+        for note in detection_notes(results.detections):
             console.print(note.replace("*", ""), highlight=False, markup=False)
-    if summary.comparisons:
-        claims = count_claims(summary.comparisons)
-        console.print(
-            comparison_terminal(summary.group, summary.comparisons, claims, summary.reduced)
-        )
-    _print_warnings(summary.warnings)
+    if results.comparisons:
+        claims, facts = count_claims(results.comparisons), summary.facts
+        console.print(comparison_terminal(facts.group, results.comparisons, claims, facts.reduced))
+    _print_warnings(results.warnings)
     _print_files(summary.files, summary.path)
 
 

@@ -101,7 +101,7 @@ def test_records_say_which_surrogate_and_are_transfer(whole: Path) -> None:
 
 def test_shares_are_those_of_the_masks(whole: Path) -> None:
     summary = rewrite_summary(RunDirectory(whole))
-    found = {(c.surrogate, c.target, c.eps): c for c in summary.transfers}
+    found = {(c.surrogate, c.target, c.eps): c for c in summary.results.transfers}
     assert len(found) == 3 * 2 * 2
     for target in ("base", "div"):
         base = masks(whole, f"transfer-{target}-s0")
@@ -145,7 +145,7 @@ def test_radii_that_decimals_do_not_hold_are_matched_all_the_same(tmp_path: Path
     attack = replace(TWO.attack, names=("fgsm",), eps=(8 / 255, 40 / 255))
     run_experiment(replace(TWO, attack=attack, targets=("div",)), tmp_path, Progress())
     summary = rewrite_summary(RunDirectory(tmp_path))
-    assert {cell.eps for cell in summary.transfers} == {8 / 255, 40 / 255}
+    assert {cell.eps for cell in summary.results.transfers} == {8 / 255, 40 / 255}
     for eps in (8 / 255, 40 / 255):
         names = ("transfer-div-s0", "transfer-div-from-surrogate-div-s0", "white-box-div-s0")
         every = [masks(tmp_path, folder)[f"fgsm {eps:g}"] for folder in names]
@@ -165,7 +165,9 @@ def test_the_reports_keep_base_apart_and_hold_all(whole: Path) -> None:
         assert (whole / name) in summary.files
         assert (whole / name).stat().st_size > 0
     cell = next(
-        c for c in summary.comparisons if (c.target, c.attack, c.eps) == ("div", "fgsm", 0.3)
+        c
+        for c in summary.results.comparisons
+        if (c.target, c.attack, c.eps) == ("div", "fgsm", 0.3)
     )
     row = next(r for r in summary.rows if (r.target, r.eps, r.threat) == ("div", 0.3, "transfer"))
     assert cell.measured == row.cells["fgsm"].mean

@@ -5,8 +5,14 @@ from typing import Any
 import pytest
 
 import divtrain as dt
-from divtrain.experiments import PRESETS, AttackConfig, DataConfig, ModelConfig, TrainConfig
-from divtrain.experiments.config import check_config, flatten, unflatten
+from divtrain.experiments import (
+    PRESETS,
+    AttackConfig,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from divtrain.experiments.config import DetectionConfig, check_config, flatten, unflatten
 from divtrain.experiments.defences import DEFENCES, build_defence
 from divtrain.experiments.graph import experiment_graph
 from divtrain.experiments.presets import digits, mnist_conv3
@@ -132,6 +138,9 @@ def test_targets_of_a_seed_share_their_initial_weights_and_the_surrogate_does_no
         ({"attack": AttackConfig(eps=(0.1, 0.1 + 1e-9))}, "each attack and eps once"),
         ({"attack": AttackConfig(white_box=("mifgsm:margins",))}, "did you mean 'margin'"),
         ({"attack": AttackConfig(batch_size=0)}, "batch-size >= 1"),
+        ({"attack": AttackConfig(eps=(0.0, 0.1))}, "eps above 0"),
+        ({"train": TrainConfig(outside="niose")}, "did you mean .*'noise'"),
+        ({"detection": DetectionConfig(against=("smoth",))}, "did you mean 'smooth'"),
         ({"train": TrainConfig(noise=1.5)}, "train.noise"),
         ({"train": TrainConfig(gal_weight=-1.0)}, "train.gal-weight"),
         ({"train": TrainConfig(gal_weight=float("nan"))}, "train.gal-weight"),

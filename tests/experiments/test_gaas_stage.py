@@ -48,7 +48,7 @@ def test_a_run_counts_directions_and_compares_with_table_2(tmp_path: Path) -> No
             assert fooled <= counted[target, eps, smaller]
     assert (tmp_path / "figures/gaas.png").stat().st_size > 5_000
     assert "Table 2, Conv3" in (tmp_path / "table2.md").read_text()
-    measured = {(c.target, c.attack, c.eps): c.measured for c in summary.comparisons}
+    measured = {(c.target, c.attack, c.eps): c.measured for c in summary.results.comparisons}
     row = next(r for r in summary.rows if (r.target, r.eps) == ("div", 0.3))
     assert measured["div", "fgsm", 0.3] == row.cells["fgsm"].mean
     assert measured["adv", "fgsm", 0.3] is None

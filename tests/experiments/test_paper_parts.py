@@ -103,9 +103,9 @@ def test_the_whole_run_goes_on_from_a_part_and_ends_the_same(tmp_path: Path) -> 
     assert kinds(noted.began) == {"train", "coherence"}
     assert [file.name for file in part.files] == ["coherence.png", "report.html"]
     assert not part.rows
-    assert set(part.coherence) == {"base", "div"}
+    assert set(part.results.coherence) == {"base", "div"}
     again = rewrite_summary(RunDirectory(out))
-    assert (again.coherence, again.files) == (part.coherence, part.files)
+    assert (again.results.coherence, again.files) == (part.results.coherence, part.files)
 
     table = Noting()
     run_experiment(SMALL, out, table, parts=["table2"])

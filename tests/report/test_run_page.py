@@ -13,6 +13,7 @@ from divtrain.evaluation import CLEAN, WORST, Record, WarningSign
 from divtrain.report import (
     GaasPoint,
     RunFacts,
+    RunResults,
     Scored,
     accuracy_figure,
     compare,
@@ -136,9 +137,8 @@ def page(seeds: int = 1, facts: RunFacts = FACTS, name: str = "div") -> Page:
     coherence = {"base": 0.9123, name: -0.2}
     comparisons = compare("Conv3", main)
     detections = detection_rows(unusual(name))
-    return Page(
-        run_html(facts, rows, coherence, SIGNS, comparisons, POINTS, transfers, detections, figures)
-    )
+    results = RunResults(rows, coherence, SIGNS, comparisons, POINTS, transfers, detections)
+    return Page(run_html(facts, results, figures))
 
 
 def unusual(target: str) -> list[Scored]:
@@ -242,7 +242,7 @@ def test_hostile_names_are_shown_and_do_nothing() -> None:
 
 def test_what_was_not_measured_is_left_out() -> None:
     facts = RunFacts("part", "", "", [], "", {})
-    shown = Page(run_html(facts, [], {"base": 0.5}, [], [], [], [], [], {"coherence": PNG}))
+    shown = Page(run_html(facts, RunResults(coherence={"base": 0.5}), {"coherence": PNG}))
     assert [title for title, _, _ in shown.tables] == ["Coherence (Eq. 7), mean over the images"]
     assert "Accuracy" not in shown.words
     assert "Transfer threat model" not in shown.words
@@ -254,6 +254,6 @@ def test_a_real_figure_is_embedded_whole() -> None:
 
     rows = make_rows(measured())[:2]
     figure = accuracy_figure(rows, "x")
-    shown = Page(run_html(FACTS, rows, {}, [], [], [], [], [], {"accuracy": figure}))
+    shown = Page(run_html(FACTS, RunResults(rows), {"accuracy": figure}))
     (image,) = shown.images
     assert base64.b64decode(image.partition(",")[2]) == figure

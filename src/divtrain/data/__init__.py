@@ -3,7 +3,14 @@
 from divtrain.data.augment import random_flip, random_shift
 from divtrain.data.datasets import DATASETS, Dataset, Images, Split, load_dataset
 from divtrain.data.noise import add_noise, truncated_normal
-from divtrain.data.outside import NOISES, Outside, check_outside, open_outside, same_source
+from divtrain.data.outside import (
+    NOISES,
+    Outside,
+    check_outside,
+    check_outside_name,
+    open_outside,
+    same_source,
+)
 from divtrain.data.stream import Clean, Noisy, OutsidePart, Stream, View
 from divtrain.data.subset import balanced_subset, hold_out
 
@@ -22,6 +29,7 @@ __all__ = [
     "add_noise",
     "balanced_subset",
     "check_outside",
+    "check_outside_name",
     "hold_out",
     "load_dataset",
     "open_outside",

@@ -131,17 +131,26 @@ def open_outside(name: str, root: str | Path = "data", expected: str = "") -> Ou
     """
     if name in NOISES:
         return NOISES[name]
-    path = "/" in name or name.endswith(".npz") or Path(name).is_dir()
-    if name not in DATASETS and not path:
-        known = [*NOISES, *DATASETS, "FILE.npz", "FOLDER/"]
-        raise unknown_name("kind of images from outside", name, known)
+    check_outside_name(name)
     file = Path(name)
-    changed = file.stat().st_mtime_ns if path and file.exists() else 0
+    changed = file.stat().st_mtime_ns if name not in DATASETS and file.exists() else 0
     dataset = _load(name, str(root), changed)
     opened = OtherImages(name, dataset.fingerprint, dataset)
     if expected and repr(opened) != expected:
         raise DivtrainError(f"{name} changed since the run began; run the same command again")
     return opened
+
+
+def check_outside_name(name: str) -> None:
+    """Check that `open_outside` may know a name; it opens no file.
+
+    Raises:
+        DivtrainError: for an unknown name, with the nearest that there are.
+    """
+    path = "/" in name or name.endswith(".npz") or Path(name).is_dir()
+    if name not in (*NOISES, *DATASETS) and not path:
+        known = [*NOISES, *DATASETS, "FILE.npz", "FOLDER/"]
+        raise unknown_name("kind of images from outside", name, known)
 
 
 @lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ import tyro
 from divtrain.analysis import regular_hadamard
 from divtrain.attacks import ATTACKS, build_attack
 from divtrain.checks import check_eps
-from divtrain.data import same_source
+from divtrain.data import check_outside_name, same_source
 from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.models import ARCHITECTURES
@@ -182,6 +182,8 @@ def check_attack_config(config: AttackConfig) -> None:
     for name in (*config.names, *config.white_box):
         for eps in config.eps:
             build_attack(name, eps)
+    if min(config.eps) <= 0:
+        raise DivtrainError("expected --attack.eps above 0; the clean accuracy is always there")
     radii = tuple(f"{eps:g}" for eps in config.eps)  # as folders are named
     for names in (config.names, config.white_box, radii):
         if len(set(names)) < len(names):
@@ -221,6 +223,8 @@ def check_config(config: ExperimentConfig) -> None:
     check_devices(devices, train.strategy, len(config.model.members), train.batch_size)
     if "detector" in config.targets:
         check_detector(config.model, train)
+    for name in (train.outside, *config.detection.against):
+        check_outside_name(name)
     check_gaas(config.gaas, config.data)
     check_detection(config.detection, config.data, config.targets)
     if config.seeds < 1:

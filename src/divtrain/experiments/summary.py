@@ -10,7 +10,7 @@ from torch import Tensor
 
 from divtrain.data import Split
 from divtrain.errors import DivtrainError
-from divtrain.evaluation import CLEAN, Record, WarningSign, warning_signs
+from divtrain.evaluation import CLEAN, Record, warning_signs
 from divtrain.experiments.reproduction import read_facts
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import (
@@ -33,11 +33,10 @@ from divtrain.files import (
     write_json_lines,
 )
 from divtrain.report import (
-    Comparison,
-    DetectionRow,
     GaasPoint,
     Row,
-    TransferCell,
+    RunFacts,
+    RunResults,
     accuracy_figure,
     coherence_figure,
     compare,
@@ -63,29 +62,17 @@ class Summary:
 
     Attributes:
         rows: The table: transfer from the base surrogate, and white-box.
-        coherence: Mean coherence on the test images, by target.
-        warnings: Warning signs.
+        results: Everything measured, of all surrogates.
+        facts: What the run was.
         path: The run directory.
         files: What was written there.
-        group: Group of Table 2 compared with; empty for none.
-        comparisons: Its cells, published and measured; none for held-out training images.
-        points: GAAS.
-        transfers: The surrogates compared, where there are several.
-        detections: How well scores tell unusual inputs from clean ones.
-        reduced: Where the run differs from the paper's experiment, in words.
     """
 
-    rows: list[Row]
-    coherence: dict[str, float]
-    warnings: list[WarningSign]
+    rows: Sequence[Row]
+    results: RunResults
+    facts: RunFacts
     path: Path
-    files: list[Path]
-    group: str = ""
-    comparisons: Sequence[Comparison] = ()
-    points: Sequence[GaasPoint] = ()
-    transfers: Sequence[TransferCell] = ()
-    detections: Sequence[DetectionRow] = ()
-    reduced: Sequence[str] = ()
+    files: Sequence[Path]
 
 
 OPTIONAL = (
@@ -166,15 +153,13 @@ def _write(directory: RunDirectory, folders: Sequence[Path], title: str) -> Summ
     if transfers:
         files |= transfer_files(transfers, title)
     figures = {Path(n).stem: f for n, f in files.items() if isinstance(f, bytes)}
-    page = run_html(facts, all_rows, means, warnings, comparisons, points, transfers, detections,
-                    figures)  # fmt: skip
+    results = RunResults(all_rows, means, warnings, comparisons, points, transfers, detections)
+    page = run_html(facts, results, figures)
     files["report.html"] = page.encode(errors="replace")  # words of a config may be no text
     make_folder(path / "figures")
     for name, content in files.items():
         write_bytes(path / name, content if isinstance(content, bytes) else content.encode())
-    wrote = [path / name for name in files]
-    return Summary(rows, means, warnings, path, wrote, group, comparisons, points, transfers,
-                   detections, facts.reduced)  # fmt: skip
+    return Summary(rows, results, facts, path, [path / name for name in files])
 
 
 def read_records(folders: Sequence[Path]) -> list[Record]:

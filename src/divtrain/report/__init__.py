@@ -23,7 +23,7 @@ from divtrain.report.figures import (
 from divtrain.report.grid import Entry, Grid, grid_markdown, grid_terminal
 from divtrain.report.published import Claim, Comparison, compare, count_claims
 from divtrain.report.rows import Cell, Row, make_rows, surrogate_title
-from divtrain.report.run_page import RunFacts, coherence_grid, gaas_grid, run_html
+from divtrain.report.run_page import RunFacts, RunResults, coherence_grid, gaas_grid, run_html
 from divtrain.report.sweep import (
     SweepPoint,
     ZeroMeans,
@@ -70,6 +70,7 @@ __all__ = [
     "Histories",
     "Row",
     "RunFacts",
+    "RunResults",
     "Scored",
     "SweepPoint",
     "TransferCell",

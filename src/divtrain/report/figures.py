@@ -60,7 +60,7 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
             ticks = [attack_title(name).replace(" (", "\n(") for name in names[threat]]
             axis.set_xticks(range(len(ticks)), ticks, fontsize=7)
             axis.set_title(f"{threat}, eps {eps:g}", fontsize=9, loc="left")
-            axis.set_ylim(0, 112)
+            axis.set_ylim(0, 118)
             axis.set_yticks(range(0, 101, 25))
             axis.tick_params(axis="y", labelsize=7)
             axis.spines[["top", "right"]].set_visible(False)
@@ -94,7 +94,8 @@ def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) 
         label=row.target,
         capsize=2,
     )
-    axis.bar_label(bars, fmt="%.1f", fontsize=5.5, padding=1)
+    upright = 90 if len(targets) > 3 else 0  # numbers side by side would run into each other
+    axis.bar_label(bars, fmt="%.1f", fontsize=5.5, padding=2, rotation=upright)
 
 
 def coherence_figure(values: Mapping[str, Tensor], title: str, split: Split = "test") -> bytes:

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from divtrain.evaluation import CLEAN, KNOWLEDGE, WarningSign
 from divtrain.report.card import DOCUMENTATION
@@ -42,6 +42,29 @@ class RunFacts:
     reduced: Sequence[str]
     command: str
     machine: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a run measured; what it did not measure is empty.
+
+    Attributes:
+        rows: Every row of accuracy, of all surrogates.
+        coherence: Mean coherence on the images, by target.
+        warnings: Warning signs.
+        comparisons: Table 2's group beside what was measured; none for held-out training images.
+        points: GAAS.
+        transfers: The surrogates compared, where there are several.
+        detections: How well scores tell unusual inputs from clean ones.
+    """
+
+    rows: Sequence[Row] = ()
+    coherence: Mapping[str, float] = field(default_factory=dict)
+    warnings: Sequence[WarningSign] = ()
+    comparisons: Sequence[Comparison] = ()
+    points: Sequence[GaasPoint] = ()
+    transfers: Sequence[TransferCell] = ()
+    detections: Sequence[DetectionRow] = ()
 
 
 @dataclass(frozen=True)
@@ -158,28 +181,12 @@ def gaas_grid(points: Sequence[GaasPoint]) -> Grid:
     return Grid("GAAS: percent of images that k orthogonal directions all fool", header, lines, 2)
 
 
-def run_html(
-    facts: RunFacts,
-    rows: Sequence[Row],
-    coherence: Mapping[str, float],
-    warnings: Sequence[WarningSign],
-    comparisons: Sequence[Comparison],
-    points: Sequence[GaasPoint],
-    transfers: Sequence[TransferCell],
-    detections: Sequence[DetectionRow],
-    figures: Mapping[str, bytes],
-) -> str:
+def run_html(facts: RunFacts, results: RunResults, figures: Mapping[str, bytes]) -> str:
     """Render the report of a run; what was not measured is left out.
 
     Args:
         facts: What the run was.
-        rows: Every row of accuracy, of all surrogates.
-        coherence: Mean coherence by target.
-        warnings: Warning signs.
-        comparisons: Table 2's group beside what was measured.
-        points: GAAS.
-        transfers: Surrogates compared.
-        detections: How well scores tell unusual inputs from clean ones.
+        results: What it measured.
         figures: PNGs by name: accuracy, coherence, gaas, transfer, detection.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -188,21 +195,39 @@ def run_html(
         loader=PackageLoader("divtrain.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    rows = results.rows
+    return environment.get_template("run.html.jinja").render(
+        facts=facts,
+        described=describe(rows) if rows else "",
+        threats=[(t, KNOWLEDGE[t]) for t in THREATS if any(row.threat == t for row in rows)],
+        warnings=results.warnings,
+        sections=_sections(facts, results, figures),
+        documentation=DOCUMENTATION,
+    )
+
+
+def _sections(facts: RunFacts, results: RunResults, figures: Mapping[str, bytes]) -> list[Section]:
+    """Return a section for each thing that was measured."""
+    rows, coherence = results.rows, results.coherence
     sections: list[Section] = []
     if rows:
         note = f"{legend(rows).replace('*', '')} Bold: the attack that leaves least. In brackets:"
         note = f"{note} Wilson's interval of 95 %."
         grids = accuracy_grids(rows, coherence)
         sections.append(Section("Accuracy", (), grids, figures.get("accuracy"), (note,)))
-    if transfers:
+    if results.transfers:
         sections.append(
-            Section("Which surrogate transfers better", transfer_sentences(transfers),
-                    transfer_grids(transfers), figures.get("transfer"),
-                    (TRANSFER_LEGEND.replace("*", ""),))
-        )  # fmt: skip
-    if comparisons:
-        claims = claim_lines(count_claims(comparisons))
-        grid, title = comparison_grid(comparisons), f"Table 2, {facts.group}"
+            Section(
+                "Which surrogate transfers better",
+                transfer_sentences(results.transfers),
+                transfer_grids(results.transfers),
+                figures.get("transfer"),
+                (TRANSFER_LEGEND.replace("*", ""),),
+            )
+        )
+    if results.comparisons:
+        claims = claim_lines(count_claims(results.comparisons))
+        grid, title = comparison_grid(results.comparisons), f"Table 2, {facts.group}"
         sections.append(Section(title, claims, (grid,), None, (COMPARISON_LEGEND,)))
     if coherence:
         note = (
@@ -211,23 +236,16 @@ def run_html(
         )
         grid = coherence_grid(coherence)
         sections.append(Section("Coherence", (), (grid,), figures.get("coherence"), (note,)))
-    if points:
+    if results.points:
         note = (
             "At how many images, all classified right, k orthogonal directions, all as aligned with"
             " the target's own gradient as k can be, fool the target at once. White-box; k = 1 is"
             " FGSM; eps in [0, 1] pixel units, L-infinity."
         )
-        grid = gaas_grid(points)
+        grid = gaas_grid(results.points)
         sections.append(Section("GAAS (Figure 5)", (), (grid,), figures.get("gaas"), (note,)))
-    if detections:
-        notes = tuple(note.replace("*", "") for note in detection_notes(detections))
-        tables, drawn = detection_grids(detections), figures.get("detection")
+    if results.detections:
+        notes = tuple(note.replace("*", "") for note in detection_notes(results.detections))
+        tables, drawn = detection_grids(results.detections), figures.get("detection")
         sections.append(Section("Detection (section 6)", (), tables, drawn, notes))
-    return environment.get_template("run.html.jinja").render(
-        facts=facts,
-        described=describe(rows) if rows else "",
-        threats=[(t, KNOWLEDGE[t]) for t in THREATS if any(row.threat == t for row in rows)],
-        warnings=warnings,
-        sections=sections,
-        documentation=DOCUMENTATION,
-    )
+    return sections

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -90,7 +90,7 @@ def legend(rows: Sequence[Row]) -> str:
     return LEGEND if all(row.split == "test" for row in rows) else f"{LEGEND} {HELD_OUT}"
 
 
-def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> RenderableType:
+def terminal_table(rows: Sequence[Row], coherence: Mapping[str, float]) -> RenderableType:
     """Render the rows for a terminal, a section a threat.
 
     Args:
@@ -117,7 +117,7 @@ def terminal_table(rows: Sequence[Row], coherence: dict[str, float]) -> Renderab
 
 
 def markdown_table(
-    rows: Sequence[Row], coherence: dict[str, float], warnings: Sequence[WarningSign]
+    rows: Sequence[Row], coherence: Mapping[str, float], warnings: Sequence[WarningSign]
 ) -> str:
     """Render the rows as Markdown, with the legend and the warning signs below."""
     lines: list[str] = []
@@ -195,7 +195,7 @@ def _markdown(cell: Cell | None) -> str:
     return f"**{cell}**" if cell.strongest else str(cell)
 
 
-def _coherence(coherence: dict[str, float], target: str) -> str:
+def _coherence(coherence: Mapping[str, float], target: str) -> str:
     return f"{coherence[target]:.2f}" if target in coherence else ""
 
 
