@@ -17,6 +17,7 @@ from divtrain.experiments import (
     run_experiment,
     train_ensembles,
 )
+from divtrain.experiments.config import check_training
 from divtrain.experiments.defences import DEFENCES, build_defence, check_steps
 from divtrain.training import Adversarial, CrossEntropy, GradientAlignment, InsideCrossEntropy
 
@@ -106,6 +107,17 @@ def test_no_static_net_is_refused(tmp_path: Path) -> None:
         train_ensembles(
             replace(SMALL, train=replace(SMALL.train, static_nets=0)), ["adv"], tmp_path, Progress()
         )
+
+
+def test_the_step_of_the_static_adversary_is_chosen_and_told_in_the_stages_key() -> None:
+    for name in ("adv", "adv+div"):
+        built = build_defence(name, TrainConfig(adv_step="step_ll"))
+        assert repr(built.views[-1]) == "AdversarialLeastLikely(eps_max=0.3)"
+        assert built.needs_static_nets
+    with pytest.raises(dt.DivtrainError, match="did you mean 'step_ll'"):
+        wrong = TrainConfig()
+        object.__setattr__(wrong, "adv_step", "stepll")  # the type checker's hook lets none through
+        check_training(wrong)
 
 
 def test_an_adversarial_view_tells_its_radius_and_not_its_nets() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import divtrain as dt
 from divtrain.attacks import FGSM
 from divtrain.data import Images, Stream
-from divtrain.training import Adversarial
+from divtrain.training import Adversarial, AdversarialLeastLikely
 
 
 def linear(seed: int, classes: int = 4) -> nn.Module:
@@ -31,6 +31,20 @@ def test_each_image_is_moved_along_the_static_nets_gradient_by_a_radius_of_its_o
     radii = moved.abs().flatten(1).amax(1)
     torch.testing.assert_close(moved, radii.view(-1, 1, 1, 1) * direction, atol=1e-6, rtol=0)
     assert len(radii.unique()) > 350
+
+
+def test_step_ll_makes_the_least_likely_label_likelier_and_does_not_look_at_the_true_one() -> None:
+    net, (x, y) = linear(0), images()
+    least = net(x).argmin(1)
+    view = AdversarialLeastLikely(0.3, (net,))
+    x_adv = view(x, y, generator())
+    assert torch.equal(x_adv, view(x, (y + 1) % 4, generator()))
+    toward = -(FGSM(eps=0.05)(net, x, least) - x).sign()
+    assert torch.equal((x_adv - x).sign(), toward)
+    before, after = (net(each).log_softmax(1).gather(1, least[:, None]) for each in (x, x_adv))
+    assert (after > before).all()
+    fgsm = Adversarial(0.3, (net,))(x, y, generator())
+    torch.testing.assert_close((x_adv - x).abs(), (fgsm - x).abs(), atol=1e-6, rtol=0)
 
 
 def test_the_radius_is_the_size_of_a_truncated_normal() -> None:

@@ -17,6 +17,7 @@ from divtrain.models.activation import ActivationName
 from divtrain.training import Schedule, Strategy, check_devices, training_processes
 
 Precision = Literal["fp32", "bf16"]
+AdversarialStep = Literal["fgsm", "step_ll"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -82,6 +83,9 @@ class TrainConfig:
     the radii of the static adversary for adv."""
     static_nets: int = 1
     """Pretrained nets that adv's examples are crafted on, of the members' architectures in turn."""
+    adv_step: AdversarialStep = field(default="fgsm", repr=False)
+    """How adv's examples step on the static nets: fgsm, away from the true label (the paper's), or
+    step_ll, towards the label that the net least expects, which leaks no label to the ensemble."""
     precision: Precision = "fp32"
     """fp32, or bf16 for mixed precision."""
     save_every: float = 120.0
@@ -334,6 +338,8 @@ def check_training(train: TrainConfig) -> None:
         raise DivtrainError(f"expected --train.devices >= 1, got {train.devices}")
     if train.precision not in get_args(Precision):
         raise unknown_name("precision", train.precision, get_args(Precision))
+    if train.adv_step not in get_args(AdversarialStep):
+        raise unknown_name("adversarial step", train.adv_step, get_args(AdversarialStep))
 
 
 def flatten(config: Any) -> dict[str, Any]:

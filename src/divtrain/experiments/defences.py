@@ -14,6 +14,7 @@ from divtrain.experiments.config import TrainConfig
 from divtrain.gal import images_in
 from divtrain.training import (
     Adversarial,
+    AdversarialLeastLikely,
     CrossEntropy,
     GradientAlignment,
     InsideCrossEntropy,
@@ -75,13 +76,19 @@ def _div(train: TrainConfig) -> Defence:
 
 
 def _adv(train: TrainConfig) -> Defence:
-    """Ensemble Adversarial Training: cross-entropy on D' and FGSM examples of static nets, 1:1."""
-    return Defence([CrossEntropy()], [Clean(), Adversarial(train.noise)])
+    """Ensemble Adversarial Training: cross-entropy on D' and the examples of static nets, 1:1."""
+    return Defence([CrossEntropy()], [Clean(), _examples(train)])
 
 
 def _adv_div(train: TrainConfig) -> Defence:
     """Both: Eq. 9 on D', D_noise and the examples of static nets."""
-    return replace(_div(train), views=[Clean(), Noisy(train.noise), Adversarial(train.noise)])
+    return replace(_div(train), views=[Clean(), Noisy(train.noise), _examples(train)])
+
+
+def _examples(train: TrainConfig) -> Adversarial:
+    """Adversarial examples of static nets, by the step that was chosen."""
+    steps = {"fgsm": Adversarial, "step_ll": AdversarialLeastLikely}
+    return steps[train.adv_step](train.noise)
 
 
 def _detector(train: TrainConfig) -> Defence:

@@ -226,6 +226,8 @@ def _surrogate(
     described = repr((surrogate.defence, surrogate.model, surrogate.train, surrogate.seed))
     if surrogate.defence == "detector":
         described += surrogate.train.outside
+    if surrogate.train.adv_step != "fgsm":
+        described += surrogate.train.adv_step
     digest = hashlib.sha256(described.encode()).hexdigest()[:8]
     name = f"surrogate-{file_name(surrogate.name)}-{digest}"
     return _train_recipe(name, surrogate, f"attacker's {surrogate.name}", data, common)

@@ -62,6 +62,7 @@ FREE_TO_CHANGE = (
     "train.strategy",
     "train.outside",
     "train.static_nets",
+    "train.adv_step",
     "gaas.images",
     "gaas.orders",
     "gaas.eps",

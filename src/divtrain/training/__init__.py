@@ -1,6 +1,6 @@
 """One loop; a defence is a list of loss terms and a stream of views."""
 
-from divtrain.training.adversarial import Adversarial
+from divtrain.training.adversarial import Adversarial, AdversarialLeastLikely
 from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
 from divtrain.training.devices import (
     Strategy,
@@ -21,6 +21,7 @@ from divtrain.training.terms import (
 
 __all__ = [
     "Adversarial",
+    "AdversarialLeastLikely",
     "CrossEntropy",
     "GradientAlignment",
     "History",

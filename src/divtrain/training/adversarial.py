@@ -1,4 +1,4 @@
-"""Ensemble Adversarial Training's examples: FGSM on a static net (Tramer et al., 2018)."""
+"""Ensemble Adversarial Training's examples: one step on a static net (Tramer et al., 2018)."""
 
 from dataclasses import dataclass, field
 
@@ -46,8 +46,25 @@ class Adversarial:
             here = (chosen == index).nonzero().squeeze(1)
             if len(here):
                 with frozen_in_eval_mode(net):
-                    gradient = input_gradient(
-                        make_objective("mean_member_ce", net), x[here], y[here]
-                    )
-                x_adv[here] = (x[here] + radius[here].abs() * gradient.sign()).clamp(0, 1)
+                    direction = self.direction(net, x[here], y[here])
+                x_adv[here] = (x[here] + radius[here].abs() * direction).clamp(0, 1)
         return x_adv
+
+    def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Where to step on one net, entries in {-1, 0, 1}: FGSM, away from the true label."""
+        return input_gradient(make_objective("mean_member_ce", net), x, y).sign()
+
+
+@dataclass(frozen=True)
+class AdversarialLeastLikely(Adversarial):
+    """The same with Kurakin et al.'s (2017) Step-LL: towards the label that the net least expects.
+
+    The true label is not used, so the step does not tell it: a net trained on FGSM examples learns
+    to read their labels off the step (label leaking). Tramer et al. took it on ImageNet.
+    """
+
+    def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Where to step on one net, entries in {-1, 0, 1}."""
+        with torch.no_grad():
+            least = net(x).argmin(1)
+        return -super().direction(net, x, least)
