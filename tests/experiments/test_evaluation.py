@@ -511,7 +511,7 @@ def test_quick_means_fewer_images_and_attacks(
     monkeypatch.setattr("divtrain.cli.evaluate_models", stop)
     assert main(["evaluate", "--targets", f"mine={checkpoints['div']}", "--quick"]) == 130
     assert seen[0].data.test_size == 200
-    assert seen[0].attack.transfer == ("fgsm", "mifgsm")
+    assert seen[0].attack.transfer == ("fgsm", "mifgsm", "reversed")
     assert seen[0].attack.eps == Suite().eps
     assert seen[0].model == TRAINING.model
     words = ["evaluate", "--targets", f"mine={checkpoints['div']}", "--quick"]
