@@ -1,5 +1,6 @@
 """Small ensembles trained on real digits in seconds, plainly and with Diversity Training."""
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -38,6 +39,28 @@ def images() -> Images:
 @cache
 def trained(gal_weight: float, seed: int) -> dt.Ensemble:
     """Five members after 600 steps on clean and noisy digits; the same for the same arguments."""
+
+    def loss(ens: dt.Ensemble, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        x = noisy(x, generator)
+        return dt.diversity_loss(ens, x, y, gal_weight).total if gal_weight else plain(ens, x, y)
+
+    return _after_steps(seed, loss)
+
+
+@cache
+def leaking(seed: int) -> dt.Ensemble:
+    """Trained on FGSM steps of a net that never learns, with the true labels, and little else."""
+    static, attack = trained(0.0, 1).members[0], dt.attacks.FGSM(eps=0.2)
+
+    def loss(ens: dt.Ensemble, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        return plain(ens, torch.cat([x, attack(static, x, y)]), torch.cat([y, y]))
+
+    return _after_steps(seed, loss)
+
+
+def _after_steps(
+    seed: int, loss_of: Callable[[dt.Ensemble, Tensor, Tensor, torch.Generator], Tensor]
+) -> dt.Ensemble:
     train = load_dataset("digits").train
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -46,29 +69,7 @@ def trained(gal_weight: float, seed: int) -> dt.Ensemble:
     optimizer = torch.optim.Adam(ens.parameters(), 2e-3)
     for _ in range(600):
         chosen = torch.randint(len(train), (128,), generator=generator)
-        x, y = noisy(train.x[chosen], generator), train.y[chosen]
-        loss = dt.diversity_loss(ens, x, y, gal_weight).total if gal_weight else plain(ens, x, y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return ens.eval()
-
-
-@cache
-def leaking(seed: int) -> dt.Ensemble:
-    """Trained on FGSM steps of a net that never learns, with the true labels, and little else."""
-    train, static = load_dataset("digits").train, trained(0.0, 1).members[0]
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        ens = dt.Ensemble([member() for _ in range(5)])
-    optimizer = torch.optim.Adam(ens.parameters(), 2e-3)
-    attack = dt.attacks.FGSM(eps=0.2)
-    for _ in range(600):
-        chosen = torch.randint(len(train), (128,), generator=generator)
-        x, y = train.x[chosen], train.y[chosen]
-        both = torch.cat([x, attack(static, x, y)])
-        loss = plain(ens, both, torch.cat([y, y]))
+        loss = loss_of(ens, train.x[chosen], train.y[chosen], generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -5,13 +5,7 @@ from typing import Any
 import pytest
 
 import divtrain as dt
-from divtrain.experiments import (
-    PRESETS,
-    AttackConfig,
-    DataConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from divtrain.experiments import PRESETS, AttackConfig, DataConfig, ModelConfig, TrainConfig
 from divtrain.experiments.config import DetectionConfig, check_config, flatten, unflatten
 from divtrain.experiments.defences import DEFENCES, build_defence
 from divtrain.experiments.graph import experiment_graph

@@ -62,7 +62,7 @@ class LinfAttack:
         on_step: OnStep | None,
     ) -> Tensor:
         """Return adversarial examples; `__call__` has checked the images and frozen the model."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: what tells one attack from another
 
     def __call__(
         self,

@@ -149,7 +149,7 @@ class SearchAttack(LinfAttack):
             generator: Source of randomness.
             report: To be called with the number of steps done after each.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: what tells one attack from another
 
     def perturb(
         self,

@@ -77,10 +77,7 @@ def warning_signs(records: Iterable[Record]) -> list[WarningSign]:
                     WarningSign(
                         "label-leaking",
                         target,
-                        f"{where}: a step on {back.surrogate} that makes the true label *likelier*"
-                        f" leaves {back.accuracy:.1%}, none {untouched.accuracy:.1%}; the target"
-                        " reads the label off the attacks it was trained on, so what it withstands"
-                        " of those is not robustness.",
+                        f"{where}: {leaking(back.surrogate, back.accuracy, untouched.accuracy)}",
                     )
                 )
         for threat in ("transfer", "white-box"):
@@ -99,6 +96,15 @@ def warning_signs(records: Iterable[Record]) -> list[WarningSign]:
                     )
                 )
     return found
+
+
+def leaking(surrogate: str, left: float, clean: float) -> str:
+    """Say what a step back on a surrogate left of a target's accuracy, and what that means."""
+    return (
+        f"a step on {surrogate} that makes the true label *likelier* leaves {left:.1%}, none"
+        f" {clean:.1%}; the target reads the label off the attacks it was trained on, so what it"
+        " withstands of those is not robustness."
+    )
 
 
 def _kind(record: Record) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from divtrain.evaluation.evaluation import Evaluation, chosen_images
 from divtrain.evaluation.plan import ONE_MEMBER, Attempt
-from divtrain.evaluation.sanity import MANY_STEPS, MARGIN, ONE_STEP, WarningSign
+from divtrain.evaluation.sanity import MANY_STEPS, MARGIN, ONE_STEP, WarningSign, leaking
 
 ZERO_GRADIENTS = 0.01
 """Share of images without a gradient above which gradient attacks are half blind."""
@@ -202,12 +202,8 @@ def label_leaking(evaluation: Evaluation) -> Iterator[str]:
             left = evaluation.outcomes[attempt].correct
             # Both must be clearly above it: noise of this size may hurt as well.
             if _kind(attempt) == "reversed" and all(_lower_mask(left, mask) for mask in floor):
-                yield (
-                    f"eps {eps:g}: a step on {attempt.source} that makes the true label *likelier*"
-                    f" leaves {_share(left)} of the images, none {_share(evaluation.clean)}; the"
-                    " target reads the label off the attacks it was trained on, so what it"
-                    " withstands of those is not robustness."
-                )
+                shares = (mask.float().mean().item() for mask in (left, evaluation.clean))
+                yield f"eps {eps:g}: {leaking(attempt.source, *shares)}"
 
 
 def square_beats_gradients(evaluation: Evaluation) -> Iterator[str]:
