@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import safetensors.torch
@@ -32,6 +33,7 @@ from divtrain.training import (
     InsideCrossEntropy,
     Term,
     TrainingSettings,
+    leave_group,
     train,
 )
 
@@ -143,6 +145,7 @@ def work(fabric: Fabric, folder: Path) -> None:
         _stop_and_go_on(fabric, folder, strategy)
         _refuse(fabric, folder, strategy)
         _damage(fabric, folder, strategy)
+    leave_group()
 
 
 def _stop_and_go_on(fabric: Fabric, folder: Path, strategy: str) -> None:
@@ -199,6 +202,14 @@ def _damage(fabric: Fabric, folder: Path, strategy: str) -> None:
     except dt.DivtrainError as error:
         told = f"{type(error).__name__} {error}"
         (folder / f"{strategy}-damaged-{fabric.global_rank}").write_text(told)
+
+
+def note_the_end(folder: Path, fabric: Fabric, on_progress: OnProgress) -> None:
+    """Each process writes, as the last thing it does, whether it is still in the group."""
+    del on_progress
+    fabric.barrier()
+    note = folder / f"{fabric.global_rank}.txt"
+    Finalize(None, lambda: note.write_text(str(torch.distributed.is_initialized())), exitpriority=0)
 
 
 def second_cannot(fabric: Fabric, on_progress: OnProgress) -> None:

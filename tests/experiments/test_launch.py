@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from divtrain.experiments import (
     train_ensembles,
 )
 from divtrain.experiments.stages.launch import launch
-from ranks import second_cannot, second_is_killed
+from ranks import note_the_end, second_cannot, second_is_killed
 
 SMALL = ExperimentConfig(
     preset="digits",
@@ -70,6 +71,12 @@ def test_a_run_on_two_devices_is_stopped_and_goes_on_with_one(tmp_path: Path) ->
     expected = weights(whole)
     rounding = (weights(rounded) - expected).norm()
     assert (weights(folder) - expected).norm() < 2 * rounding < 0.1 * expected.norm()
+
+
+def test_processes_leave_their_group_before_they_end(tmp_path: Path) -> None:
+    """Gloo's threads would now and then abort them on their way out."""
+    launch(partial(note_the_end, tmp_path), 2, "cpu", "fp32", lambda *told: None)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["False", "False"]
 
 
 def test_what_one_process_raises_is_raised_here_and_the_others_end() -> None:

@@ -5,6 +5,7 @@ from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensem
 from divtrain.training.devices import (
     Strategy,
     check_devices,
+    leave_group,
     torchrun_processes,
     training_processes,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Term",
     "TrainingSettings",
     "check_devices",
+    "leave_group",
     "load_ensemble",
     "load_weights",
     "save_ensemble",

@@ -13,7 +13,7 @@ GAL's step has a backward pass inside its forward pass, may run two forward pass
 one a member (`by_member`). One mean of the gradients after the step is right in all of them. What
 is given up is that the exchange does not overlap with the backward pass.
 
-Processes are launched, and their group is opened, by Fabric.
+Processes are launched, and their group is opened, by Fabric; they leave it before they end.
 """
 
 import os
@@ -64,6 +64,16 @@ def training_processes(devices: int) -> int:
             " it out: under torchrun every process trains on a device of its own"
         )
     return max(devices, started)
+
+
+def leave_group() -> None:
+    """Leave the group of processes, if this one is in any; the last that it does with the others.
+
+    A process that ends with the threads of a Gloo group still running is now and then aborted by
+    them on its way out, its work done. Fabric closes groups of GPUs alone.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def spread(

@@ -17,7 +17,7 @@ import torch
 from divtrain.errors import DivtrainError
 from divtrain.experiments.stages.stage import OnProgress, Work, open_fabric
 from divtrain.experiments.stages.torchrun import lead
-from divtrain.training import torchrun_processes
+from divtrain.training import leave_group, torchrun_processes
 from divtrain.training.interrupt import StopRequest
 
 
@@ -130,7 +130,9 @@ def _run(
         fabric = open_fabric(accelerator, precision, devices)
         fabric.launch()
         pickle.loads(content)(fabric, show)
+        leave_group()
     except KeyboardInterrupt as error:
+        leave_group()
         messages.put(KeyboardInterrupt())
         raise SystemExit(0) from error  # all processes agreed to stop
     except DivtrainError as error:

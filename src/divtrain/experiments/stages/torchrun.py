@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from divtrain.errors import DivtrainError
 from divtrain.experiments.stages.stage import OnProgress, Work, open_fabric
-from divtrain.training import torchrun_processes
+from divtrain.training import leave_group, torchrun_processes
 
 LOOK_EVERY = 0.1
 """Seconds between two looks for a call."""
@@ -66,25 +66,32 @@ def follow() -> None:
         KeyboardInterrupt: when a training was stopped.
     """
     number, failure = 0, None
-    while (call := _next_call(number, failure)) != END:
-        number += 1
-        where = json.loads(call)
-        try:
-            fabric = open_fabric(where["accelerator"], where["precision"], torchrun_processes())
-            fabric.launch()
-            work: Work = pickle.loads(fabric.broadcast(b""))
-            work(fabric, _show_nothing)
-            failure = None
-        except DivtrainError as error:
-            failure = error
-        except RuntimeError as error:  # mostly that another process is gone, which says why
-            failure = DivtrainError(f"training ended with {type(error).__name__}: {error}")
+    try:
+        while (call := _next_call(number, failure)) != END:
+            number += 1
+            failure = _take_part(json.loads(call))
+    finally:
+        leave_group()
+
+
+def _take_part(where: dict[str, str]) -> DivtrainError | None:
+    """Do what the first process sends; return what went wrong."""
+    try:
+        fabric = open_fabric(where["accelerator"], where["precision"], torchrun_processes())
+        fabric.launch()
+        work: Work = pickle.loads(fabric.broadcast(b""))
+        work(fabric, _show_nothing)
+    except DivtrainError as error:
+        return error
+    except RuntimeError as error:  # mostly that another process is gone, which says why
+        return DivtrainError(f"training ended with {type(error).__name__}: {error}")
 
 
 def dismiss() -> None:
     """Let the others end, if torchrun started any; for the first process, when it is done."""
     if torchrun_processes() > 1 and not is_follower():
         _call(END)
+        leave_group()
 
 
 def _call(text: str) -> None:
