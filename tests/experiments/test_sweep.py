@@ -283,6 +283,13 @@ def test_other_sweeps_do_not_look_for_zeros(whole: Path) -> None:
     assert not (whole / "figures/activation.png").exists()
 
 
+def test_another_sweep_does_not_keep_the_figure_of_the_slopes(slopes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    shutil.copytree(slopes, out)
+    run_sweep(replace(SLOPES, targets=("base",)), SweepConfig(epochs=(1,)), out, Progress())
+    assert [file.name for file in (out / "figures").iterdir()] == ["sweep.png"]
+
+
 def test_a_sweep_stopped_while_zeros_are_counted_goes_on(slopes: Path, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     with pytest.raises(KeyboardInterrupt):

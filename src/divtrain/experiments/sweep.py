@@ -285,6 +285,7 @@ def write_sweep(directory: RunDirectory, folders: Sequence[Path]) -> SweepSummar
     write_text(path / "sweep.csv", sweep_csv(points, zeros))
     write_bytes(figures / "sweep.png", sweep_figure(points, title))
     files = [path / "sweep.md", path / "sweep.csv", figures / "sweep.png"]
+    (figures / "activation.png").unlink(missing_ok=True)  # of an earlier sweep
     if any(ACTIVATION in point.values for point in points):
         histories = _read_histories(folders, list(swept))
         figure = activation_figure(points, coherence, zeros, histories, title)

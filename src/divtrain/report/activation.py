@@ -66,6 +66,7 @@ def activation_figure(
     if handles:
         upper[1].legend(handles, names, title=SLOPE, title_fontsize=7, fontsize=7, frameon=False)
     _coherence(upper[2], lines, coherence, slopes)
+    upper[2].sharey(upper[0])
     _zeros(upper[3], lines, zeros, slopes)
     lower = below.subplots(1, len(panels), squeeze=False)[0]
     for axis, (threat, eps) in zip(lower, panels, strict=True):

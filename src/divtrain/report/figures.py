@@ -106,7 +106,7 @@ def coherence_figure(values: Mapping[str, Tensor], title: str, split: Split = "t
         title: Name of the experiment.
         split: Which images.
     """
-    figure = new_figure(6.4, 3.4)
+    figure = new_figure(6.4, 3.6)
     axis = figure.subplots()
     bins = torch.linspace(-1, 1, 61).tolist()
     for target, coherence in values.items():
@@ -121,7 +121,7 @@ def coherence_figure(values: Mapping[str, Tensor], title: str, split: Split = "t
     axis.set_ylabel(f"share of {split} images", fontsize=8)
     axis.set_xlim(max(-1.0, min(v.min().item() for v in values.values()) - 0.05), 1.0)
     axis.set_title(f"{title}: coherence on the {split} images, eval mode", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, loc="upper center")
+    figure.legend(loc="outside lower center", ncols=min(len(values), 3), fontsize=8, frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return to_png(figure)
 
