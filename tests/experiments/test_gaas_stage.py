@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import divtrain as dt
+from divtrain.analysis import gaas
+from divtrain.evaluation import correct_mask
 from divtrain.experiments import (
     AttackConfig,
     DataConfig,
@@ -14,6 +16,7 @@ from divtrain.experiments import (
     ModelConfig,
     Progress,
     TrainConfig,
+    open_dataset,
     run_experiment,
 )
 from divtrain.experiments.config import GaasConfig, check_config
@@ -52,6 +55,25 @@ def test_a_run_counts_directions_and_compares_with_table_2(tmp_path: Path) -> No
     row = next(r for r in summary.rows if (r.target, r.eps) == ("div", 0.3))
     assert measured["div", "fgsm", 0.3] == row.cells["fgsm"].mean
     assert measured["adv", "fgsm", 0.3] is None
+
+
+def test_the_directions_follow_the_gradient_asked_for(tmp_path: Path) -> None:
+    """Another objective is counted anew, in the same directory, and what is told names it."""
+    config = replace(SMALL, targets=("div",))
+    usual = run_experiment(config, tmp_path, Progress()).results.points
+    other = replace(config, gaas=replace(config.gaas, objective="ce_of_mean_logit"))
+    counted = run_experiment(other, tmp_path, Progress()).results.points
+    ens, _ = dt.load_ensemble(tmp_path / "stages/train-div-s0/ensemble.safetensors")
+    test = open_dataset(config.data).test
+    right = correct_mask(ens, test.x, test.y).nonzero().squeeze(1)[:10]
+    for points in (usual, counted):
+        for point in points:
+            own = gaas(ens, test.x[right], test.y[right], point.eps, (4, 16), point.objective)
+            assert point.fooled == round(10 * own.probability[point.order])
+    assert {point.objective for point in counted} == {"ce_of_mean_logit"}
+    assert "along ce_of_mean_logit" in (tmp_path / "report.html").read_text()
+    again = run_experiment(config, tmp_path, Progress()).results.points
+    assert again == usual
 
 
 def test_more_images_than_are_classified_right_are_refused(tmp_path: Path) -> None:

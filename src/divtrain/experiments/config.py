@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import tyro
 
 from divtrain.analysis import regular_hadamard
-from divtrain.attacks import ATTACKS, build_attack
+from divtrain.attacks import ATTACKS, ObjectiveName, build_attack
 from divtrain.checks import check_eps
 from divtrain.data import check_outside_name, same_source
 from divtrain.ensemble import Aggregate
@@ -134,6 +134,9 @@ class GaasConfig:
     """Numbers of directions, 4 u^2 each; 1 (FGSM) comes with them."""
     eps: tuple[float, ...] = (0.03, 0.06, 0.09)
     """L-infinity radii in [0, 1] pixel units."""
+    objective: ObjectiveName = "mean_member_ce"
+    """Whose gradient the directions follow: the mean of the members' losses (the paper's), which
+    diverse members may mislead, or e.g. ce_of_mean_logit."""
     targets: tuple[str, ...] = ("base", "div")
     """Which of --targets."""
 

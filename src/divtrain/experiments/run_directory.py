@@ -66,6 +66,7 @@ FREE_TO_CHANGE = (
     "gaas.images",
     "gaas.orders",
     "gaas.eps",
+    "gaas.objective",
     "gaas.targets",
     "detection.images",
     "detection.against",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from divtrain.attacks import ObjectiveName
 from divtrain.data import Split
 from divtrain.evaluation import WORST, Record, Threat, wilson_interval
 from divtrain.report.drawing import COLOURS, colour_of, new_figure, to_png
@@ -29,6 +30,7 @@ class GaasPoint:
         order: k, the number of orthogonal directions.
         fooled: Images at which at least k directions fool the target.
         images: Images looked at.
+        objective: Whose gradient the directions follow.
     """
 
     target: str
@@ -36,6 +38,7 @@ class GaasPoint:
     order: int
     fooled: int
     images: int
+    objective: ObjectiveName = "mean_member_ce"
 
 
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
@@ -159,8 +162,9 @@ def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
     axes[0].set_ylabel("share of images with at least k\northogonal fooling directions", fontsize=8)
     axes[-1].legend(fontsize=8, frameon=False)
     images = sorted({point.images for point in found})
-    figure.suptitle(f"{title}: GAAS ({' or '.join(map(str, images))} images, 95 % intervals)",
-                    fontsize=10)  # fmt: skip
+    along = " and ".join(dict.fromkeys(point.objective for point in found))
+    figure.suptitle(f"{title}: GAAS along {along} ({' or '.join(map(str, images))} images, 95 %"
+                    " intervals)", fontsize=10)  # fmt: skip
     return to_png(figure)
 
 

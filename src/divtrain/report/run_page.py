@@ -178,7 +178,9 @@ def gaas_grid(points: Sequence[GaasPoint]) -> Grid:
         for (target, eps), own in sorted(counts.items(), key=lambda item: item[0][1])
     )
     header = ("eps", "target", *(f"k = {k}" for k in orders))
-    return Grid("GAAS: percent of images that k orthogonal directions all fool", header, lines, 2)
+    along = " and ".join(dict.fromkeys(point.objective for point in points))
+    title = f"GAAS: percent of images that k orthogonal directions all fool, along {along}"
+    return Grid(title, header, lines, 2)
 
 
 def run_html(facts: RunFacts, results: RunResults, figures: Mapping[str, bytes]) -> str:

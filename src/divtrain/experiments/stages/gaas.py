@@ -32,7 +32,9 @@ def gaas_stage(name: str, target: str, trained: Stage, config: GaasConfig, seed:
         parts = Parts(context.folder)
 
         def count(eps: float) -> Part:
-            found = gaas(ens, test.x[chosen], test.y[chosen], eps, config.orders, seed=seed)
+            found = gaas(
+                ens, test.x[chosen], test.y[chosen], eps, config.orders, config.objective, seed
+            )
             counts = {k: round(share * config.images) for k, share in found.probability.items()}
             return {}, [
                 {"eps": eps, "order": order, "fooled": fooled, "images": config.images}
@@ -43,13 +45,15 @@ def gaas_stage(name: str, target: str, trained: Stage, config: GaasConfig, seed:
         for index, eps in enumerate(config.eps):
             rows += parts.get(index, partial(count, eps))[1]
             context.on_progress(index + 1, len(config.eps), "radii")
-        about = {"target": target, "seed": seed, "rows": rows}
+        about = {"target": target, "seed": seed, "objective": config.objective, "rows": rows}
         write_json(context.folder / GAAS_FILE, about)
 
     described = {n: v for n, v in asdict(config).items() if n != "targets"}
+    if config.objective == GaasConfig.objective:
+        del described["objective"]  # nor have earlier runs one in their keys
     return Stage(name, {"target": target, "seed": seed, **described}, (trained,), work)
 
 
 def read_gaas(file: Path) -> dict[str, Any]:
-    """Read what `gaas_stage` wrote: target, seed, and rows of eps, order, fooled, images."""
+    """Read what `gaas_stage` wrote: target, seed, objective, rows of eps, order, fooled, images."""
     return read_json(file)
