@@ -77,7 +77,9 @@ def warning_signs(records: Iterable[Record]) -> list[WarningSign]:
                     WarningSign(
                         "label-leaking",
                         target,
-                        f"{where}: {leaking(back.surrogate, back.accuracy, untouched.accuracy)}",
+                        f"{where}: {leaking(back.surrogate, back.accuracy, untouched.accuracy)}"
+                        " A run has no random noise of that size to compare with; `divtrain"
+                        " evaluate` has.",
                     )
                 )
         for threat in ("transfer", "white-box"):
