@@ -42,7 +42,7 @@ $(VENV)/pip:
 
 $(VENV)/installed: $(VENV)/pip pyproject.toml
 	@echo "Installing divtrain; PyTorch is large, this can take some minutes."
-	$(PIP) --editable .
+	$(PIP) --quiet --editable .
 	@touch $@
 
 # adv-lib, an oracle, builds a dependency that needs an old setuptools.

@@ -377,7 +377,7 @@ def test_names_of_torchattack_mean_its_classes(
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *((name, r"pip install 'divtrain\[torchattack\]'") for name in TORCHATTACK),
+        *((name, r"pip install --editable '\.\[torchattack\]'") for name in TORCHATTACK),
         ("autoattack", r"pip install git\+https://github.com/fra31/auto-attack"),
     ],
 )

@@ -325,6 +325,12 @@ def test_missing_files_without_a_network_name_the_ways_out(
         assert part in str(caught.value)
 
 
+def test_a_folder_for_downloads_is_not_made_in_one_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DivtrainError, match=r"and so is the folder .*--data\.root"):
+        load_dataset("mnist", tmp_path / "no/such")
+    assert not (tmp_path / "no").exists()
+
+
 def save_mnist(root: Path, train: np.ndarray, test: np.ndarray) -> Path:
     """MNIST's own files, whose format is a magic number, the shape, the bytes."""
     raw = root / "MNIST" / "raw"

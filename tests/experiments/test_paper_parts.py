@@ -7,7 +7,13 @@ import pytest
 
 import divtrain as dt
 from divtrain.cli import main
-from divtrain.experiments import PRESETS, RunDirectory, rewrite_summary, run_experiment
+from divtrain.experiments import (
+    PRESETS,
+    RunDirectory,
+    rewrite_summary,
+    run_experiment,
+    train_ensembles,
+)
 from divtrain.experiments.config import DetectionConfig, ExperimentConfig, GaasConfig, flatten
 from divtrain.experiments.graph import experiment_graph
 from divtrain.experiments.paper_parts import PARTS, only_parts, parts_of
@@ -94,6 +100,11 @@ def test_what_is_not_there_is_refused_before_the_data_is_opened(tmp_path: Path) 
     elsewhere = replace(SMALL, targets=("base",), gaas=GaasConfig(images=5, targets=("div",)))
     with pytest.raises(dt.DivtrainError, match="--gaas.targets"):
         run_experiment(elsewhere, tmp_path / "run", Progress(), parts=["gaas"])
+    with pytest.raises(dt.DivtrainError, match="got the target div; give --targets div, or"):
+        run_experiment(nowhere, tmp_path / "run", Progress(), parts=["div"])
+    many = replace(SMALL, gaas=GaasConfig(images=5))
+    with pytest.raises(dt.DivtrainError, match="--gaas.orders of at most 64, .* got 100"):
+        run_experiment(many, tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()
 
 
@@ -118,6 +129,18 @@ def test_the_whole_run_goes_on_from_a_part_and_ends_the_same(tmp_path: Path) -> 
     run_experiment(SMALL, whole, Progress())
     assert result(out) == result(whole)
     assert (out / "table.md").read_text() == (whole / "table.md").read_text()
+
+
+def test_training_alone_leaves_the_report_of_what_was_measured(tmp_path: Path) -> None:
+    """Unless it trained anew what was measured: that is to be measured again."""
+    config, out = replace(SMALL, targets=("base", "adv")), tmp_path / "run"
+    rows = run_experiment(config, out, Progress()).rows
+    train_ensembles(config, ["adv"], out, Progress())
+    assert rewrite_summary(RunDirectory(out)).rows == rows
+    other = replace(config, train=replace(config.train, adv_step="step_ll"))
+    train_ensembles(other, ["adv"], out, Progress())
+    with pytest.raises(dt.DivtrainError, match="nothing in .* has been evaluated yet"):
+        rewrite_summary(RunDirectory(out))
 
 
 def test_a_whole_run_removes_report_files_that_only_an_earlier_command_asked_for(

@@ -59,7 +59,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install divtrain[ray]")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install --editable '.[ray]'")
     made = Cluster()
     yield made
     made.shutdown()

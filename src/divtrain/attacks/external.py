@@ -135,7 +135,7 @@ def build_external(name: str, eps: float) -> Adapter:
         DivtrainError: when the library is not installed, saying how to get it.
     """
     if name in TORCHATTACK:
-        module = _import("torchattack", name, "pip install 'divtrain[torchattack]'")
+        module = _import("torchattack", name, "pip install --editable '.[torchattack]' in a clone")
         kind = getattr(module, TORCHATTACK[name])
         return Adapter(
             name, eps, lambda model: _torchattack(kind, model, eps), _version("torchattack")

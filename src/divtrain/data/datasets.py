@@ -141,6 +141,11 @@ def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bo
         pass  # torchvision's word for missing or damaged files
     except Exception as error:
         raise DivtrainError(f"the {name} files are damaged ({error}); {advice}") from error
+    if not root.resolve().parent.exists():
+        raise DivtrainError(
+            f"the {name} files are missing, and so is the folder that {root} would be made in to"
+            f" download them to; {advice}"
+        )
     try:
         return kind(root, train=train, download=True)
     except Exception as error:

@@ -206,14 +206,14 @@ def check_config(config: ExperimentConfig) -> None:
         DivtrainError: before anything is computed.
     """
     check_attack_config(config.attack)
+    for name in config.model.members:
+        if name not in ARCHITECTURES:
+            raise unknown_name("model", name, ARCHITECTURES)
     if len(config.model.members) < 2:
         raise DivtrainError(
             f"expected at least two --model.members, got {len(config.model.members)}: diversity is"
             " a property of pairs"
         )
-    for name in config.model.members:
-        if name not in ARCHITECTURES:
-            raise unknown_name("model", name, ARCHITECTURES)
     if not 0 <= config.model.slope <= 1:
         raise DivtrainError(
             f"expected --model.slope from 0 (ReLU) to 1 (no activation), got {config.model.slope!r}"
@@ -260,7 +260,8 @@ def check_gaas(config: GaasConfig, data: DataConfig) -> None:
     for eps in config.eps:
         check_eps(eps)
     for order in config.orders:
-        regular_hadamard(order)
+        if order != 1:  # FGSM, which comes with them anyway
+            regular_hadamard(order)
 
 
 def _check_images(analysis: str, images: int, data: DataConfig) -> None:

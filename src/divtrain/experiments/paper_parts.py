@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.config import ExperimentConfig
+from divtrain.experiments.defences import DEFENCES
 from divtrain.experiments.stages import Stage
 
 
@@ -28,7 +29,7 @@ PARTS: dict[str, Part] = {
     "coherence": Part(("coherence-",), "some --targets"),
     "gaas": Part(
         ("gaas-",),
-        "--gaas.images N, e.g. 500, and in --gaas.targets some that --targets has too",
+        "--gaas.images N, e.g. 100, and in --gaas.targets some that --targets has too",
         lambda config: config.gaas.images > 0 and bool({*config.gaas.targets} & {*config.targets}),
     ),
     "detection": Part(
@@ -54,6 +55,11 @@ def only_parts(stages: Sequence[Stage], names: Iterable[str]) -> list[Stage]:
     """
     wanted: set[str] = set()
     for name in names:
+        if name in DEFENCES:
+            raise DivtrainError(
+                f"--only takes parts of the paper ({', '.join(PARTS)}), got the target {name}; give"
+                f" --targets {name}, or `divtrain train PRESET --only {name}` to train it alone"
+            )
         if name not in PARTS:
             raise unknown_name("part in --only", name, PARTS)
         own = [stage for stage in stages if stage.name.startswith(PARTS[name].kinds)]

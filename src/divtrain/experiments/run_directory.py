@@ -92,7 +92,11 @@ class RunDirectory:
 
     @contextmanager
     def entered(
-        self, config: dict[str, Any], stages: Sequence[Stage], join: bool = False
+        self,
+        config: dict[str, Any],
+        stages: Sequence[Stage],
+        join: bool = False,
+        whole: bool = True,
     ) -> Iterator[None]:
         """Work on the directory while the context is open: alone, or beside others with `join`.
 
@@ -103,6 +107,8 @@ class RunDirectory:
             config: Fields by flag name, from `flatten`.
             stages: The graph.
             join: Whether other processes may be there.
+            whole: Whether a report is to be of these stages alone. If not, it stays of what an
+                earlier command planned, as long as that was made from the same stages.
 
         Raises:
             DivtrainError: when another process is there, naming it, or runs another graph; when
@@ -125,6 +131,10 @@ class RunDirectory:
                 make_folder(self.path / "stages")
                 write_sealed_json(self.path / CONFIG, config)
                 keys = {stage.name: stage.key for stage in stages}
+                if not whole and (self.path / PLAN).exists():
+                    before = self._read_plan()
+                    if all(before.get(name, key) == key for name, key in keys.items()):
+                        keys = {**before, **keys}
                 write_sealed_json(self.path / PLAN, {"stages": keys})
             seat = sit_down(self.path)
         try:

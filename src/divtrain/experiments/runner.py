@@ -57,7 +57,7 @@ class ExperimentBlueprint:
             check_steps(name, config.train, len(dataset.train))
         for each in attackers(config.attack.surrogates, config.model, config.train, config.seed):
             check_steps(each.defence, each.train, len(dataset.train))
-        check_outside_images(config, dataset)
+        check_with_data(config, dataset)
         stages = self._stages(common_inputs(dataset, config.accelerator))
         return Graph(stages, dataset, config.accelerator)
 
@@ -119,7 +119,7 @@ def train_ensembles(
     directory, blueprint = RunDirectory(out), ExperimentBlueprint(config, tuple(names))
     directory.check(flatten(config))
     graph = blueprint.build()
-    with directory.entered(flatten(config), graph.stages, join):
+    with directory.entered(flatten(config), graph.stages, join, whole=False):
         run_stages(blueprint, graph, directory, progress, executor)
     return [directory.folder(stage) for stage in graph.stages]
 
@@ -145,8 +145,10 @@ def open_dataset(config: DataConfig) -> Dataset:
     return Dataset(full.name, parts["train"], parts["test"], full.classes, split)
 
 
-def check_outside_images(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Check that images from outside, for detector and for detection, are there and fit the data.
+def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Check what can be checked once the data are there: GAAS, and images from outside.
+
+    Those are for detector and for detection; they must be there and fit the data.
 
     Raises:
         DivtrainError: before anything is computed.
@@ -167,6 +169,13 @@ def check_outside_images(config: ExperimentConfig, dataset: Dataset) -> None:
                 f"expected --{field}.images of at most the {len(dataset.test)} {dataset.split}"
                 f" images, got {images}"
             )
+    features = dataset.test.x[0].numel()
+    largest = max(config.gaas.orders, default=1) if config.gaas.images else 1
+    if largest > features:
+        raise DivtrainError(
+            f"expected --gaas.orders of at most {features}, the features of an image, got"
+            f" {largest}: there are no more orthogonal directions"
+        )
     for name in detection.against if detection.images else ():
         check_outside(open_outside(name, root), dataset, detection.images)
 

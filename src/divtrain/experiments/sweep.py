@@ -31,7 +31,7 @@ from divtrain.experiments.graph import (
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.runner import (
-    check_outside_images,
+    check_with_data,
     common_inputs,
     open_dataset,
     run_stages,
@@ -136,7 +136,7 @@ class SweepBlueprint:
         for variant in variants:
             for name in variant.config.targets:
                 check_steps(name, variant.config.train, len(dataset.train))
-        check_outside_images(self.config, dataset)
+        check_with_data(self.config, dataset)
         common = common_inputs(dataset, self.config.accelerator)
         plain = replace(self.config, gaas=GaasConfig(), detection=DetectionConfig())
         stages = experiment_graph(plain, common, variants)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from divtrain.report.drawing import COLOURS, STYLES, colour_of, new_figure, to_png
-from divtrain.report.rows import Cell
 from divtrain.report.sweep import SweepPoint, Zeros, describe_sweep
 from divtrain.report.trade_off import joined_points
 
@@ -74,7 +73,7 @@ def activation_figure(
         for look, line in _looks(joined_points(at, SLOPE)):
             axis.errorbar(
                 _places(line, slopes), [100 * p.worst.mean for p in line],
-                yerr=list(zip(*(_bar(p.worst) for p in line), strict=True)),
+                yerr=list(zip(*(p.worst.bar for p in line), strict=True)),
                 marker="o", capsize=2, elinewidth=0.7, **look,
             )  # fmt: skip
         axis.set_title(f"worst case, {threat}, eps {eps:g}, %", fontsize=9, loc="left")
@@ -90,7 +89,7 @@ def activation_figure(
                  frameon=False)  # fmt: skip
     told = describe_sweep(points)
     if all(point.seeds == 1 for point in mine):
-        told += ", 95 % intervals"
+        told += ", 95 % intervals below"
     figure.suptitle(f"{title}: ReLU and LeakyReLU, section 3.4 ({told})", fontsize=10)
     return to_png(figure)
 
@@ -180,14 +179,6 @@ def _name(point: SweepPoint) -> str:
     """The defence, with the values of other fields than the slope."""
     others = [f"{field} {value:g}" for field, value in point.values.items() if field != SLOPE]
     return ", ".join([point.defence, *others])
-
-
-def _bar(cell: Cell) -> tuple[float, float]:
-    """How far the bar of an accuracy reaches down and up, in percent."""
-    if cell.interval is None:
-        return 100 * (cell.deviation or 0), 100 * (cell.deviation or 0)
-    low, high = cell.interval
-    return 100 * (cell.mean - low), 100 * (high - cell.mean)
 
 
 def _places(line: Sequence[SweepPoint], slopes: Sequence[float]) -> list[float]:

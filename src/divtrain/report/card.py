@@ -238,7 +238,7 @@ def card_markdown(card: Card, curve: str | None = None) -> str:
     """
     lines = [f"# {card.evaluation.target}: report card", "", *_paragraphs(card.headline())]
     if card.warnings:
-        lines += [f"**{len(card.warnings)} warning signs: the numbers below flatter.**", ""]
+        lines += [f"**Warning signs: {len(card.warnings)}. The numbers below flatter.**", ""]
         lines += [f"- `{w.name}` {w.sentence}" for w in card.warnings]
         lines += ["", f"What each means: `{DOCUMENTATION}`, a section each.", ""]
     else:

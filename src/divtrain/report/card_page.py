@@ -41,7 +41,7 @@ def card_terminal(card: Card) -> RenderableType:
     parts.append(table)
     parts += [Text(note, style="dim") for note in notes(card)]
     if card.warnings:
-        parts.append(Text(f"\n{len(card.warnings)} warning signs: the numbers flatter", "yellow"))
+        parts.append(Text(f"\nWarning signs: {len(card.warnings)}. The numbers flatter", "yellow"))
         for sign in card.warnings:
             parts.append(Text.assemble(("  " + sign.name + " ", "yellow"), sign.sentence))
     else:

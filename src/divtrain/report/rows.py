@@ -29,6 +29,14 @@ class Cell:
     strongest: bool = False
     interval: tuple[float, float] | None = None
 
+    @property
+    def bar(self) -> tuple[float, float]:
+        """How far an error bar reaches down and up, in percent: the deviation, or the interval."""
+        if self.interval is None:
+            return 100 * (self.deviation or 0), 100 * (self.deviation or 0)
+        low, high = self.interval
+        return 100 * (self.mean - low), 100 * (high - self.mean)
+
     def __str__(self) -> str:
         """Percent, with the deviation where there is one."""
         spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"

@@ -76,13 +76,14 @@ def joined_points(
 def _join(axis: "Axes", line: Sequence[SweepPoint], colour: str, style: str, filled: bool) -> None:
     """Draw points of one defence, each with its values beside it."""
     worst, clean = [p.worst for p in line], [p.clean for p in line]
-    spread = [[100 * (cell.deviation or 0) for cell in cells] for cells in (worst, clean)]
+    spread = [list(zip(*(cell.bar for cell in cells), strict=True)) for cells in (worst, clean)]
     axis.errorbar(
         [100 * cell.mean for cell in worst], [100 * cell.mean for cell in clean],
         xerr=spread[0], yerr=spread[1], fmt="o", linestyle=style,
         markersize=3.5 if filled else 6, markerfacecolor=None if filled else "none",
         linewidth=1, elinewidth=0.7, color=colour, label=line[0].defence,
     )  # fmt: skip
-    for point in line:
+    for index, point in enumerate(line):
         place = (100 * point.worst.mean, 100 * point.clean.mean)
-        axis.annotate(point.words, place, xytext=(3, 4), textcoords="offset points", fontsize=6)
+        beside = (3, 4) if index % 2 == 0 else (3, -9)  # neighbours may lie close together
+        axis.annotate(point.words, place, xytext=beside, textcoords="offset points", fontsize=6)

@@ -250,7 +250,8 @@ def _import_ray() -> ModuleType:
         importlib.import_module("ray.util.scheduling_strategies")
     except ImportError as error:
         raise DivtrainError(
-            "--executor ray needs Ray, which is not installed; `pip install divtrain[ray]`"
+            "--executor ray needs Ray, which is not installed; `pip install --editable '.[ray]'` in"
+            " a clone"
         ) from error
     return ray
 

@@ -4,6 +4,7 @@ from divtrain.experiments.config import (
     AttackConfig,
     DataConfig,
     ExperimentConfig,
+    GaasConfig,
     ModelConfig,
     TrainConfig,
 )
@@ -32,4 +33,5 @@ def digits() -> ExperimentConfig:
             precision="bf16",
         ),
         attack=AttackConfig(eps=(0.1, 0.2)),
+        gaas=GaasConfig(orders=(4, 16, 36, 64), eps=(0.1, 0.2)),
     )
