@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     """Draw clean against worst-case accuracy, a panel each threat and eps, as PNG bytes.
 
-    Panels of one eps have one x-axis.
+    Panels of one eps have one x-axis. Bars are standard deviations over the seeds, or Wilson's
+    intervals of 95 % for one seed.
 
     Args:
         points: From `sweep_points`; those of a defence that differ in the last field swept, and in
@@ -52,7 +53,10 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     figure.legend(list(legend.values()), list(legend), loc="outside lower center",
                   ncols=len(defences), fontsize=8, frameon=False)  # fmt: skip
     swept = ", ".join(max((point.values for point in points), key=len))  # as the labels go
-    figure.suptitle(f"{title}: {swept} ({describe_sweep(points)})", fontsize=10)
+    told = describe_sweep(points)
+    if all(point.seeds == 1 for point in points):
+        told += ", 95 % intervals"
+    figure.suptitle(f"{title}: {swept} ({told})", fontsize=10)
     return to_png(figure)
 
 
@@ -81,7 +85,7 @@ def _join(axis: "Axes", line: Sequence[SweepPoint], colour: str, style: str, fil
         [100 * cell.mean for cell in worst], [100 * cell.mean for cell in clean],
         xerr=spread[0], yerr=spread[1], fmt="o", linestyle=style,
         markersize=3.5 if filled else 6, markerfacecolor=None if filled else "none",
-        linewidth=1, elinewidth=0.7, color=colour, label=line[0].defence,
+        linewidth=1, elinewidth=0.4, color=colour, label=line[0].defence,
     )  # fmt: skip
     for index, point in enumerate(line):
         place = (100 * point.worst.mean, 100 * point.clean.mean)
