@@ -4,6 +4,8 @@
 channels-last, GAL and plain steps timed in turns.
 """
 
+import statistics
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -24,6 +26,10 @@ AXES: dict[str, list[dict[str, Any]]] = {
     "image size": [{"size": n} for n in (14, 28, 56)],
     "residual layers": [{"model": f"resnet{n}"} for n in (20, 26)],
 }
+TITLE = (
+    "One axis at a time from 3 Conv3 on 28x28 pixels, batch 128, bf16, channels-last"
+    " (residual layers: ResNet20 and 26 on 32x32x3)."
+)
 DEFAULT: dict[str, Any] = {"model": "conv3", "members": 3, "batch": 128, "size": None}
 
 
@@ -51,25 +57,27 @@ def main() -> None:
             found = {"axis": axis, "value": int(value), "seconds": seconds}
             found["GAL to plain"] = ratio(seconds["GAL"], seconds["plain"])
             raw.append(found)
-            middle = sorted(seconds["GAL"])[options.rounds // 2]
+            middle = statistics.median(seconds["GAL"])
             rows.append([f"{axis} {value}", f"{middle:.3f}", shown(found["GAL to plain"])])
             print(rows[-1], flush=True)
-    title = (
-        f"One axis at a time from {DEFAULT['members']} Conv3 on 28x28 pixels, batch 128, bf16,"
-        " channels-last (residual layers: ResNet20 and 26 on 32x32x3)."
-    )
-    report(options, "growth", title, ("what", "GAL step, s", "in plain steps"), rows, raw)
-    figure, axes = plt.subplots(1, len(AXES), figsize=(12, 3), layout="constrained")
+    report(options, "growth", TITLE, ("what", "GAL step, s", "in plain steps"), rows, raw)
+    draw(raw, TITLE, options.out / "growth.png")
+
+
+def draw(raw: list[dict[str, Any]], title: str, file: Path) -> None:
+    """Draw the medians, a panel each axis."""
+    figure, axes = plt.subplots(1, len(AXES), figsize=(12, 3.2), layout="constrained")
     for panel, axis in zip(axes, AXES, strict=True):
         own = [each for each in raw if each["axis"] == axis]
         for name, style in (("GAL", "o-"), ("plain", "s--")):
-            values = [sorted(each["seconds"][name])[options.rounds // 2] for each in own]
+            values = [statistics.median(each["seconds"][name]) for each in own]
             panel.plot([each["value"] for each in own], values, style, label=name)
         panel.set(xlabel=axis, ylim=(0, None))
         panel.set_xticks([each["value"] for each in own])
-    axes[0].set_ylabel("seconds a step")
+    axes[0].set_ylabel("seconds a step (each panel its own scale)", fontsize=8)
     axes[0].legend(frameon=False)
-    figure.savefig(options.out / "growth.png", dpi=100)
+    figure.suptitle(title.rstrip("."), fontsize=10)
+    figure.savefig(file, dpi=100)
 
 
 if __name__ == "__main__":
