@@ -137,8 +137,8 @@ class GaasConfig:
     objective: ObjectiveName = "mean_member_ce"
     """Whose gradient the directions follow: the mean of the members' losses (the paper's), which
     diverse members may mislead, or e.g. ce_of_mean_logit."""
-    targets: tuple[str, ...] = ("base", "div")
-    """Which of --targets."""
+    targets: tuple[str, ...] = ("base", "base+noise", "div")
+    """Which of --targets; the paper's figure has base and div."""
 
 
 @dataclass(frozen=True)

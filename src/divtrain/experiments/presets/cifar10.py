@@ -29,7 +29,7 @@ def cifar10_conv4() -> ExperimentConfig:
       and the adversarial images (I).
     * Adam (P), 1e-3 (C), constant (D), batch 128 (D), 20 epochs (P), lambda 0.5 (C).
     * Attacks at eps 0.03 and 0.09 (I), as in mnist-conv3. GAAS at 500 images (D), eps 0.03, 0.06
-      and 0.09 (I), orders 4 to 100 (I), base and div (P).
+      and 0.09 (I), orders 4 to 100 (I), base and div (P), and base+noise (ours).
 
     Days on two CPU cores; use a GPU, or cifar10-conv4-quick.
     """
