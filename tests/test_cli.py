@@ -163,7 +163,7 @@ def test_sweep_without_a_preset_tells_what_can_be_swept(capsys: Captured) -> Non
         (["run", "digits", "--address=auto"], "--address auto is for --executor ray"),
         (["sweep", "digits"], "expected values to sweep over"),
         (["run", "digits", "--only", "figure5"], "unknown part in --only 'figure5'"),
-        (["run", "digits", "--only", "gaas"], "give --gaas.images N, e.g. 500"),
+        (["run", "digits", "--only", "gaas"], "give --gaas.images N, e.g. 100"),
         (["run", "digits", "--attack.surrogates", "div"], "to name base"),
         (
             ["run", "digits", "--data.train-size=160", "--train.epochs=1", "--train.gal-every=6"],
