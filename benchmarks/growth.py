@@ -26,11 +26,11 @@ AXES: dict[str, list[dict[str, Any]]] = {
     "image size": [{"size": n} for n in (14, 28, 56)],
     "residual layers": [{"model": f"resnet{n}"} for n in (20, 26)],
 }
-TITLE = (
-    "One axis at a time from 3 Conv3 on 28x28 pixels, batch 128, bf16, channels-last"
-    " (residual layers: ResNet20 and 26 on 32x32x3)."
-)
 DEFAULT: dict[str, Any] = {"model": "conv3", "members": 3, "batch": 128, "size": None}
+TITLE = (
+    f"One axis at a time from {DEFAULT['members']} Conv3 on 28x28 pixels, batch {DEFAULT['batch']},"
+    " bf16, channels-last (residual layers: ResNet20 and 26 on 32x32x3)."
+)
 
 
 def main() -> None:
@@ -61,10 +61,10 @@ def main() -> None:
             rows.append([f"{axis} {value}", f"{middle:.3f}", shown(found["GAL to plain"])])
             print(rows[-1], flush=True)
     report(options, "growth", TITLE, ("what", "GAL step, s", "in plain steps"), rows, raw)
-    draw(raw, TITLE, options.out / "growth.png")
+    draw(raw, options.out / "growth.png")
 
 
-def draw(raw: list[dict[str, Any]], title: str, file: Path) -> None:
+def draw(raw: list[dict[str, Any]], file: Path) -> None:
     """Draw the medians, a panel each axis."""
     figure, axes = plt.subplots(1, len(AXES), figsize=(12, 3.2), layout="constrained")
     for panel, axis in zip(axes, AXES, strict=True):
@@ -76,7 +76,7 @@ def draw(raw: list[dict[str, Any]], title: str, file: Path) -> None:
         panel.set_xticks([each["value"] for each in own])
     axes[0].set_ylabel("seconds a step (each panel its own scale)", fontsize=8)
     axes[0].legend(frameon=False)
-    figure.suptitle(title.rstrip("."), fontsize=10)
+    figure.suptitle(TITLE.rstrip("."), fontsize=10)
     figure.savefig(file, dpi=100)
 
 

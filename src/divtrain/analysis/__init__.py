@@ -11,7 +11,7 @@ from divtrain.analysis.detection import (
     max_softmax,
     roc_curve,
 )
-from divtrain.analysis.gaas import GAAS, gaas
+from divtrain.analysis.gaas import GAAS, check_orders, gaas
 from divtrain.analysis.hadamard import regular_hadamard
 from divtrain.analysis.zeros import ZeroShares, count_zeros, idle_weights, zero_shares
 
@@ -21,6 +21,7 @@ __all__ = [
     "InputKind",
     "ZeroShares",
     "auroc_interval",
+    "check_orders",
     "coherence_distribution",
     "count_zeros",
     "detect",

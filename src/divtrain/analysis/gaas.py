@@ -46,6 +46,25 @@ class GAAS:
         return dict(zip(self.orders, at_least.double().mean(1).tolist(), strict=True))
 
 
+def check_orders(orders: Sequence[int], features: int, name: str = "orders") -> None:
+    """Check that there are as many orthogonal directions as are asked for.
+
+    Args:
+        orders: Numbers of directions.
+        features: Numbers in an image.
+        name: What the user calls the orders.
+
+    Raises:
+        DivtrainError: when there are fewer.
+    """
+    largest = max(orders, default=1)
+    if largest > features:
+        raise DivtrainError(
+            f"expected {name} of at most {features}, the number of features, got {largest}: there"
+            " are no more orthogonal directions"
+        )
+
+
 def gaas(
     model: nn.Module,
     x: Tensor,
@@ -82,12 +101,8 @@ def gaas(
     check_images(x)
     check_eps(eps)
     features = x[0].numel()
+    check_orders(orders, features)
     orders = tuple(sorted({1, *orders}))
-    if orders[-1] > features:
-        raise DivtrainError(
-            f"expected orders of at most {features}, the number of features, got {orders[-1]}:"
-            " there are no more orthogonal directions"
-        )
     matrices = [regular_hadamard(k) if k > 1 else torch.ones(1, 1) for k in orders]
     device = device_of(model)
     x, y = x.detach().to(device), y.to(device)

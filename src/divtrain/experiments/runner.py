@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from divtrain.analysis import check_orders
 from divtrain.data import (
     Dataset,
     Split,
@@ -169,13 +170,8 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
                 f"expected --{field}.images of at most the {len(dataset.test)} {dataset.split}"
                 f" images, got {images}"
             )
-    features = dataset.test.x[0].numel()
-    largest = max(config.gaas.orders, default=1) if config.gaas.images else 1
-    if largest > features:
-        raise DivtrainError(
-            f"expected --gaas.orders of at most {features}, the features of an image, got"
-            f" {largest}: there are no more orthogonal directions"
-        )
+    if config.gaas.images:
+        check_orders(config.gaas.orders, dataset.test.x[0].numel(), "--gaas.orders")
     for name in detection.against if detection.images else ():
         check_outside(open_outside(name, root), dataset, detection.images)
 

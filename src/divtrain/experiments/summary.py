@@ -11,7 +11,6 @@ from torch import Tensor
 from divtrain.data import Split
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import CLEAN, Record, warning_signs
-from divtrain.experiments.config import GaasConfig
 from divtrain.experiments.reproduction import read_facts
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import (
@@ -218,9 +217,9 @@ def _read_coherence(file: Path) -> tuple[str, Tensor]:
 def _read_points(file: Path) -> list[GaasPoint]:
     found = read_gaas(file)
     with reading(file):
-        objective = found.get("objective", GaasConfig.objective)  # earlier runs had no other
-        rows = [{"target": found["target"], "objective": objective, **r} for r in found["rows"]]
-        points = [from_json(GaasPoint, row, file) for row in rows]
+        # Runs before the objective was a choice name none: the default of `GaasPoint`.
+        about = {n: v for n, v in found.items() if n in ("target", "objective")}
+        points = [from_json(GaasPoint, {**about, **row}, file) for row in found["rows"]]
         for point in points:
             if not 0 <= point.fooled <= point.images or point.order < 1 or not point.images:
                 raise ValueError(f"no such count: {point}")

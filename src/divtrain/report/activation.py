@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from divtrain.report.drawing import COLOURS, STYLES, colour_of, new_figure, to_png
-from divtrain.report.sweep import SweepPoint, Zeros, describe_sweep
+from divtrain.report.sweep import SweepPoint, Zeros, describe_bars, describe_sweep
 from divtrain.report.trade_off import joined_points
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ def activation_figure(
     handles, names = lower[0].get_legend_handles_labels()
     below.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=8,
                  frameon=False)  # fmt: skip
-    told = describe_sweep(points)
-    if all(point.seeds == 1 for point in mine):
-        told += ", 95 % intervals below"
+    told = describe_sweep(points) + describe_bars(mine, " below")
     figure.suptitle(f"{title}: ReLU and LeakyReLU, section 3.4 ({told})", fontsize=10)
     return to_png(figure)
 

@@ -41,6 +41,11 @@ class GaasPoint:
     objective: ObjectiveName = "mean_member_ce"
 
 
+def along(points: Sequence[GaasPoint]) -> str:
+    """Whose gradients the directions of some points follow."""
+    return " and ".join(dict.fromkeys(point.objective for point in points))
+
+
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
     """Draw bars of accuracy under each attack, a row each eps, a column each threat, as PNG."""
     threats: list[Threat] = list(dict.fromkeys(row.threat for row in rows))
@@ -162,9 +167,8 @@ def gaas_figure(found: Sequence[GaasPoint], title: str) -> bytes:
     axes[0].set_ylabel("share of images with at least k\northogonal fooling directions", fontsize=8)
     axes[-1].legend(fontsize=8, frameon=False)
     images = sorted({point.images for point in found})
-    along = " and ".join(dict.fromkeys(point.objective for point in found))
-    figure.suptitle(f"{title}: GAAS along {along} ({' or '.join(map(str, images))} images, 95 %"
-                    " intervals)", fontsize=10)  # fmt: skip
+    told = f"{' or '.join(map(str, images))} images, 95 % intervals"
+    figure.suptitle(f"{title}: GAAS along {along(found)} ({told})", fontsize=10)
     return to_png(figure)
 
 

@@ -10,7 +10,7 @@ from divtrain.report.comparison import LEGEND as COMPARISON_LEGEND
 from divtrain.report.comparison import claim_lines
 from divtrain.report.detection import DetectionRow
 from divtrain.report.detection_tables import detection_grids, detection_notes
-from divtrain.report.figures import GaasPoint
+from divtrain.report.figures import GaasPoint, along
 from divtrain.report.grid import Entry, Grid
 from divtrain.report.published import Comparison, count_claims
 from divtrain.report.rows import THREATS, Cell, Row, surrogate_title
@@ -178,8 +178,7 @@ def gaas_grid(points: Sequence[GaasPoint]) -> Grid:
         for (target, eps), own in sorted(counts.items(), key=lambda item: item[0][1])
     )
     header = ("eps", "target", *(f"k = {k}" for k in orders))
-    along = " and ".join(dict.fromkeys(point.objective for point in points))
-    title = f"GAAS: percent of images that k orthogonal directions all fool, along {along}"
+    title = f"GAAS: percent of images that k orthogonal directions all fool, along {along(points)}"
     return Grid(title, header, lines, 2)
 
 

@@ -160,6 +160,16 @@ def describe_sweep(points: Sequence[SweepPoint]) -> str:
     return f"{images} {split} images, {spread}"
 
 
+def describe_bars(points: Sequence[SweepPoint], where: str = "") -> str:
+    """What a figure adds to `describe_sweep` on bars that are no deviations, as `Cell.bar` has it.
+
+    Args:
+        points: Those drawn.
+        where: Which part of the figure has them.
+    """
+    return f", 95 % intervals{where}" if all(point.seeds == 1 for point in points) else ""
+
+
 def _lines(
     points: Sequence[SweepPoint], coherence: Mapping[str, float], zeros: Zeros
 ) -> tuple[list[str], list[list[str]]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from divtrain.report.drawing import STYLES, colour_of, new_figure, to_png
-from divtrain.report.sweep import SweepPoint, describe_sweep
+from divtrain.report.sweep import SweepPoint, describe_bars, describe_sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,9 +53,7 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     figure.legend(list(legend.values()), list(legend), loc="outside lower center",
                   ncols=len(defences), fontsize=8, frameon=False)  # fmt: skip
     swept = ", ".join(max((point.values for point in points), key=len))  # as the labels go
-    told = describe_sweep(points)
-    if all(point.seeds == 1 for point in points):
-        told += ", 95 % intervals"
+    told = describe_sweep(points) + describe_bars(points)
     figure.suptitle(f"{title}: {swept} ({told})", fontsize=10)
     return to_png(figure)
 
