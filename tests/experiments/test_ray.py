@@ -163,7 +163,7 @@ def test_without_ray_the_executor_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(dt.DivtrainError, match=r"pip install divtrain\[ray\]"):
+    with pytest.raises(dt.DivtrainError, match=r"pip install --editable '\.\[ray\]'"):
         run_experiment(SMALL, tmp_path / "run", Progress(), RayExecutor())
 
 
