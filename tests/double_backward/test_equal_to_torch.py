@@ -28,6 +28,13 @@ LAYERS: dict[str, nn.Module] = {
     "transposed, output padding": nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1),
     "conv1d": nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 6, 3, padding=1)),
     "conv3d": nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 3, 2)),
+    "linear": nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 7, 5)),
+    "linear, no bias": nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 7, 5, bias=False)),
+    "linear, few rows": nn.Sequential(nn.Flatten(2), nn.Linear(42, 30), nn.Unflatten(2, (6, 5))),
+    "linear, rows in every dimension": nn.Linear(7, 3),
+    "linear, one after the other": nn.Sequential(
+        nn.Flatten(), nn.Linear(4 * 6 * 7, 20), nn.Tanh(), nn.Linear(20, 5)
+    ),
     "leaky relu": nn.LeakyReLU(0.1),
     "leaky relu, falling": nn.LeakyReLU(-0.1),
     "leaky relu, steep": nn.LeakyReLU(1.5),
@@ -149,7 +156,7 @@ def test_third_derivatives(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in LAYERS if "pool" not in n and "place" not in n])
 def test_gradcheck_of_the_double_backward(name: str) -> None:
     net = layer(name)
-    shape = (2, 4, 4, 4)
+    shape = IMAGES if name.startswith("linear") else (2, 4, 4, 4)
     if name == "batch norm 1d":
         net = layer("batch norm")
 
@@ -167,7 +174,9 @@ def test_gradcheck_of_the_double_backward(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["conv", "transposed", "relu", "max pool", "batch norm", "a net"])
+@pytest.mark.parametrize(
+    "name", ["conv", "transposed", "linear", "relu", "max pool", "batch norm", "a net"]
+)
 def test_under_autocast_outputs_have_the_same_precision(name: str, dtype: torch.dtype) -> None:
     net, x = layer(name).float(), images().float().requires_grad_()
     outputs = []

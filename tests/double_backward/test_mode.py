@@ -1,6 +1,7 @@
 """Our layers stand in where they compute the same, and nowhere else; and they are frugal."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,7 +23,7 @@ class Tagged(Tensor):
     """Somebody's tensor, which may mean anything by a convolution."""
 
 
-OURS = ("Convolution", "PiecewiseLinear", "MaxPooling", "BatchNorm")
+OURS = ("Convolution", "Linear", "PiecewiseLinear", "MaxPooling", "BatchNorm")
 
 
 def made_by(y: Tensor) -> str:
@@ -36,6 +37,7 @@ def made_by(y: Tensor) -> str:
     [
         (nn.Conv2d(3, 2, 3), "Convolution"),
         (nn.ConvTranspose2d(3, 2, 3), "Convolution"),
+        (nn.Linear(4, 2), "Linear"),
         (nn.ReLU(), "PiecewiseLinear"),
         (torch.relu, "PiecewiseLinear"),
         (Tensor.relu, "PiecewiseLinear"),
@@ -62,6 +64,8 @@ def test_our_layers_are_used(layer: Any, expected: str) -> None:
         lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
         lambda x: nn.Conv2d(3, 2, 3)(x[0]),
         lambda x: F.max_pool2d(x[0], 2),
+        lambda x: F.linear(x, torch.rand(4)),
+        lambda x: F.linear(x, torch.rand(2, 4).as_subclass(Tagged)),
         nn.Tanh(),
         nn.Dropout(0.5),
     ],
@@ -97,7 +101,7 @@ def test_a_mistake_raises_what_torch_raises() -> None:
     x = torch.rand(2, 3, 4, 4, requires_grad=True)
     for wrong in (
         nn.Conv2d(5, 2, 3),
-        nn.MaxPool2d(9),
+        nn.Linear(5, 2),
         nn.BatchNorm2d(7),
         nn.MaxPool2d(9),
         nn.MaxPool2d(2, 0),
@@ -185,7 +189,15 @@ def test_checkpointed_layers_have_torchs_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.Conv2d(1, 2, 2), nn.LeakyReLU(0.1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(1)]
+    "layer",
+    [
+        nn.Conv2d(1, 2, 2),
+        nn.Linear(4, 3),
+        nn.LeakyReLU(0.1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(1),
+    ],
 )
 def test_a_batch_of_gradients_keeps_its_second_derivative(layer: nn.Module) -> None:
     layer, jacobians = layer.double(), []
@@ -217,6 +229,49 @@ def test_pick_takes_values_in_either_layout() -> None:
     torch.testing.assert_close(pick(x, indices), y)
     last = indices.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(pick(x.contiguous(memory_format=torch.channels_last), last), y)
+
+
+def layer_and_gradients(requires: bool) -> tuple[nn.Linear, Tensor, Tensor]:
+    """A layer, and a scalar of its input gradients for gradients that do not depend on it."""
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3).double()
+    x = torch.rand(2, 4, dtype=torch.float64, requires_grad=True)
+    v = torch.rand(2, 3, dtype=torch.float64, requires_grad=requires)
+    with FastDoubleBackward():
+        y = net(x)
+    (g,) = torch.autograd.grad(y, x, v, create_graph=True)
+    return net, y, g
+
+
+@pytest.mark.parametrize("requires", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_linear_layer_waits_for_nothing_that_may_be_over(requires: bool, late: bool) -> None:
+    """Nothing orders its two nodes here: whichever comes first, both gradients count."""
+    net, y, g = layer_and_gradients(requires)
+    (plain,) = torch.autograd.grad((y**2).sum(), net.weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(g.sin().sum(), net.weight, retain_graph=True)
+    if late:  # autograd goes from young to old, and counts age in each thread for itself
+        with ThreadPoolExecutor(1) as thread:
+            of_gradients = thread.submit(lambda: g.sin().sum()).result()
+    else:
+        of_gradients = g.sin().sum()
+    total = of_gradients + (y**2).sum()
+    for _ in range(2):  # a second pass finds nothing of the first
+        (got,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+        torch.testing.assert_close(got, expected + plain)
+    total.backward()
+    torch.testing.assert_close(net.weight.grad, expected + plain)
+
+
+def test_a_pass_that_failed_leaves_no_gradient_to_the_next() -> None:
+    net, y, g = layer_and_gradients(requires=True)
+    total = g.sin().sum() + (y**2).sum()
+    (expected,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+    hook = y.register_hook(lambda grad: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        torch.autograd.grad(total, net.weight, retain_graph=True)
+    hook.remove()
+    torch.testing.assert_close(torch.autograd.grad(total, net.weight)[0], expected)
 
 
 # Frugality: the counts behind the ratio of two
@@ -267,3 +322,30 @@ def test_a_step_runs_six_convolutions_a_layer() -> None:
     assert counted.count["to weights"] == 2 * layers * members
     # The second pass to the images stops before the first convolution: nobody wants it.
     assert counted.count["to images"] == (2 * layers - 1) * members
+
+
+class Shaped(TorchDispatchMode):
+    """Counts the operations that make a tensor of one shape, views aside."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shapes = {shape, shape[::-1]}
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and tuple(made.shape) in self.shapes and not func.is_view:
+            self.count[func.name()] += 1
+        return made
+
+
+def test_a_linear_layer_takes_one_product_for_both_gradients_of_its_weights() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.LeakyReLU(0.1), nn.Linear(7, 3))
+    x, y = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
+    ens = dt.Ensemble([net])
+    forward = member_pass(ens, x, y)
+    loss = forward.losses.mean() + forward.input_gradients(create_graph=True).sin().sum()
+    with Shaped((7, 12)) as shaped:
+        loss.backward(inputs=list(ens.parameters()))
+    assert shaped.count == {"aten::mm": 1}

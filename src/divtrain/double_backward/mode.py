@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from divtrain.double_backward.batch_norm import BatchNorm
 from divtrain.double_backward.convolution import Convolution
+from divtrain.double_backward.linear import Linear
 from divtrain.double_backward.max_pooling import MaxPooling
 from divtrain.double_backward.piecewise_linear import PiecewiseLinear
 
@@ -117,6 +118,13 @@ def _transposed_conv(dimensions: int) -> Callable[..., Tensor | None]:
     return conv_transpose
 
 
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    if weight.ndim != 2:
+        return None
+    args = _autocast(input), _autocast(weight), None if bias is None else _autocast(bias)
+    return Linear.apply(*args)  # pyright: ignore[reportReturnType]
+
+
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Any) -> Tensor:
     x, weight, bias = _autocast(x), _autocast(weight), None if bias is None else _autocast(bias)
     return Convolution.apply(x, weight, bias, tuple(_listed(part) for part in geometry))  # pyright: ignore
@@ -127,7 +135,7 @@ def _listed(part: Any) -> Any:
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """In the precision that autocast would choose for a convolution."""
+    """In the precision that autocast would choose for a convolution or a linear layer."""
     kind = tensor.device.type
     eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
     if eligible and torch.is_autocast_enabled(kind):
@@ -185,6 +193,7 @@ LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     torch.conv_transpose1d: _transposed_conv(1),
     torch.conv_transpose2d: _transposed_conv(2),
     torch.conv_transpose3d: _transposed_conv(3),
+    F.linear: _linear,
     F.leaky_relu: _leaky_relu,
     F.relu: _relu, torch.relu: _relu, torch.Tensor.relu: _relu,
     F.max_pool2d: _max_pool2d, torch.max_pool2d: _max_pool2d,

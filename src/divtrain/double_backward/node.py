@@ -20,10 +20,27 @@ def wanted(ctx: Any) -> tuple[bool, ...]:
 def recorded(grad: Tensor) -> bool:
     """Whether the pass is recorded, to be differentiated by our own nodes.
 
-    A batch of gradients (`is_grads_batched`) is not: it runs torch's kernels, whose double backward
-    is torch's.
+    A batch of gradients is not: it runs torch's kernels, whose double backward is torch's.
     """
-    return torch.is_grad_enabled() and "Batched" not in str(torch._C._dispatch_keys(grad))
+    return torch.is_grad_enabled() and not batched(grad)
+
+
+def batched(grad: Tensor) -> bool:
+    """Whether the pass takes a batch of gradients at once (`is_grads_batched`)."""
+    return "Batched" in str(torch._C._dispatch_keys(grad))
+
+
+def pass_number() -> int:
+    """Return a number of the backward pass that is running, of its own; negative outside of one."""
+    return torch._C._current_graph_task_id()
+
+
+def will_run(node: Any) -> bool:
+    """Whether the pass that is running comes to a node, or has; False where torch cannot tell."""
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except (AttributeError, RuntimeError):  # not in this torch, or no pass is running
+        return False
 
 
 def _runs(function: Any) -> bool:

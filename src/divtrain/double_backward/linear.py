@@ -1,0 +1,91 @@
+"""Linear layers that take both gradients of their weights in one product.
+
+With y = x W^T + b the gradient for x is gy W, whose derivatives for a tangent u are u W^T for gy
+and gy^T u for W; the forward pass adds gy'^T x, gy' the gradient for y of the same pass back. Torch
+takes two products, each as large as W, and adds them: passes over memory where the batch is small
+beside W. Here the first waits for the second where the engine will come to it in this pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from divtrain.double_backward.node import batched, pass_number, recorded, wanted, will_run
+
+
+class Linear(torch.autograd.Function):
+    """y = x W^T + b, for x (..., feature)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply."""
+        ctx.save_for_backward(x, weight)
+        ctx.waiting = {}
+        ctx.done = None
+        return torch.nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Return the gradients that are wanted; that of x cheap to differentiate."""
+        x, weight = ctx.saved_tensors
+        (grad,) = grads
+        mask = [*wanted(ctx), False][:3]
+        grad_x = grad_weight = grad_bias = None
+        if mask[0]:
+            grad_x = InputGradient.apply(grad, weight, ctx) if recorded(grad) else grad @ weight
+        if mask[1]:
+            ctx.done = pass_number()
+            pairs = [(grad, x), *ctx.waiting.pop(ctx.done, [])]
+            grad_weight = _sum_of_products(pairs)
+        if mask[2]:
+            grad_bias = _rows(grad).sum(0)
+        return grad_x, grad_weight, grad_bias
+
+
+class InputGradient(torch.autograd.Function):
+    """gy W; `layer` is the node of the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, layer: Any) -> Tensor:
+        """Pull the gradient back through the layer."""
+        ctx.save_for_backward(grad, weight)
+        ctx.layer = layer
+        return grad @ weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Push the tangent through the layer; leave the weights' product to it if it comes yet."""
+        grad, weight = ctx.saved_tensors
+        (tangent,) = grads
+        for_grad, for_weight, *_ = wanted(ctx)
+        grad_grad = grad_weight = None
+        if for_grad:
+            grad_grad = tangent @ weight.t()
+        if for_weight:
+            number = pass_number()
+            plain = not torch.is_grad_enabled() and not batched(tangent)
+            if plain and will_run(ctx.layer) and ctx.layer.done != number:
+                pair = grad.detach(), tangent
+                ctx.layer.waiting.setdefault(number, []).append(pair)
+            else:
+                grad_weight = _sum_of_products([(grad, tangent)])
+        return grad_grad, grad_weight, None
+
+
+def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum of gy^T x over the pairs (gy, x), in the layout of the weights."""
+    pairs = [(_rows(grad), _rows(x)) for grad, x in pairs]
+    grad, x = pairs[0]
+    if len(pairs) > 1 and len(grad) <= min(grad.shape[1], x.shape[1]):
+        # Copies smaller than the weights, for one product in place of several.
+        grad, x = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return grad.t() @ x
+    total = grad.t() @ x
+    for grad, x in pairs[1:]:
+        total.addmm_(grad.t(), x)
+    return total
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
