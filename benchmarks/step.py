@@ -6,6 +6,7 @@ taken in turns in one run: batches from the stream with augmentation, loss, grad
 
 import argparse
 import contextlib
+import statistics
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from divtrain.training import (
     step_by_member,
     step_together,
 )
+from divtrain.training.cuda_graph import WARM_UP, CudaRecorder, RecordedSteps
 
 try:
     from measure import arguments, interleaved, ratio, report, shown
@@ -53,6 +55,7 @@ class Trainer:
     batch: int = 128
     shape: str | None = None
     """Key of SHAPES if not the model's."""
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
@@ -61,14 +64,16 @@ class Trainer:
         self.ens = dt.Ensemble(nets).train()
         if self.layout == "channels-last":
             self.ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.ens.to(self.device)
         self.adam = torch.optim.Adam(self.ens.parameters(), 1e-3, fused=True)
         images = Images(torch.rand(1024, channels, size, size), torch.randint(10, (1024,)))
+        images = images.to(torch.device(self.device))
         self.stream = Stream(images, self.batch, (Clean(), Noisy(0.3)), shift=2, flip=channels == 3)
         self.number = 0
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Context of the forward passes."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bf16")
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bf16")
 
     def data(self) -> tuple[Tensor, Tensor]:
         """Return the next batch."""
@@ -81,6 +86,25 @@ class Trainer:
         self.adam.zero_grad()
         way(self.ens, x, y, terms, self.number, self.autocast)
         self.adam.step()
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for the device."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def recorded(self) -> Callable[..., Any]:
+        """Make a way to take steps by replaying CUDA graphs of them."""
+        recorder = CudaRecorder(torch.device(self.device))
+        steps = RecordedSteps(self.ens.parameters(), recorder)
+
+        def way(ens: Any, x: Tensor, y: Tensor, terms: list[Term], *rest: Any) -> Any:
+            def take(x: Tensor, y: Tensor) -> Any:
+                return step_together(ens, x, y, terms, *rest)
+
+            return steps(take, x, y, len(terms))
+
+        return way
 
     def torch_step(self) -> None:
         """Our step with torch's own double backward."""
@@ -92,54 +116,89 @@ class Trainer:
         loss = forward.losses.mean() + 0.5 * aligned.gal
         loss.backward(inputs=list(self.ens.parameters()))
         self.adam.step()
+        self.finish()
 
     def phases(self) -> dict[str, float]:
         """Seconds of each phase of a GAL step."""
-        marks = [time.perf_counter()]
+        marks: list[float] = []
+
+        def mark() -> None:
+            self.finish()
+            marks.append(time.perf_counter())
+
+        mark()
         x, y = self.data()
-        marks.append(time.perf_counter())
+        mark()
         self.adam.zero_grad()
         with self.autocast():
             forward = member_pass(self.ens, x, y)
-        marks.append(time.perf_counter())
+        mark()
         g = forward.input_gradients(create_graph=True)
-        marks.append(time.perf_counter())
+        mark()
         loss = forward.losses.mean() + 0.5 * alignment(g).gal
-        marks.append(time.perf_counter())
+        mark()
         loss.backward(inputs=list(self.ens.parameters()))
-        marks.append(time.perf_counter())
+        mark()
         self.adam.step()
-        marks.append(time.perf_counter())
+        mark()
         names = ("data", "forward", "input gradients", "GAL", "backward", "Adam")
         return {n: b - a for n, a, b in zip(names, marks[:-1], marks[1:], strict=True)}
 
 
 def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
-    """Seconds and ratios of one configuration."""
+    """Seconds and ratios of one configuration.
+
+    Each way takes turns with the plain step alone, so that what it leaves of caches and memory is
+    the same in every round; GAL, which everything is about, for three times the rounds.
+    """
     ways: dict[str, Callable[[], Any]] = {
-        "plain": lambda: trainer.step(PLAIN),
         "GAL": lambda: trainer.step(GAL),
         "GAL, torch's double backward": trainer.torch_step,
         "GAL, one member at a time": lambda: trainer.step(GAL, step_by_member),
     }
+    warm_up = 2
     if public:
         for part in PARTS:
             lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, part=part)]
             ways[f"GAL on {part:g}"] = lambda lazy=lazy: trainer.step(lazy)
-        other = Trainer(trainer.model, trainer.members, "fp32", "contiguous", trainer.batch)
-        adam = torch.optim.Adam(other.ens.parameters(), 1e-3)
-        ways["public"] = lambda: public_step(other.ens.members, adam, *other.data())
-    seconds = interleaved(ways, rounds)
+    if trainer.device == "cuda":
+        recorded = trainer.recorded()
+        ways["plain, CUDA graph"] = lambda: trainer.step(PLAIN, recorded)
+        ways["GAL, CUDA graph"] = lambda: trainer.step(GAL, recorded)
+        warm_up += WARM_UP
+    seconds, to_plain = {}, {}
+    for name, way in ways.items():
+        pair = {"plain": lambda: trainer.step(PLAIN), name: way}
+        found = interleaved(pair, 3 * rounds if name == "GAL" else rounds, warm_up)
+        to_plain[name] = ratio(found[name], found["plain"])
+        seconds[name] = found[name]
+        seconds.setdefault("plain", found["plain"])
+    whole = _public(trainer, rounds, warm_up) if public else None
     phases = [trainer.phases() for _ in range(3)][-1]
-    whole = sum(phases.values())
+    total = sum(phases.values())
     return {
         "model": trainer.model, "members": trainer.members, "dtype": trainer.dtype,
-        "layout": trainer.layout, "batch": trainer.batch, "seconds": seconds,
-        "to plain": {name: ratio(seconds[name], seconds["plain"]) for name in list(ways)[1:]},
-        "public to GAL": ratio(seconds["public"], seconds["GAL"]) if public else None,
-        "images a second": round(trainer.batch / sorted(seconds["GAL"])[rounds // 2]),
-        "phases": {name: round(part / whole, 4) for name, part in phases.items()},
+        "layout": trainer.layout, "batch": trainer.batch, "device": trainer.device,
+        "seconds": seconds | ({"public": whole["public"]} if whole else {}),
+        "to plain": to_plain,
+        "public to GAL": ratio(whole["public"], whole["GAL"]) if whole else None,
+        "images a second": round(trainer.batch / statistics.median(seconds["GAL"])),
+        "phases": {name: round(part / total, 4) for name, part in phases.items()},
     }  # fmt: skip
+
+
+def _public(trainer: Trainer, rounds: int, warm_up: int) -> dict[str, list[float]]:
+    """Seconds of the public way's steps, in turns with GAL's."""
+    other = Trainer(
+        trainer.model, trainer.members, "fp32", "contiguous", trainer.batch, device=trainer.device
+    )
+    adam = torch.optim.Adam(other.ens.parameters(), 1e-3)
+
+    def public() -> None:
+        public_step(other.ens.members, adam, *other.data())
+        other.finish()
+
+    return interleaved({"GAL": lambda: trainer.step(GAL), "public": public}, rounds, warm_up)
 
 
 def _trainer(model: str, members: int, way: str) -> Trainer:
@@ -188,6 +247,7 @@ def main() -> None:
     options = arguments(
         __doc__, models=tuple(SHAPES), dtypes=("fp32", "bf16"),
         layouts=("contiguous", "channels-last"), members=("5",), what=("time", "memory"),
+        device="cpu",
     )  # fmt: skip
     keep_freed_memory()
     if "time" in options.what:
@@ -196,17 +256,21 @@ def main() -> None:
             for dtype in options.dtypes:
                 for layout in options.layouts:
                     for members in map(int, options.members):
-                        trainer = Trainer(model, members, dtype, layout)
+                        trainer = Trainer(model, members, dtype, layout, device=options.device)
                         found.append(timed(trainer, options.rounds, layout == "channels-last"))
                         print(found[-1]["model"], dtype, layout, members, found[-1]["to plain"])
         rows = [_row(each) for each in found]
         title = (
             "A step with GAL in plain steps of the same ensemble, precision and layout: median"
-            f" (least-largest) of {options.rounds} rounds, batch 128."
+            f" (least-largest) of {3 * options.rounds} rounds for GAL and {options.rounds} for the"
+            " rest, batch 128."
         )
         header = ("ensemble", "plain step, s", "GAL", "torch's double backward",
                   "one member at a time", "images/s",
                   "public way / GAL")  # fmt: skip
+        if options.device == "cuda":
+            title += " The last two columns: steps replayed from CUDA graphs, also in plain steps."
+            header = (*header, "plain, CUDA graph", "GAL, CUDA graph")
         report(options, "step", title, header, rows, found)
         lazy = [each for each in found if each["public to GAL"] and each["dtype"] == "bf16"]
         lazy_report(options, lazy)
@@ -246,16 +310,17 @@ def lazy_report(options: argparse.Namespace, found: list[dict[str, Any]]) -> Non
 
 def _row(found: dict[str, Any]) -> list[str]:
     to_plain = found["to plain"]
-    plain = sorted(found["seconds"]["plain"])[len(found["seconds"]["plain"]) // 2]
+    plain = statistics.median(found["seconds"]["plain"])
     public = found["public to GAL"]
     return [
         f"{found['members']} {found['model']}, {found['dtype']}, {found['layout']}",
-        f"{plain:.3f}",
+        f"{plain:.3f}" if plain > 0.1 else f"{plain:.4f}",
         f"**{shown(to_plain['GAL'])}**",
         shown(to_plain["GAL, torch's double backward"]),
         shown(to_plain["GAL, one member at a time"]),
         str(found["images a second"]),
         shown(public) if public else "",
+        *(shown(to_plain[name]) for name in to_plain if name.endswith("CUDA graph")),
     ]
 
 

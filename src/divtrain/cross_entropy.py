@@ -41,4 +41,5 @@ def label_mask(
 ) -> Bool[Tensor, "batch classes"]:
     """Where the true class is; raises as `cross_entropy` does."""
     check_labels(y, logits.shape[-2], logits.shape[-1])
-    return F.one_hot(y, logits.shape[-1]).bool()
+    # Not one_hot, which on some devices looks at the values once more.
+    return y.unsqueeze(-1) == torch.arange(logits.shape[-1], device=y.device)

@@ -14,7 +14,13 @@ from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
-from divtrain.training import Schedule, Strategy, check_devices, training_processes
+from divtrain.training import (
+    Schedule,
+    Strategy,
+    check_cuda_graph,
+    check_devices,
+    training_processes,
+)
 
 Precision = Literal["fp32", "bf16"]
 AdversarialStep = Literal["fgsm", "step_ll"]
@@ -98,6 +104,9 @@ class TrainConfig:
     started processes for. See docs/devices.md."""
     strategy: Strategy = field(default="ddp", repr=False)
     """With several: ddp (each takes a slice of every batch) or members (each holds some)."""
+    cuda_graph: bool = field(default=False, repr=False)
+    """On a CUDA GPU, record training steps into CUDA graphs and replay them: for small nets, whose
+    kernels are shorter than their launch. See docs/speed.md."""
     outside: str = field(default="noise", repr=False)
     """What detector takes GAL at, from outside the training distribution: noise, smooth, or another
     data set of the same image size, named as --data.name. See docs/detection.md."""
@@ -228,6 +237,10 @@ def check_config(config: ExperimentConfig) -> None:
     train = config.train
     devices = training_processes(train.devices)
     check_devices(devices, train.strategy, len(config.model.members), train.batch_size)
+    if train.cuda_graph:
+        # What auto finds, on this machine or on a worker, is known when training begins.
+        device = "cuda" if config.accelerator == "auto" else config.accelerator
+        check_cuda_graph(device, train.by_member, train.strategy == "ddp" or devices == 1)
     if "detector" in config.targets:
         check_detector(config.model, train)
     for name in (train.outside, *config.detection.against):

@@ -19,8 +19,8 @@ NO_FLAG = ("preset", "group")
 UNLIKE_NOTHING = (
     *NO_FLAG, "data.root", "seed", "seeds", "accelerator", "attack.white_box", "attack.batch_size",
     "attack.surrogates", "train.save_every", "train.by_member", "train.devices", "train.strategy",
-    "gaas.orders", "gaas.targets", "train.outside", "detection.images", "detection.against",
-    "detection.targets",
+    "train.cuda_graph", "gaas.orders", "gaas.targets", "train.outside", "detection.images",
+    "detection.against", "detection.targets",
 )  # fmt: skip
 """Fields in which a run may differ from the paper's experiment and still be it."""
 

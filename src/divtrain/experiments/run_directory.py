@@ -60,6 +60,7 @@ FREE_TO_CHANGE = (
     "train.by_member",
     "train.devices",
     "train.strategy",
+    "train.cuda_graph",
     "train.outside",
     "train.static_nets",
     "train.adv_step",

@@ -2,6 +2,7 @@
 
 from divtrain.training.adversarial import Adversarial, AdversarialLeastLikely
 from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
+from divtrain.training.cuda_graph import check_cuda_graph
 from divtrain.training.devices import (
     Strategy,
     check_devices,
@@ -32,6 +33,7 @@ __all__ = [
     "Strategy",
     "Term",
     "TrainingSettings",
+    "check_cuda_graph",
     "check_devices",
     "leave_group",
     "load_ensemble",

@@ -27,6 +27,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.training.cuda_graph import (
+    CudaRecorder,
+    RecordedSteps,
+    Recorder,
+    check_cuda_graph,
+)
 from divtrain.training.step import StepResult, step_apart, step_by_member, step_together
 from divtrain.training.terms import Term
 
@@ -83,6 +89,7 @@ def spread(
     batch_size: int,
     by_member: bool,
     outside: int = 0,
+    cuda_graph: bool = False,
 ) -> "OneDevice":
     """Return what this process does of a training.
 
@@ -93,15 +100,20 @@ def spread(
         batch_size: Images a step, over all processes.
         by_member: Hold the graph of one member at a time.
         outside: How many of the images, the first, are from outside the training distribution.
+        cuda_graph: Record steps into CUDA graphs and replay them.
 
     Raises:
-        DivtrainError: as `check_devices` does.
+        DivtrainError: as `check_devices` and `check_cuda_graph` do.
     """
     check_devices(fabric.world_size, strategy, len(ens), batch_size, outside)
-    if fabric.world_size == 1:
-        return OneDevice(fabric, ens, by_member)
-    kind = {"ddp": DataParallel, "members": MembersApart}[strategy]
-    return kind(fabric, ens, by_member)
+    alone = fabric.world_size == 1
+    if cuda_graph:
+        check_cuda_graph(fabric.device.type, by_member, alone or strategy == "ddp")
+    several = {"ddp": DataParallel, "members": MembersApart}
+    devices = (OneDevice if alone else several[strategy])(fabric, ens, by_member)
+    if cuda_graph:
+        devices.record_with(CudaRecorder(fabric.device))
+    return devices
 
 
 def check_devices(
@@ -147,6 +159,12 @@ class OneDevice:
         self._fabric = fabric
         self._ens = ens
         self._by_member = by_member
+        self._recorded: RecordedSteps | None = None
+
+    def record_with(self, recorder: Recorder) -> None:
+        """Take steps by replaying recordings of them, from now on."""
+        parameters = [each for each in self._ens.parameters() if each.requires_grad]
+        self._recorded = RecordedSteps(parameters, recorder)
 
     def as_first(self, value: Any) -> Any:
         """Return the first process's value, in every process."""
@@ -163,6 +181,8 @@ class OneDevice:
     def step(self, x: Tensor, y: Tensor, terms: Sequence[Term], number: int) -> StepResult:
         """Add the gradients of the whole batch to the parameters that this process optimises.
 
+        What is returned may be overwritten by the next step.
+
         Args:
             x: This process's images, (batch, channel, height, width).
             y: Their labels, (batch,).
@@ -172,7 +192,13 @@ class OneDevice:
         step = step_by_member if self._by_member else step_together
         # Explicit, since Fabric would wrap `forward` in autocast, but no other method.
         autocast, backward = self._fabric.autocast, self._fabric.backward
-        return step(self._ens, x, y, terms, number, autocast, backward)
+
+        def take(x: Tensor, y: Tensor) -> StepResult:
+            return step(self._ens, x, y, terms, number, autocast, backward)
+
+        if self._recorded is None:
+            return take(x, y)
+        return self._recorded(take, x, y, tuple(term.share(number) for term in terms))
 
     def mean(self, log: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the means over the processes of scalars, the same in every process."""

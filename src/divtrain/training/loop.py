@@ -41,6 +41,8 @@ class TrainingSettings:
             time, the same gradients.
         strategy: What each of several processes does (`divtrain.training.devices`): ``ddp``, a
             slice of each batch with all members; ``members``, whole batches with some members.
+        cuda_graph: Record steps into CUDA graphs and replay them (`divtrain.training.cuda_graph`):
+            for a GPU that waits for Python to launch the kernels of small nets.
     """
 
     epochs: int = 10
@@ -49,6 +51,7 @@ class TrainingSettings:
     save_every: float = 120.0
     by_member: bool = False
     strategy: Strategy = field(default="ddp", repr=False)
+    cuda_graph: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -114,7 +117,10 @@ def train(
     adam = torch.optim.Adam(ens.parameters(), settings.learning_rate, fused=True)
     optimizer: Any = fabric.setup_optimizers(adam)
     outside = stream.outside_size
-    devices = spread(fabric, settings.strategy, ens, stream.batch_size, settings.by_member, outside)
+    devices = spread(
+        fabric, settings.strategy, ens, stream.batch_size, settings.by_member, outside,
+        settings.cuda_graph,
+    )  # fmt: skip
     steps = settings.epochs * stream.steps_per_epoch
     progress = TrainingState(steps)
     recipe = {

@@ -82,7 +82,10 @@ def train_stage(
     }
     if built.outside is not None:
         config["outside"] = repr(open_outside(built.outside, data.root))
-    recipe = {"train": asdict(replace(settings, devices=1, strategy="ddp")), "data": asdict(data)}
+    recipe = {
+        "train": asdict(replace(settings, devices=1, strategy="ddp", cuda_graph=False)),
+        "data": asdict(data),
+    }
     about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
     devices = training_processes(settings.devices)
     if settings.strategy == "members":  # static nets and surrogates may have fewer
@@ -163,6 +166,7 @@ class Training:
             settings.save_every,
             settings.by_member,
             settings.strategy,
+            settings.cuda_graph,
         )
 
         def show(step: int, steps: int, means: dict[str, float]) -> None:
