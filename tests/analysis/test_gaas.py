@@ -103,6 +103,7 @@ def test_it_is_seeded_and_leaves_the_model_as_it_was() -> None:
     [
         ({"orders": (64,)}, "orders of at most 40, the number of features, got 64"),
         ({"orders": (8,)}, "4 u.2, which 8 is not"),
+        ({"orders": (0,)}, "which 0 is not; the smallest is 4"),
         ({"eps": -0.1}, "eps in"),
         ({"y": torch.tensor([2])}, "from 0 to 1"),
         ({"x": torch.full((1, 1, 5, 8), 2.0)}, r"\[0, 1\]"),

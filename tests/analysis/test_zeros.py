@@ -38,7 +38,8 @@ def gate(activation: nn.Module, bias: list[float]) -> nn.Module:
     with torch.no_grad():
         first.weight.copy_(torch.eye(4))
         first.bias.copy_(torch.tensor(bias))
-        last.weight.copy_(torch.tensor([[1.0, 2, 3, 4], [0, 1, 0, 1], [1, 0, 2, -1]]))
+        # No unit moves two classes alike: its bias would then leave a direction where it is.
+        last.weight.copy_(torch.tensor([[1.0, 2, 3, 4], [0, 1, 0, 1], [3, 0, 2, -1]]))
     return nn.Sequential(nn.Flatten(), first, activation, last)
 
 

@@ -1,6 +1,7 @@
 """One target under everything: masks, records, worst cases, oracles by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,22 @@ def test_the_target_is_no_surrogate() -> None:
         evaluate(ens, images(), {"a": ens}, SUITE)
     with pytest.raises(dt.DivtrainError, match="names both"):
         evaluate(ens, images(), {"target": trained(0.0, 1)}, SUITE)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("given", "surrogates", "message"),
+    [
+        ((torch.rand(2, 1, 8, 8), torch.tensor([0, 1])), {}, r"Images\(x, y\), got tuple"),
+        (None, [nn.Flatten()], "mapping from names to modules.*got list"),
+        (None, nn.Flatten(), "mapping from names to modules.*got Flatten"),
+    ],
+)
+def test_images_and_surrogates_of_another_kind_are_refused(
+    given: Any, surrogates: Any, message: str
+) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        evaluate(trained(0.0, 0), given or images(), surrogates, SUITE)
 
 
 def test_records_name_the_adversary() -> None:

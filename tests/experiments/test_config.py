@@ -175,6 +175,24 @@ def test_lazy_gal_out_of_range_is_refused_before_anything_runs(
         check_config(replace(digits(), train=train))
 
 
+@pytest.mark.parametrize(
+    ("train", "accelerator", "message"),
+    [
+        (TrainConfig(cuda_graph=True), "cpu", "cuda-graph needs a CUDA GPU, training is on cpu"),
+        (TrainConfig(cuda_graph=True, by_member=True), "auto", "--train.by-member"),
+        (TrainConfig(cuda_graph=True, devices=2, strategy="members"), "cuda", "strategy members"),
+    ],
+)
+def test_what_a_cuda_graph_does_not_go_with_is_refused_before_anything_runs(
+    train: TrainConfig, accelerator: Any, message: str
+) -> None:
+    config = replace(digits(), train=train, accelerator=accelerator)
+    with pytest.raises(dt.DivtrainError, match=message):
+        check_config(config)
+    fits = replace(train, by_member=False, devices=1)
+    check_config(replace(config, train=fits, accelerator="cuda"))
+
+
 def test_a_part_of_the_batch_and_batch_norm_are_refused_before_anything_runs() -> None:
     part = replace(digits(), train=TrainConfig(gal_part=0.5))
     check_config(part)

@@ -103,7 +103,7 @@ def gaas(
     features = x[0].numel()
     check_orders(orders, features)
     orders = tuple(sorted({1, *orders}))
-    matrices = [regular_hadamard(k) if k > 1 else torch.ones(1, 1) for k in orders]
+    matrices = [torch.ones(1, 1) if k == 1 else regular_hadamard(k) for k in orders]
     device = device_of(model)
     x, y = x.detach().to(device), y.to(device)
     with torch.inference_mode(False), eval_mode(model), torch.no_grad():

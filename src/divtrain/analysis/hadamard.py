@@ -44,10 +44,10 @@ def regular_hadamard(order: int) -> Int8[Tensor, "order order"]:
     """
     root = math.isqrt(max(order, 0) // 4)
     if order < 4 or 4 * root**2 != order:
-        below, above = 4 * max(root, 1) ** 2, 4 * (root + 1) ** 2
+        below, above = 4 * root**2, 4 * (root + 1) ** 2
+        near = f"the nearest are {below} and {above}" if root else f"the smallest is {above}"
         raise DivtrainError(
-            f"a regular Hadamard matrix has an order of 4 u^2, which {order} is not; the nearest"
-            f" are {below} and {above}"
+            f"a regular Hadamard matrix has an order of 4 u^2, which {order} is not; {near}"
         )
     factors = _factors(order)
     if factors is None:

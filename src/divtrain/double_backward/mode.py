@@ -20,7 +20,9 @@ Numbers = int | tuple[int, ...]
 
 
 class FastDoubleBackward(TorchFunctionMode):
-    """Context in which convolutions, ReLUs, max pooling and batch norm are cheap to differentiate.
+    """Context in which the layers of `LAYERS` are cheap to differentiate twice.
+
+    They are convolutions, linear layers, (leaky) ReLUs, max pooling and batch norm.
 
     Any module may run in it. A layer that is not among those, or is asked for something they do
     not do (in place, indices, forward-mode derivatives, `torch.func`), is torch's own, silently;

@@ -197,7 +197,16 @@ def evaluate(
         DivtrainError: for bad images, labels or suites, outputs that do not fit, or a surrogate of
             other classes or another input size. Nothing is attacked before all that is checked.
     """
-    suite, surrogates = suite or Suite(), surrogates or {}
+    suite, surrogates = suite or Suite(), {} if surrogates is None else surrogates
+    if not isinstance(images, Images):
+        raise DivtrainError(
+            f"expected images and labels as divtrain.data.Images(x, y), got {type(images).__name__}"
+        )
+    if not isinstance(surrogates, Mapping):
+        raise DivtrainError(
+            "expected surrogates as a mapping from names to modules, such as {'plain': model}, got"
+            f" {type(surrogates).__name__}"
+        )
     check_suite(suite)
     if target_name in surrogates:
         raise DivtrainError(f"{target_name!r} names both target and surrogate; rename one")
