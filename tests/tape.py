@@ -7,7 +7,6 @@ that a tape takes rightly is one that a CUDA graph can hold.
 
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +64,7 @@ class TapeRecorder:
         tape = Tape()
         before = {name: tensor.clone() for name, tensor in self._module.state_dict().items()}
         random = torch.get_rng_state()
-        with mock.patch("divtrain.checks.out_of_sight", return_value=True), tape:
+        with tape:
             done = step()
         self._module.load_state_dict(before)
         torch.set_rng_state(random)

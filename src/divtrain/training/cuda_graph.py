@@ -4,10 +4,12 @@ A step of small nets is hundreds of kernels, most of them shorter than their lau
 launches them at once. It replays the same kernels on the same memory, so the batch is copied to
 where the recorded one lay, and the gradients are read from where they lay.
 
-What a step does must depend on nothing but the batch, the weights and torch's generator. Steps with
-GAL and without (lazy GAL) are different kinds, recorded each; terms that change with the steps they
-have seen, other than by their share, or modules that count in Python are not for this. A kind that
-cannot be recorded, since a module waits for the device, is taken as without, with a warning.
+What a step does must depend on nothing but the batch, the weights and torch's generator. Steps
+with GAL and without (lazy GAL) are different kinds, recorded each; terms that change with the steps
+they have seen, other than by their share, or modules that count in Python are not for this. The
+last step before a recording is watched: a kind that looks at values on the way is taken as without,
+with a warning. A recording that fails all the same ends the training, since it may leave the
+device's generator where no further step can draw from it.
 """
 
 import warnings
@@ -17,7 +19,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from divtrain.checks import trusting_labels
 from divtrain.errors import DivtrainError
 from divtrain.training.step import StepResult
 
@@ -62,9 +66,47 @@ class CudaRecorder:
     def record(self, step: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
         """See `Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # Other threads may go on asking the device about work of theirs, as NCCL's do.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
             done = step()
         return done, graph.replay
+
+
+class Watch(TorchDispatchMode):
+    """Notes the operations of a step that a recording cannot hold; runs them all the same.
+
+    Attributes:
+        noted: Their names: they look at values, or copy between devices.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: dict[str, None] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run `func`."""
+        made = func(*args, **(kwargs or {}))
+        if _looks(func, args) or _copies(func, args, made):
+            self.noted[func.name()] = None
+        return made
+
+
+def _looks(func: Any, args: tuple[Any, ...]) -> bool:
+    if "index" in func.name():  # with places it does not look, with a mask it counts
+        parts = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
+        return any(isinstance(p, Tensor) and p.dtype in (torch.bool, torch.uint8) for p in parts)
+    looking = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+    return any(tag in func.tags for tag in looking)
+
+
+def _copies(func: Any, args: tuple[Any, ...], made: Any) -> bool:
+    if func.name() not in ("aten::_to_copy", "aten::copy_") or not isinstance(made, Tensor):
+        return False
+    return any(isinstance(each, Tensor) and each.device != made.device for each in args)
 
 
 @dataclass(frozen=True)
@@ -114,6 +156,8 @@ class RecordedSteps:
         taken = self._taken.setdefault(kind, 0)
         if taken < WARM_UP:
             self._taken[kind] = taken + 1
+            if taken == WARM_UP - 1:
+                return self._watched(step, x, y, kind)
             return self._recorder.apart(lambda: step(x, y))
         if kind not in self._recordings:
             self._recordings[kind] = self._record(step, x, y)
@@ -127,22 +171,35 @@ class RecordedSteps:
             parameter.grad = gradient
         return recording.done
 
+    def _watched(self, step: Step, x: Tensor, y: Tensor, kind: Hashable) -> StepResult:
+        """Take a step, and see whether the next of its kind can be recorded."""
+        watch = Watch()
+        with watch, trusting_labels():
+            done = self._recorder.apart(lambda: step(x, y))
+        if watch.noted:
+            self._recordings[kind] = None
+            warnings.warn(
+                "these steps are trained without a CUDA graph: a module or a loss term looks at"
+                " values on the way (.item(), a comparison in an if, a mask as an index) or copies"
+                f" between devices, in {', '.join(watch.noted)}; change it, or leave"
+                " --train.cuda-graph out",
+                stacklevel=2,
+            )
+        return done
+
     def _record(self, step: Step, x: Tensor, y: Tensor) -> Recording | None:
-        if len(self._recordings) == MOST_KINDS:
+        if sum(each is not None for each in self._recordings.values()) == MOST_KINDS:
             return None
         batch = x.clone(), y.clone()
         try:
-            done, replay = self._recorder.record(lambda: step(*batch))
+            with trusting_labels():
+                done, replay = self._recorder.record(lambda: step(*batch))
         except RuntimeError as error:
-            self._clear()
             first = str(error).strip().splitlines()[0]
-            warnings.warn(
-                f"these steps cannot be recorded into a CUDA graph and are taken without: {first}."
-                " A module or a loss term may look at values on the way (.item(), nonzero(), a mask"
-                " as an index); leave --train.cuda-graph out, or change it",
-                stacklevel=2,
-            )
-            return None
+            raise DivtrainError(
+                f"this step cannot be recorded into a CUDA graph: {first}; give the command again"
+                " without --train.cuda-graph, it goes on from the last saved state, if there is one"
+            ) from error
         gradients = [parameter.grad for parameter in self._parameters]
         self._clear()
         return Recording(batch, done, gradients, replay)
