@@ -36,6 +36,7 @@ from divtrain.training import (
     leave_group,
     train,
 )
+from tape import tapes_for_cuda_graphs
 
 STOP_AT = 5
 BASE: tuple[Term, ...] = (CrossEntropy(),)
@@ -142,10 +143,23 @@ def work(fabric: Fabric, folder: Path) -> None:
             rows = train(ens, stream(case), case.terms, settings(case, strategy), fabric)
             keep(folder, f"{strategy}-{name}-{rank}", ens)
             (folder / f"{strategy}-{name}-{rank}.json").write_text(json.dumps(rows))
+        if strategy == "ddp":
+            _record(fabric, folder)
         _stop_and_go_on(fabric, folder, strategy)
         _refuse(fabric, folder, strategy)
         _damage(fabric, folder, strategy)
     leave_group()
+
+
+def _record(fabric: Fabric, folder: Path) -> None:
+    """Take the steps from recordings; the mean over the processes is no part of them."""
+    case, rank = CASES["mixed"], fabric.global_rank
+    ens = ensemble(case, seed=7 * rank)
+    recorded = replace(settings(case), cuda_graph=True)
+    with tapes_for_cuda_graphs() as made:
+        train(ens, stream(case), case.terms, recorded, fabric)
+    keep(folder, f"ddp-recorded-{rank}", ens)
+    (folder / f"ddp-recorded-{rank}.played").write_text(str(made[0].tapes[0].played))
 
 
 def _stop_and_go_on(fabric: Fabric, folder: Path, strategy: str) -> None:

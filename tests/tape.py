@@ -5,8 +5,10 @@ only playing has. The operations, their order, their memory and their arguments 
 that a tape takes rightly is one that a CUDA graph can hold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from divtrain.training import StepResult
+from divtrain.training.devices import OneDevice
 
 LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "item")
 
@@ -60,6 +63,9 @@ class TapeRecorder:
     def apart(self, step: Callable[[], StepResult]) -> StepResult:
         return step()
 
+    def waits(self, step: Callable[[], StepResult]) -> tuple[StepResult, list[str]]:
+        return step(), []
+
     def record(self, step: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
         tape = Tape()
         before = {name: tensor.clone() for name, tensor in self._module.state_dict().items()}
@@ -70,3 +76,21 @@ class TapeRecorder:
         torch.set_rng_state(random)
         self.tapes.append(tape)
         return done, tape.play
+
+
+@contextmanager
+def tapes_for_cuda_graphs() -> Iterator[list[TapeRecorder]]:
+    """Context in which `train` records on tapes, on any device; yields the recorders it makes."""
+    made: list[TapeRecorder] = []
+    record_with = OneDevice.record_with
+
+    def record(self: OneDevice, recorder: Any) -> None:
+        made.append(TapeRecorder(self._ens))
+        record_with(self, made[-1])
+
+    with (
+        mock.patch("divtrain.training.devices.check_cuda_graph"),
+        mock.patch("divtrain.training.devices.CudaRecorder"),
+        mock.patch.object(OneDevice, "record_with", record),
+    ):
+        yield made

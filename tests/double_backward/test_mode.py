@@ -1,5 +1,6 @@
 """Our layers stand in where they compute the same, and nowhere else; and they are frugal."""
 
+import itertools
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -261,6 +262,71 @@ def test_a_linear_layer_waits_for_nothing_that_may_be_over(requires: bool, late:
         torch.testing.assert_close(got, expected + plain)
     total.backward()
     torch.testing.assert_close(net.weight.grad, expected + plain)
+
+
+@pytest.mark.parametrize("requires", [False, True])
+def test_a_pass_within_a_pass_takes_nothing_from_it(requires: bool) -> None:
+    """In between the two nodes of the layer, and in the order in which it does not wait."""
+    net, y, g = layer_and_gradients(requires)
+    with ThreadPoolExecutor(1) as thread:
+        of_gradients = thread.submit(lambda: g.sin().sum()).result()
+    total = of_gradients + (y**2).sum()
+    (expected,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+    within: list[Tensor] = []
+
+    def hook(grad: Tensor) -> None:
+        with torch.enable_grad():
+            square = (y**2).sum()
+        within.extend(torch.autograd.grad(square, net.weight, retain_graph=True))
+
+    g.register_hook(hook)
+    (got,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+    torch.testing.assert_close(got, expected)
+    (plain,) = torch.autograd.grad((y**2).sum(), net.weight)
+    torch.testing.assert_close(within[0], plain)
+
+
+def contexts(inside: tuple[bool, bool, bool]) -> list[Any]:
+    return [torch.autocast("cpu", torch.bfloat16) if each else nullcontext() for each in inside]
+
+
+@pytest.mark.parametrize("inside", list(itertools.product([False, True], repeat=3)))
+@pytest.mark.parametrize("first", [nn.Conv2d(1, 2, 3), nn.Identity()])
+def test_the_precision_of_a_pass_back_is_that_of_the_forward_pass(
+    inside: tuple[bool, bool, bool], first: nn.Module
+) -> None:
+    """Whichever of the passes (forward, back, back again) run under autocast."""
+    torch.manual_seed(0)
+    net = nn.Sequential(first, nn.Flatten(), nn.LazyLinear(5), nn.Tanh(), nn.Linear(5, 3))
+    data = torch.rand(4, 1, 6, 6)
+    net(data)
+    found = []
+    for fast in (True, False):
+        x = data.clone().requires_grad_()
+        forward, back, again = contexts(inside)
+        with forward, FastDoubleBackward() if fast else nullcontext():
+            y = net(x)
+        with back:
+            (g,) = torch.autograd.grad(y.float().square().sum(), x, create_graph=True)
+        with again:
+            parameters = list(net.parameters())
+            found.append([g, *torch.autograd.grad(g.sin().sum() + y.float().sum(), parameters)])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "x"])
+def test_a_linear_layer_keeps_no_more_than_torchs(frozen: str) -> None:
+    """What no gradient needs may be changed in place."""
+    net = nn.Linear(3, 3)
+    x = torch.rand(2, 3, requires_grad=frozen != "x") * 1
+    net.weight.requires_grad_(frozen != "weight")
+    with FastDoubleBackward():
+        y = net(x)
+    with torch.no_grad():
+        (x if frozen == "weight" else net.weight).mul_(2)
+    y.sum().backward()
 
 
 def test_a_pass_that_failed_leaves_no_gradient_to_the_next() -> None:

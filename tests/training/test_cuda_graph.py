@@ -6,6 +6,7 @@ of a CUDA graph itself and are skipped without a GPU: `pytest tests/training/tes
 
 import copy
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,8 @@ from divtrain.training import (
     step_together,
     train,
 )
-from divtrain.training.cuda_graph import RecordedSteps, check_cuda_graph
-from divtrain.training.devices import OneDevice
-from tape import TapeRecorder
+from divtrain.training.cuda_graph import RecordedSteps, Watch, check_cuda_graph
+from tape import TapeRecorder, tapes_for_cuda_graphs
 
 BASE: list[Term] = [CrossEntropy()]
 DIV: list[Term] = [CrossEntropy(), GradientAlignment(0.5)]
@@ -133,6 +133,13 @@ class Masked(nn.Module):
         return x[x.flatten(1).any(1)]
 
 
+class Picking(nn.Module):
+    """Picks columns by places that lie on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, torch.arange(8)]
+
+
 class LookingBack(nn.Module):
     """Looks at the gradient on its way back."""
 
@@ -157,6 +164,28 @@ def test_what_cannot_be_recorded_is_taken_as_it_is_and_said_once(
         ours = run(ens, DIV, recorded)
     assert len(told) == 1 and not recorder.tapes
     torch.testing.assert_close(ours, run(other, DIV, None), rtol=0, atol=0)
+
+
+def test_tensors_of_several_devices_are_noted() -> None:
+    x = torch.rand(2, 1, 8, 8, device="meta")
+    for run, name in (
+        (lambda: Picking()(x), "aten::index.Tensor"),
+        (lambda: x + torch.rand(2, 1, 8, 8).to("meta"), "aten::_to_copy"),
+    ):
+        with Watch() as watch:
+            run()
+        assert list(watch.noted) == [name]
+    with Watch() as watch:
+        x * torch.tensor(3.0) + x[:, :, torch.arange(8, device="meta")]
+    assert not watch.noted
+
+
+def test_what_the_recorder_sees_waiting_counts_too() -> None:
+    ens, recorder = ensemble("plain"), TapeRecorder(ensemble("plain"))
+    recorder.waits = lambda step: (step(), ["net.py:7"])
+    with pytest.warns(UserWarning, match=r"without a CUDA graph.* in net\.py:7"):
+        run(ens, DIV, RecordedSteps(ens.parameters(), recorder))
+    assert not recorder.tapes
 
 
 def test_a_recording_that_fails_all_the_same_ends_the_training() -> None:
@@ -211,19 +240,9 @@ def test_a_batch_of_another_shape_is_another_kind() -> None:
 
 
 @pytest.fixture
-def tapes(monkeypatch: pytest.MonkeyPatch) -> list[TapeRecorder]:
-    """Tapes in the place of CUDA graphs, in `train`."""
-    made: list[TapeRecorder] = []
-    record_with = OneDevice.record_with
-
-    def record(self: OneDevice, recorder: Any) -> None:
-        made.append(TapeRecorder(self._ens))
-        record_with(self, made[-1])
-
-    monkeypatch.setattr("divtrain.training.devices.check_cuda_graph", lambda *_: None)
-    monkeypatch.setattr("divtrain.training.devices.CudaRecorder", lambda device: device)
-    monkeypatch.setattr(OneDevice, "record_with", record)
-    return made
+def tapes() -> Iterator[list[TapeRecorder]]:
+    with tapes_for_cuda_graphs() as made:
+        yield made
 
 
 def stream() -> Stream:
@@ -319,7 +338,7 @@ def test_a_cuda_graph_takes_the_same_steps(name: str, kind: str) -> None:
         gpu = Stream(moved, 40, (Clean(), Noisy(0.2)), shift=1, seed=5)
         fabric = Fabric(accelerator="cuda", devices=1)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.filterwarnings("error", ".*CUDA graph")
             train(ens, gpu, TERMS[name], chosen, fabric)
         found.append({n: t.cpu() for n, t in ens.state_dict().items()})
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-8)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import divtrain as dt
 from divtrain.training import train
+from divtrain.training.cuda_graph import WARM_UP
 from divtrain.training.devices import check_devices
 from ranks import CASES, DIVERGING, STOP_AT, ensemble, settings, stream, work
 
@@ -79,6 +80,13 @@ def test_two_processes_end_with_the_weights_of_one(
             assert row.keys() == expected.keys()
             for key in row.keys() - {"seconds"}:
                 assert row[key] == pytest.approx(expected[key], rel=1e-6), key
+
+
+def test_recorded_steps_of_two_processes_are_their_steps(folder: Path) -> None:
+    """See tests/tape.py: each plays its own recording and takes the mean with the other after."""
+    for rank in (0, 1):
+        assert difference(load(folder, f"ddp-recorded-{rank}"), load(folder, "ddp-mixed-0")) == 0
+        assert int((folder / f"ddp-recorded-{rank}.played").read_text()) == 12 - WARM_UP
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

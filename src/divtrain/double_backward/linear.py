@@ -20,9 +20,10 @@ class Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Multiply."""
-        ctx.save_for_backward(x, weight)
+        for_x, for_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
         ctx.waiting = {}
-        ctx.done = None
+        ctx.done = set()
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
@@ -32,14 +33,16 @@ class Linear(torch.autograd.Function):
         (grad,) = grads
         mask = [*wanted(ctx), False][:3]
         grad_x = grad_weight = grad_bias = None
-        if mask[0]:
-            grad_x = InputGradient.apply(grad, weight, ctx) if recorded(grad) else grad @ weight
-        if mask[1]:
-            ctx.done = pass_number()
-            pairs = [(grad, x), *ctx.waiting.pop(ctx.done, [])]
-            grad_weight = _sum_of_products(pairs)
-        if mask[2]:
-            grad_bias = _rows(grad).sum(0)
+        with _as_they_are(grad):
+            if mask[0]:
+                own = recorded(grad)
+                grad_x = InputGradient.apply(grad, weight, ctx) if own else grad @ weight
+            if mask[1]:
+                number = pass_number()
+                ctx.done.add(number)
+                grad_weight = _sum_of_products([(grad, x), *ctx.waiting.pop(number, [])])
+            if mask[2]:
+                grad_bias = _rows(grad).sum(0)
         return grad_x, grad_weight, grad_bias
 
 
@@ -49,7 +52,8 @@ class InputGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grad: Tensor, weight: Tensor, layer: Any) -> Tensor:
         """Pull the gradient back through the layer."""
-        ctx.save_for_backward(grad, weight)
+        for_grad, for_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(grad if for_weight else None, weight if for_grad else None)
         ctx.layer = layer
         return grad @ weight
 
@@ -60,17 +64,23 @@ class InputGradient(torch.autograd.Function):
         (tangent,) = grads
         for_grad, for_weight, *_ = wanted(ctx)
         grad_grad = grad_weight = None
-        if for_grad:
-            grad_grad = tangent @ weight.t()
-        if for_weight:
-            number = pass_number()
-            plain = not torch.is_grad_enabled() and not batched(tangent)
-            if plain and will_run(ctx.layer) and ctx.layer.done != number:
-                pair = grad.detach(), tangent
-                ctx.layer.waiting.setdefault(number, []).append(pair)
-            else:
-                grad_weight = _sum_of_products([(grad, tangent)])
+        with _as_they_are(tangent):
+            if for_grad:
+                grad_grad = tangent @ weight.t()
+            if for_weight:
+                number = pass_number()
+                plain = not torch.is_grad_enabled() and not batched(tangent)
+                if plain and will_run(ctx.layer) and number not in ctx.layer.done:
+                    pair = grad.detach(), tangent
+                    ctx.layer.waiting.setdefault(number, []).append(pair)
+                else:
+                    grad_weight = _sum_of_products([(grad, tangent)])
         return grad_grad, grad_weight, None
+
+
+def _as_they_are(x: Tensor) -> Any:
+    """Context of a pass back, whose precision is that of the forward pass, as torch's nodes' is."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

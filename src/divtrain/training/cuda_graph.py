@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from divtrain.checks import trusting_labels
 from divtrain.errors import DivtrainError
@@ -39,6 +40,10 @@ class Recorder(Protocol):
 
     def apart(self, step: Callable[[], StepResult], /) -> StepResult:
         """Run a step where recordings are made."""
+        ...
+
+    def waits(self, step: Callable[[], StepResult], /) -> tuple[StepResult, list[str]]:
+        """Run a step likewise; say also where it made the program wait for the device."""
         ...
 
     def record(self, step: Callable[[], StepResult], /) -> tuple[StepResult, Callable[[], None]]:
@@ -63,14 +68,34 @@ class CudaRecorder:
         here.wait_stream(self._stream)
         return done
 
+    def waits(self, step: Callable[[], StepResult]) -> tuple[StepResult, list[str]]:
+        """See `Recorder`: as torch tells in a mode for it."""
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                done = self.apart(step)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        waits = [each for each in caught if "synchroniz" in str(each.message)]
+        for each in caught:
+            if each not in waits:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+        return done, [f"{each.filename}:{each.lineno}" for each in waits]
+
     def record(self, step: Callable[[], StepResult]) -> tuple[StepResult, Callable[[], None]]:
         """See `Recorder`."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on asking the device about work of theirs, as NCCL's do.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            done = step()
+        here = torch.cuda.current_stream(self._device)
+        try:
+            # Other threads may go on asking the device about work of theirs, as NCCL's do.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                done = step()
+        finally:
+            torch.cuda.set_stream(here)  # torch does not where the recording fails
         return done, graph.replay
 
 
@@ -78,7 +103,7 @@ class Watch(TorchDispatchMode):
     """Notes the operations of a step that a recording cannot hold; runs them all the same.
 
     Attributes:
-        noted: Their names: they look at values, or copy between devices.
+        noted: Their names: they look at values, or have tensors of several devices.
     """
 
     def __init__(self) -> None:
@@ -90,23 +115,27 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         """Run `func`."""
         made = func(*args, **(kwargs or {}))
-        if _looks(func, args) or _copies(func, args, made):
+        if _looks(func, args) or _mixes(args, made):
             self.noted[func.name()] = None
         return made
 
 
 def _looks(func: Any, args: tuple[Any, ...]) -> bool:
     if "index" in func.name():  # with places it does not look, with a mask it counts
-        parts = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else ()
-        return any(isinstance(p, Tensor) and p.dtype in (torch.bool, torch.uint8) for p in parts)
+        masks = (torch.bool, torch.uint8)
+        return any(each.dtype in masks for each in _tensors(args[1:2]))
     looking = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
     return any(tag in func.tags for tag in looking)
 
 
-def _copies(func: Any, args: tuple[Any, ...], made: Any) -> bool:
-    if func.name() not in ("aten::_to_copy", "aten::copy_") or not isinstance(made, Tensor):
-        return False
-    return any(isinstance(each, Tensor) and each.device != made.device for each in args)
+def _mixes(args: tuple[Any, ...], made: Any) -> bool:
+    """Whether tensors of several devices meet; a scalar of the CPU goes along with any."""
+    tensors = [*_tensors(args), *_tensors(made)]
+    return len({each.device for each in tensors if each.ndim or not each.is_cpu}) > 1
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [each for each in tree_flatten(values)[0] if isinstance(each, Tensor)]
 
 
 @dataclass(frozen=True)
@@ -175,13 +204,14 @@ class RecordedSteps:
         """Take a step, and see whether the next of its kind can be recorded."""
         watch = Watch()
         with watch, trusting_labels():
-            done = self._recorder.apart(lambda: step(x, y))
-        if watch.noted:
+            done, waits = self._recorder.waits(lambda: step(x, y))
+        found = [*watch.noted, *waits]
+        if found:
             self._recordings[kind] = None
             warnings.warn(
                 "these steps are trained without a CUDA graph: a module or a loss term looks at"
-                " values on the way (.item(), a comparison in an if, a mask as an index) or copies"
-                f" between devices, in {', '.join(watch.noted)}; change it, or leave"
+                " values on the way (.item(), a comparison in an if, a mask as an index) or brings"
+                f" tensors from the CPU, in {', '.join(found)}; change it, or leave"
                 " --train.cuda-graph out",
                 stacklevel=2,
             )
@@ -195,7 +225,9 @@ class RecordedSteps:
             with trusting_labels():
                 done, replay = self._recorder.record(lambda: step(*batch))
         except RuntimeError as error:
-            first = str(error).strip().splitlines()[0]
+            # What ends the recording only says that something failed before.
+            cause = error.__context__ or error
+            first = (str(cause).strip() or repr(cause)).splitlines()[0]
             raise DivtrainError(
                 f"this step cannot be recorded into a CUDA graph: {first}; give the command again"
                 " without --train.cuda-graph, it goes on from the last saved state, if there is one"

@@ -21,7 +21,7 @@ def finite_log(
 ) -> tuple[dict[str, float], bool]:
     """Fetch what a step logs, and tell whether the optimiser may take the step.
 
-    Everything comes from the device in one transfer, the only one of a step.
+    Everything comes from the device in one transfer.
 
     Args:
         log: Scalars by name.
