@@ -176,7 +176,7 @@ def test_tensors_of_several_devices_are_noted() -> None:
             run()
         assert list(watch.noted) == [name]
     with Watch() as watch:
-        x * torch.tensor(3.0) + x[:, :, torch.arange(8, device="meta")]
+        _ = x * torch.tensor(3.0) + x[:, :, torch.arange(8, device="meta")]
     assert not watch.noted
 
 
