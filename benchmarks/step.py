@@ -265,7 +265,8 @@ def main() -> None:
             f" (least-largest) of {3 * options.rounds} rounds for GAL and {options.rounds} for the"
             " rest, batch 128."
         )
-        header = ("ensemble", "plain step, s", "GAL", "torch's double backward",
+        header = ("ensemble", "plain step, s", "GAL", "quickest GAL / quickest plain",
+                  "torch's double backward",
                   "one member at a time", "images/s",
                   "public way / GAL")  # fmt: skip
         if options.device == "cuda":
@@ -316,6 +317,7 @@ def _row(found: dict[str, Any]) -> list[str]:
         f"{found['members']} {found['model']}, {found['dtype']}, {found['layout']}",
         f"{plain:.3f}" if plain > 0.1 else f"{plain:.4f}",
         f"**{shown(to_plain['GAL'])}**",
+        f"{to_plain['GAL']['quickest']:.2f}",
         shown(to_plain["GAL, torch's double backward"]),
         shown(to_plain["GAL, one member at a time"]),
         str(found["images a second"]),
