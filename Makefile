@@ -21,7 +21,7 @@ lint: $(VENV)/installed-lint  ## style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/installed  ## time steps, memory, crafting and growth; writes results/speed (half an hour)
+bench: $(VENV)/installed  ## time steps, memory, crafting and growth; writes results/speed (an hour)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/step.py --what time --models conv3 --dtypes bf16 --layouts channels-last --members 3 8 --suffix=-members
 	$(BIN)/python benchmarks/crafting.py

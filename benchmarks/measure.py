@@ -13,14 +13,14 @@ import torch
 
 from divtrain.version import versions
 
+WARM_UP_ROUNDS = 2
+"""The first steps of a process are given their memory by the kernel, page by page."""
+
 
 def interleaved(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 2
+    ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP_ROUNDS
 ) -> dict[str, list[float]]:
-    """Seconds of each way in each round, all ways taking turns, after some rounds of warming up.
-
-    Two: the first steps of a process are given their memory by the kernel, page by page.
-    """
+    """Seconds of each way in each round, all ways taking turns, after some rounds of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(warm_up + rounds):
         for name, run in ways.items():

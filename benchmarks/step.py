@@ -32,10 +32,10 @@ from divtrain.training import (
 from divtrain.training.cuda_graph import WARM_UP, CudaRecorder, RecordedSteps
 
 try:
-    from measure import arguments, interleaved, ratio, report, shown
+    from measure import WARM_UP_ROUNDS, arguments, interleaved, ratio, report, shown
     from public_way import public_step
 except ImportError:  # as a module of a checker
-    from benchmarks.measure import arguments, interleaved, ratio, report, shown
+    from benchmarks.measure import WARM_UP_ROUNDS, arguments, interleaved, ratio, report, shown
     from benchmarks.public_way import public_step
 
 PARTS = (0.5, 0.25, 0.125)
@@ -156,7 +156,7 @@ def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
         "GAL, torch's double backward": trainer.torch_step,
         "GAL, one member at a time": lambda: trainer.step(GAL, step_by_member),
     }
-    warm_up = 2
+    warm_up = WARM_UP_ROUNDS
     if public:
         for part in PARTS:
             lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, part=part)]

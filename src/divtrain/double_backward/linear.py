@@ -70,7 +70,7 @@ class InputGradient(torch.autograd.Function):
             if for_weight:
                 number = pass_number()
                 plain = not torch.is_grad_enabled() and not batched(tangent)
-                if plain and will_run(ctx.layer) and number not in ctx.layer.done:
+                if plain and will_run(ctx.layer, unsure=False) and number not in ctx.layer.done:
                     pair = grad.detach(), tangent
                     ctx.layer.waiting.setdefault(number, []).append(pair)
                 else:

@@ -14,7 +14,10 @@ def wanted(ctx: Any) -> tuple[bool, ...]:
     those of the weights too, and throw them away. Where torch cannot tell, the gradient counts as
     wanted: the result is the same, only slower.
     """
-    return tuple(function is not None and _runs(function) for function, _ in ctx.next_functions)
+    return tuple(
+        function is not None and will_run(function, unsure=True)
+        for function, _ in ctx.next_functions
+    )
 
 
 def recorded(grad: Tensor) -> bool:
@@ -35,16 +38,12 @@ def pass_number() -> int:
     return torch._C._current_graph_task_id()
 
 
-def will_run(node: Any) -> bool:
-    """Whether the pass that is running comes to a node, or has; False where torch cannot tell."""
+def will_run(node: Any, unsure: bool) -> bool:
+    """Whether the pass that is running comes to a node, or has; `unsure` where torch cannot tell.
+
+    It cannot outside of a pass, for a leaf in `autograd.grad`, and in old versions.
+    """
     try:
         return torch._C._will_engine_execute_node(node)
-    except (AttributeError, RuntimeError):  # not in this torch, or no pass is running
-        return False
-
-
-def _runs(function: Any) -> bool:
-    try:
-        return torch._C._will_engine_execute_node(function)
-    except (AttributeError, RuntimeError):  # not in this torch, or a leaf in autograd.grad
-        return True
+    except (AttributeError, RuntimeError):
+        return unsure
