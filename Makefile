@@ -13,8 +13,9 @@ help:  ## list the targets
 demo: $(VENV)/installed  ## install, then train, attack and compare on real digits (2 minutes)
 	$(BIN)/divtrain run digits
 
-test: $(VENV)/installed-test  ## install, then run every test
-	$(BIN)/python -m pytest
+# A file's tests stay together: they share what one of them trained.
+test: $(VENV)/installed-test  ## install, then run every test on up to four cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-lint  ## style (ruff) and types (pyright)
 	$(BIN)/ruff format --check

@@ -232,25 +232,32 @@ def test_pick_takes_values_in_either_layout() -> None:
     torch.testing.assert_close(pick(x.contiguous(memory_format=torch.channels_last), last), y)
 
 
-def layer_and_gradients(requires: bool) -> tuple[nn.Linear, Tensor, Tensor]:
-    """A layer, and a scalar of its input gradients for gradients that do not depend on it."""
+WAITING = {
+    "linear": lambda: nn.Linear(4, 3),  # the gradient for its weight
+    "batch norm": lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),  # that for its images
+}
+
+
+def layer_and_gradients(layer: str, requires: bool) -> tuple[nn.Parameter, Tensor, Tensor]:
+    """A weight, outputs, and input gradients for gradients of the outputs that are given."""
     torch.manual_seed(0)
-    net = nn.Linear(4, 3).double()
-    x = torch.rand(2, 4, dtype=torch.float64, requires_grad=True)
-    v = torch.rand(2, 3, dtype=torch.float64, requires_grad=requires)
+    net = WAITING[layer]().double()
+    x = torch.rand(5, 4, dtype=torch.float64, requires_grad=True)
+    v = torch.rand(5, 3, dtype=torch.float64, requires_grad=requires)
     with FastDoubleBackward():
         y = net(x)
     (g,) = torch.autograd.grad(y, x, v, create_graph=True)
-    return net, y, g
+    return next(net.parameters()), y, g
 
 
+@pytest.mark.parametrize("layer", WAITING)
 @pytest.mark.parametrize("requires", [False, True])
 @pytest.mark.parametrize("late", [False, True])
-def test_a_linear_layer_waits_for_nothing_that_may_be_over(requires: bool, late: bool) -> None:
+def test_a_layer_waits_for_nothing_that_may_be_over(layer: str, requires: bool, late: bool) -> None:
     """Nothing orders its two nodes here: whichever comes first, both gradients count."""
-    net, y, g = layer_and_gradients(requires)
-    (plain,) = torch.autograd.grad((y**2).sum(), net.weight, retain_graph=True)
-    (expected,) = torch.autograd.grad(g.sin().sum(), net.weight, retain_graph=True)
+    weight, y, g = layer_and_gradients(layer, requires)
+    (plain,) = torch.autograd.grad((y**2).sum(), weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(g.sin().sum(), weight, retain_graph=True)
     if late:  # autograd goes from young to old, and counts age in each thread for itself
         with ThreadPoolExecutor(1) as thread:
             of_gradients = thread.submit(lambda: g.sin().sum()).result()
@@ -258,31 +265,32 @@ def test_a_linear_layer_waits_for_nothing_that_may_be_over(requires: bool, late:
         of_gradients = g.sin().sum()
     total = of_gradients + (y**2).sum()
     for _ in range(2):  # a second pass finds nothing of the first
-        (got,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+        (got,) = torch.autograd.grad(total, weight, retain_graph=True)
         torch.testing.assert_close(got, expected + plain)
     total.backward()
-    torch.testing.assert_close(net.weight.grad, expected + plain)
+    torch.testing.assert_close(weight.grad, expected + plain)
 
 
+@pytest.mark.parametrize("layer", WAITING)
 @pytest.mark.parametrize("requires", [False, True])
-def test_a_pass_within_a_pass_takes_nothing_from_it(requires: bool) -> None:
+def test_a_pass_within_a_pass_takes_nothing_from_it(layer: str, requires: bool) -> None:
     """In between the two nodes of the layer, and in the order in which it does not wait."""
-    net, y, g = layer_and_gradients(requires)
+    weight, y, g = layer_and_gradients(layer, requires)
     with ThreadPoolExecutor(1) as thread:
         of_gradients = thread.submit(lambda: g.sin().sum()).result()
     total = of_gradients + (y**2).sum()
-    (expected,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(total, weight, retain_graph=True)
     within: list[Tensor] = []
 
     def hook(grad: Tensor) -> None:
         with torch.enable_grad():
             square = (y**2).sum()
-        within.extend(torch.autograd.grad(square, net.weight, retain_graph=True))
+        within.extend(torch.autograd.grad(square, weight, retain_graph=True))
 
     g.register_hook(hook)
-    (got,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+    (got,) = torch.autograd.grad(total, weight, retain_graph=True)
     torch.testing.assert_close(got, expected)
-    (plain,) = torch.autograd.grad((y**2).sum(), net.weight)
+    (plain,) = torch.autograd.grad((y**2).sum(), weight)
     torch.testing.assert_close(within[0], plain)
 
 
@@ -329,15 +337,16 @@ def test_a_linear_layer_keeps_no_more_than_torchs(frozen: str) -> None:
     y.sum().backward()
 
 
-def test_a_pass_that_failed_leaves_no_gradient_to_the_next() -> None:
-    net, y, g = layer_and_gradients(requires=True)
+@pytest.mark.parametrize("layer", WAITING)
+def test_a_pass_that_failed_leaves_no_gradient_to_the_next(layer: str) -> None:
+    weight, y, g = layer_and_gradients(layer, requires=True)
     total = g.sin().sum() + (y**2).sum()
-    (expected,) = torch.autograd.grad(total, net.weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(total, weight, retain_graph=True)
     hook = y.register_hook(lambda grad: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        torch.autograd.grad(total, net.weight, retain_graph=True)
+        torch.autograd.grad(total, weight, retain_graph=True)
     hook.remove()
-    torch.testing.assert_close(torch.autograd.grad(total, net.weight)[0], expected)
+    torch.testing.assert_close(torch.autograd.grad(total, weight)[0], expected)
 
 
 # Frugality: the counts behind the ratio of two
@@ -415,3 +424,40 @@ def test_a_linear_layer_takes_one_product_for_both_gradients_of_its_weights() ->
     with Shaped((7, 12)) as shaped:
         loss.backward(inputs=list(ens.parameters()))
     assert shaped.count == {"aten::mm": 1}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_takes_one_sum_for_both_gradients_of_its_images(
+    layout: torch.memory_format, affine: bool
+) -> None:
+    """It makes one tensor and adds to it in place; torch's engine has nothing to add."""
+    torch.manual_seed(0)
+    shape = (4, 6, 3, 3)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6, affine=affine), nn.Flatten())
+    net = nn.Sequential(net, nn.Linear(54, 3)).to(memory_format=layout)  # pyright: ignore
+    ens = dt.Ensemble([net])
+    x, y = torch.rand(4, 2, 5, 5), torch.tensor([0, 1, 2, 0])
+    forward = member_pass(ens, x, y)
+    loss = forward.losses.mean() + forward.input_gradients(create_graph=True).sin().sum()
+    with Shaped(shape) as shaped:
+        loss.backward(inputs=list(ens.parameters()))
+    assert "aten::add.Tensor" not in shaped.count
+    # Of the images: x, the gradient, the tangent, and the gradient of the first pass.
+    assert shaped.count["aten::addcmul_"] == 3
+
+
+def test_the_gradient_for_a_channel_s_images_has_mean_0_in_bfloat16() -> None:
+    """Adding a constant to the images changes nothing, however far from 0 they lie."""
+    torch.manual_seed(0)
+    images = (torch.randn(8, 3, 6, 6) + 100).bfloat16().requires_grad_()
+    layer = nn.BatchNorm2d(3)
+    with FastDoubleBackward():
+        y = layer(images)
+    (v,) = torch.autograd.grad(
+        y.float().square().mul(torch.rand(y.shape)).sum(), images, create_graph=True
+    )
+    total = (v.float() * torch.randn(v.shape)).sum() + (y.float() * torch.randn(y.shape)).sum()
+    (found,) = torch.autograd.grad(total, images)
+    mean = found.float().mean((0, 2, 3))
+    assert (mean.abs() < 0.02 * found.float().std((0, 2, 3))).all()

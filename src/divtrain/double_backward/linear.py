@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.node import batched, pass_number, recorded, wanted, will_run
+from divtrain.double_backward.node import Waiting, recorded, wanted
 
 
 class Linear(torch.autograd.Function):
@@ -22,8 +22,7 @@ class Linear(torch.autograd.Function):
         """Multiply."""
         for_x, for_weight, *_ = ctx.needs_input_grad
         ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
-        ctx.waiting = {}
-        ctx.done = set()
+        ctx.waiting = Waiting()
         return torch.nn.functional.linear(x, weight, bias)
 
     @staticmethod
@@ -38,9 +37,7 @@ class Linear(torch.autograd.Function):
                 own = recorded(grad)
                 grad_x = InputGradient.apply(grad, weight, ctx) if own else grad @ weight
             if mask[1]:
-                number = pass_number()
-                ctx.done.add(number)
-                grad_weight = _sum_of_products([(grad, x), *ctx.waiting.pop(number, [])])
+                grad_weight = _sum_of_products([(grad, x), *ctx.waiting.take()])
             if mask[2]:
                 grad_bias = _rows(grad).sum(0)
         return grad_x, grad_weight, grad_bias
@@ -68,12 +65,8 @@ class InputGradient(torch.autograd.Function):
             if for_grad:
                 grad_grad = tangent @ weight.t()
             if for_weight:
-                number = pass_number()
-                plain = not torch.is_grad_enabled() and not batched(tangent)
-                if plain and will_run(ctx.layer, unsure=False) and number not in ctx.layer.done:
-                    pair = grad.detach(), tangent
-                    ctx.layer.waiting.setdefault(number, []).append(pair)
-                else:
+                pair = grad.detach(), tangent
+                if not ctx.layer.waiting.leave(ctx.layer, tangent, pair):
                     grad_weight = _sum_of_products([(grad, tangent)])
         return grad_grad, grad_weight, None
 
