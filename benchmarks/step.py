@@ -76,9 +76,16 @@ class Trainer:
         return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bf16")
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """Return the next batch."""
+        """Return the next batch.
+
+        Images of one channel lie both ways at once; by their strides torch takes those that were
+        shifted for channels-last, and so the whole net's.
+        """
         self.number += 1
-        return self.stream.batch(self.number)
+        x, y = self.stream.batch(self.number)
+        if self.layout == "contiguous":
+            x = x.clone(memory_format=torch.contiguous_format)
+        return x, y
 
     def step(self, terms: list[Term], way: Callable[..., Any] = step_together) -> None:
         """Take a step as the training loop does."""

@@ -461,3 +461,32 @@ def test_the_gradient_for_a_channel_s_images_has_mean_0_in_bfloat16() -> None:
     (found,) = torch.autograd.grad(total, images)
     mean = found.float().mean((0, 2, 3))
     assert (mean.abs() < 0.02 * found.float().std((0, 2, 3))).all()
+
+
+class Layouts(TorchDispatchMode):
+    """Collects the strides that convolutions forward give their outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func.name() == "aten::convolution":
+            self.found.add(made.stride())
+        return made
+
+
+@pytest.mark.parametrize("strides", [(64, 64, 8, 1), (64, 1, 8, 1)])
+def test_tangents_of_one_channel_go_through_a_net_in_the_layout_of_its_images(
+    strides: tuple[int, ...],
+) -> None:
+    """Both hold the same numbers in the same order; torch chooses its kernels by them."""
+    conv = nn.Conv2d(1, 4, 3, padding=1)
+    x = torch.rand(3, 1, 8, 8).as_strided((3, 1, 8, 8), strides).requires_grad_()
+    with Layouts() as layouts:
+        with FastDoubleBackward():
+            y = conv(x)
+        (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        g.sin().sum().backward()
+    assert len(layouts.found) == 1

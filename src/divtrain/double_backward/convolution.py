@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.node import recorded, wanted
+from divtrain.double_backward.node import batched, recorded, wanted
 
 Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 """Stride, padding, dilation, transposed, output padding, groups, as aten orders them."""
@@ -63,13 +63,15 @@ class InputGradient(torch.autograd.Function):
         ctx.save_for_backward(grad, weight)
         ctx.geometry = geometry
         mask = [True, False, False]
-        return convolution_backward(grad, x, weight, None, *geometry, mask)[0]
+        found = convolution_backward(grad, x, weight, None, *geometry, mask)[0]
+        ctx.strides = found.stride()
+        return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Push the tangent through the convolution, and take the gradient of the weights at it."""
         grad, weight = ctx.saved_tensors
-        (tangent,) = grads
+        tangent = _laid_out(grads[0], ctx.strides)
         for_grad, for_weight, *_ = wanted(ctx)
         grad_grad = grad_weight = None
         if for_grad:
@@ -80,3 +82,13 @@ class InputGradient(torch.autograd.Function):
                 grad, tangent, weight, None, *ctx.geometry, mask
             )
         return grad_grad, grad_weight, None, None
+
+
+def _laid_out(tangent: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """Lay the tangent out as what it belongs to: torch chooses the layout of its kernels by it.
+
+    Those of one channel lie both ways at once, and strides that differ make torch mix layouts.
+    """
+    if tangent.stride() == strides or batched(tangent):
+        return tangent
+    return tangent.new_empty_strided(tangent.shape, strides).copy_(tangent)
