@@ -78,8 +78,8 @@ class Trainer:
     def data(self) -> tuple[Tensor, Tensor]:
         """Return the next batch.
 
-        Images of one channel lie both ways at once; by their strides torch takes those that were
-        shifted for channels-last, and so the whole net's.
+        Images of one channel are contiguous and channels-last at once. The strides of those that
+        were shifted are channels-last's, and make torch lay out all that follows like that.
         """
         self.number += 1
         x, y = self.stream.batch(self.number)

@@ -16,9 +16,9 @@ occur through z and s. With a = u.z / n, b = v.z / n and
     for w:  n c / s
     for x:  -(w / s^2) [b (u - u.1 / n) + a (v - v.1 / n) + z (c - 2 a b)]
 
-The last is a sum of images less their means, each times a factor a channel, and so is G(gy). Where
-the engine comes to the forward pass's node yet in the same pass back, that node takes one sum of
-both; else each is a tensor, which the engine adds.
+The last is k x + r less its mean, r a sum of u and v times factors, and G(gy) is made of x and gy
+alike. Where the engine comes to the forward pass's node yet in the same pass back, that node takes
+one sum of all; else each is a tensor, and the engine adds them.
 """
 
 from typing import Any, NamedTuple
@@ -26,20 +26,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.node import Waiting, recorded, wanted
+from divtrain.double_backward.node import Waiting, batched, recorded, wanted
 
 normalise = torch.ops.aten.native_batch_norm.default
 normalise_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
-class Sum(NamedTuple):
-    """A sum of images less their means, each times a factor a channel; those of x come first."""
+class Part(NamedTuple):
+    """Part of the gradient for the images x: factor * x + rest, less its mean a channel."""
 
-    factors: Tensor
-    """(term, channel)."""
-    images: list[Tensor]
-    means: Tensor
-    """(term, channel)."""
+    factor: Tensor
+    """(channel,)."""
+    rest: Tensor
+    """(batch, channel, ...); nobody else's memory."""
+    mean: Tensor
+    """Of the rest, (channel,)."""
 
 
 class BatchNorm(torch.autograd.Function):
@@ -70,16 +71,18 @@ class BatchNorm(torch.autograd.Function):
         saved = ctx.saved_tensors
         asked = iter(wanted(ctx))
         mask = [next(asked)] + [there and next(asked) for there in ctx.tensors]
-        own = mask[0] and recorded(grad)
-        torchs = [mask[0] and not own, *mask[1:]]
         left = ctx.waiting.take() if mask[0] else []
-        found: list[Any] = [None, None, None]
-        if left:
-            found = _with_what_was_left(grad, saved, ctx.eps, left)
-        elif any(torchs):
-            found = [*_backward(grad, saved, ctx.eps, torchs)]
-        if own:
+        if left and not batched(grad):
+            found = _sum_with(left, grad, saved, ctx.eps)
+        elif mask[0] and recorded(grad):
+            found = [None, None, None]
+            if any(mask[1:]):
+                found = [*_backward(grad, saved, ctx.eps, [False, *mask[1:]])]
             found[0] = InputGradient.apply(grad, *saved, ctx.eps, ctx)
+        else:
+            found = [*_backward(grad, saved, ctx.eps, mask)]
+            for part in left:
+                found[0] = found[0] + _images(part, saved)
         found = [each if want else None for each, want in zip(found, mask, strict=True)]
         return *found, None, None, None
 
@@ -108,11 +111,15 @@ class InputGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Return the derivatives that the module's docstring gives; leave that of x if possible."""
-        v, x, weight, *_ = ctx.saved_tensors
+        v, x, weight, mean, scale, *_ = ctx.saved_tensors
         (u,) = grads
-        grad_v, for_x, grad_weight = _second(u, ctx.saved_tensors, ctx.eps, wanted(ctx))
-        left = for_x is not None and ctx.layer.waiting.leave(ctx.layer, u, for_x)
-        grad_x = None if left or for_x is None else _added(for_x)
+        grad_v, part, grad_weight = _second(u, ctx.saved_tensors, ctx.eps, wanted(ctx))
+        grad_x = None
+        if part is not None:
+            if ctx.layer.waiting.expects(ctx.layer, u):
+                ctx.layer.waiting.leave(part)
+            else:
+                grad_x = _images(part, (x, weight, mean, scale))
         found = [grad_v, grad_x, grad_weight]
         if torch.is_grad_enabled():
             origin = [each for each in (u, v, x, weight) if each is not None]
@@ -138,12 +145,12 @@ class NotAgain(torch.autograd.Function):
 @torch.no_grad()
 def _second(
     u: Tensor, saved: tuple[Any, ...], eps: float, wants: tuple[bool, ...]
-) -> tuple[Tensor | None, Sum | None, Tensor | None]:
+) -> tuple[Tensor | None, Part | None, Tensor | None]:
     """Derivatives of <u, G(v)> for v, for x and for w; None where not wanted."""
     v, x, weight, mean, scale, v_dot, v_sum = saved
     for_v, for_x = wants[:2]
-    grad_v, u_dot, u_sum = _backward(u, saved[1:5], eps, [True, True, True])
-    of_x = grad_weight = None
+    grad_v, u_dot, u_sum = _backward(u, (x, weight, mean, scale), eps, [True, True, True])
+    part = grad_weight = None
     for_weight = weight is not None and wants[2]
     if for_x or for_weight:
         n = x.numel() // x.shape[1]
@@ -153,28 +160,39 @@ def _second(
             grad_weight = (c * scale).mul_(n).to(weight.dtype)
         if for_x:
             factor = -(scale**2) if weight is None else weight * -(scale**2)
-            factors = torch.stack([c.addcmul(a, b, value=-2).mul_(scale), b, a]) * factor
-            images = [x.detach(), u, v.detach()]
-            of_x = Sum(factors, images, torch.stack([mean, u_mean, v_mean]))
-    return grad_v if for_v else None, of_x, grad_weight
+            of_u, of_v = (torch.stack([b, a]) * factor).to(x.dtype)
+            rest = torch.mul(u, _a_channel(of_u, u), out=torch.empty_like(x))
+            rest.addcmul_(v, _a_channel(of_v, v))
+            of_x = c.addcmul(a, b, value=-2).mul_(scale) * factor
+            part = Part(of_x, rest, of_u * u_mean + of_v * v_mean)
+    return grad_v if for_v else None, part, grad_weight
 
 
 @torch.no_grad()
-def _with_what_was_left(
-    grad: Tensor, saved: tuple[Any, ...], eps: float, left: list[Sum]
-) -> list[Tensor]:
-    """Gradients for x, for w and for b; in that for x, G(gy) and what was left for it."""
+def _images(part: Part, saved: tuple[Any, ...]) -> Tensor:
+    """Return the part as images."""
+    x, _, mean, _ = saved
+    return _affine(x, part.factor, -(part.factor * mean + part.mean)).add_(part.rest)
+
+
+@torch.no_grad()
+def _sum_with(left: list[Part], grad: Tensor, saved: tuple[Any, ...], eps: float) -> list[Any]:
+    """Gradients for x, w and b; that for x is G(gy) and what was left."""
     x, weight, mean, scale = saved
     n = x.numel() // x.shape[1]
     _, dot, total = _backward(grad, saved, eps, [False, True, True])
     factor = scale if weight is None else weight * scale
     of_x = (factor * scale).mul_(dot).div_(-n)
+    of_grad = factor.to(grad.dtype)
+    its_mean = of_grad * (total / n)
     for part in left:
-        of_x = of_x + part.factors[0]
-    factors = torch.cat([torch.stack([of_x, factor]), *(part.factors[1:] for part in left)])
-    means = torch.cat([torch.stack([mean, total / n]), *(part.means[1:] for part in left)])
-    images = [x, grad, *(each for part in left for each in part.images[1:])]
-    return [_added(Sum(factors, images, means)), dot, total]
+        of_x = of_x + part.factor
+        its_mean = its_mean + part.mean
+    grad_x = _affine(x, of_x, -(of_x * mean + its_mean))
+    grad_x.addcmul_(grad, _a_channel(of_grad, grad))
+    for part in left:
+        grad_x.add_(part.rest)
+    return [grad_x, dot, total]
 
 
 def _backward(grad: Tensor, saved: tuple[Any, ...], eps: float, mask: list[bool]) -> Any:
@@ -182,28 +200,18 @@ def _backward(grad: Tensor, saved: tuple[Any, ...], eps: float, mask: list[bool]
     return normalise_backward(grad, x, weight, None, None, mean, scale, True, eps, mask)
 
 
-@torch.no_grad()
-def _added(parts: Sum) -> Tensor:
-    """Add the images up, laid out as the first."""
-    first, *rest = parts.images
-    factors = parts.factors.to(first.dtype)
-    # The means are those of what the rounded factors make, so that the sum has mean 0.
-    rounded = factors.to(parts.means.dtype)
-    constant = (rounded * parts.means).sum(0).neg_()
+def _affine(x: Tensor, factor: Tensor, constant: Tensor) -> Tensor:
+    """Return factor * x + constant, by channel: batch norm with mean 0 and variance 0 + 1."""
     zero = torch.zeros_like(constant)
-    # y = factor * images + constant is what batch norm does with given statistics, in one pass.
-    total = normalise(first, rounded[0], constant, zero, zero, False, 0.0, 1.0)[0]
-    for factor, images in zip(factors[1:], rest, strict=True):
-        total.addcmul_(images, _broadcast(factor, images))
-    return total
+    return normalise(x, factor, constant, zero, zero, False, 0.0, 1.0)[0]
 
 
-def _broadcast(factor: Tensor, images: Tensor) -> Tensor:
-    """Return a factor a channel in the shape of one image."""
+def _a_channel(factor: Tensor, images: Tensor) -> Tensor:
+    """Shape a factor a channel so that it multiplies images."""
     factor = factor.view([1, -1, *[1] * (images.ndim - 2)])
     row = images.shape[1] * images.element_size()
     if images.ndim == 4 and images.stride(1) == 1 and row < 64:
-        # Channels-last, less than a vector of the processor a pixel: torch would go one by one.
+        # Channels-last, a pixel is less than a vector of the processor: torch would go one by one.
         image = factor.expand(1, *images.shape[1:])
         return image.contiguous(memory_format=torch.channels_last)
     return factor

@@ -87,7 +87,8 @@ class InputGradient(torch.autograd.Function):
 def _laid_out(tangent: Tensor, strides: tuple[int, ...]) -> Tensor:
     """Lay the tangent out as what it belongs to: torch chooses the layout of its kernels by it.
 
-    Those of one channel lie both ways at once, and strides that differ make torch mix layouts.
+    Those of one channel are contiguous and channels-last at once, by other strides; where these
+    differ torch mixes the layouts.
     """
     if tangent.stride() == strides or batched(tangent):
         return tangent

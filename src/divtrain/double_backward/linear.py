@@ -3,7 +3,7 @@
 With y = x W^T + b the gradient for x is gy W, whose derivatives for a tangent u are u W^T for gy
 and gy^T u for W; the forward pass adds gy'^T x, gy' the gradient for y of the same pass back. Torch
 takes two products, each as large as W, and adds them: passes over memory where the batch is small
-beside W. Here the first waits for the second where the engine will come to it in this pass.
+beside W. There the first waits for the second, if the engine will come to it in this pass.
 """
 
 from typing import Any
@@ -65,8 +65,11 @@ class InputGradient(torch.autograd.Function):
             if for_grad:
                 grad_grad = tangent @ weight.t()
             if for_weight:
-                pair = grad.detach(), tangent
-                if not ctx.layer.waiting.leave(ctx.layer, tangent, pair):
+                waiting = ctx.layer.waiting
+                if _few(grad, tangent) and waiting.expects(ctx.layer, tangent):
+                    # Copies: until they are used somebody may change the tensors in place.
+                    waiting.leave((grad.detach().clone(), tangent.detach().clone()))
+                else:
                     grad_weight = _sum_of_products([(grad, tangent)])
         return grad_grad, grad_weight, None
 
@@ -76,18 +79,17 @@ def _as_they_are(x: Tensor) -> Any:
     return torch.autocast(x.device.type, enabled=False)
 
 
+def _few(grad: Tensor, x: Tensor) -> bool:
+    """Whether copies of both are smaller than a gradient of the weights."""
+    return x.numel() // x.shape[-1] <= min(grad.shape[-1], x.shape[-1])
+
+
 def _sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Sum of gy^T x over the pairs (gy, x), in the layout of the weights."""
-    pairs = [(_rows(grad), _rows(x)) for grad, x in pairs]
     grad, x = pairs[0]
-    if len(pairs) > 1 and len(grad) <= min(grad.shape[1], x.shape[1]):
-        # Copies smaller than the weights, for one product in place of several.
-        grad, x = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        return grad.t() @ x
-    total = grad.t() @ x
-    for grad, x in pairs[1:]:
-        total.addmm_(grad.t(), x)
-    return total
+    if len(pairs) > 1:
+        grad, x = (torch.cat(list(map(_rows, parts))) for parts in zip(*pairs, strict=True))
+    return _rows(grad).t() @ _rows(x)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ class FastDoubleBackward(TorchFunctionMode):
 
     Any module may run in it. A layer that is not among those, or is asked for something they do
     not do (in place, indices, forward-mode derivatives, `torch.func`), is torch's own, silently;
-    outputs and derivatives are the same either way.
+    outputs and derivatives are the same either way. Only a hook that was put on a node of autograd
+    itself (`y.grad_fn.register_hook`) can tell: some nodes give the sum of what torch's give apart.
     """
 
     def __torch_function__(

@@ -36,7 +36,8 @@ def batched(grad: Tensor) -> bool:
 def will_run(node: Any, unsure: bool) -> bool:
     """Whether the pass that is running comes to a node, or has; `unsure` where torch cannot tell.
 
-    It cannot outside of a pass, for a leaf in `autograd.grad`, and in old versions.
+    It cannot outside of a pass, for a leaf in `autograd.grad`, and in old versions. A node whose
+    gradient is only asked for counts as run.
     """
     try:
         return torch._C._will_engine_execute_node(node)
@@ -45,9 +46,10 @@ def will_run(node: Any, unsure: bool) -> bool:
 
 
 class Waiting:
-    """What the nodes of passes back leave to their layer's node of the forward pass.
+    """Parts of gradients that nodes of passes back leave to their layer's node of the forward pass.
 
-    That one sums its own part and theirs at less cost than torch's engine, which adds results.
+    That one sums its own part and theirs at less cost than torch's engine, which adds results. A
+    part holds memory of its own: what the nodes were given may be changed until it is used.
     """
 
     def __init__(self) -> None:
@@ -55,17 +57,20 @@ class Waiting:
         self._left: dict[int, list[Any]] = {}
         self._taken: set[int] = set()
 
-    def leave(self, node: Any, grad: Tensor, part: Any) -> bool:
-        """Leave `part`, of the pass that brings `grad`; False unless `node` comes for it yet."""
-        number = _pass_number()
+    def expects(self, node: Any, grad: Tensor) -> bool:
+        """Whether `node` comes for parts yet in this pass, which brings `grad`.
+
+        Not in a pass that is recorded, or takes a batch of gradients at once.
+        """
         plain = not torch.is_grad_enabled() and not batched(grad)
-        if not plain or number in self._taken or not will_run(node, unsure=False):
-            return False
-        self._left.setdefault(number, []).append(part)
-        return True
+        return plain and _pass_number() not in self._taken and will_run(node, unsure=False)
+
+    def leave(self, part: Any) -> None:
+        """Leave a part to the node that `expects` it."""
+        self._left.setdefault(_pass_number(), []).append(part)
 
     def take(self) -> list[Any]:
-        """Take what has been left in the pass that is running; what comes later is not."""
+        """Take what was left in the pass that is running; it expects no more."""
         number = _pass_number()
         self._taken.add(number)
         return self._left.pop(number, [])
