@@ -433,7 +433,7 @@ def test_batch_norm_of_large_images_in_float16(spread: float) -> None:
             y = net(x)
         loss = (y.to(weights.dtype).square() * weights[0]).sum()
         (v,) = torch.autograd.grad(loss, x, create_graph=True)
-        total = (v * spread * weights[1]).sum() + (y * weights[2]).sum()
+        total = 0.1 * ((v * weights[1]).sum() + (y * weights[2]).sum())
         found.append(torch.autograd.grad(total, x)[0].double())
     error = (found[0] - found[1]).norm() / found[1].norm()
     assert error < 3e-3
