@@ -103,3 +103,20 @@ def test_a_member_that_is_no_module_is_refused() -> None:
 def test_an_unknown_aggregate_offers_the_known_ones() -> None:
     with pytest.raises(dt.DivtrainError, match="did you mean 'logit'"):
         dt.Ensemble(MEMBERS, "logits")  # pyright: ignore[reportArgumentType]
+
+
+def test_float64_images_of_float32_members_are_told_with_the_remedy() -> None:
+    ens = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2)])
+    x = torch.rand(3, 1, 2, 2, dtype=torch.float64)
+    with pytest.raises(dt.DivtrainError, match=r"torch.float32, got torch.float64 .*x.float()"):
+        ens(x)
+    assert ens.double()(x).dtype == torch.float64
+    ens.float().members[0].register_forward_pre_hook(lambda member, args: (args[0].float(),))
+    ens.members[1].register_forward_pre_hook(lambda member, args: (args[0].float(),))
+    assert ens(x).dtype == torch.float32  # a member may convert them itself
+
+
+def test_what_a_member_raises_else_is_its_own() -> None:
+    ens = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2)])
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
+        ens(torch.rand(3, 1, 3, 3))

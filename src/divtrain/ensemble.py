@@ -78,11 +78,12 @@ class Ensemble(nn.Module):
                 input gradients apart.
 
         Raises:
-            DivtrainError: when an output is not (batch, class), or the members' classes differ.
+            DivtrainError: when an output is not (batch, class), the members' classes differ, or a
+                member of float32 fails for float64 images.
         """
         inputs = x.unbind() if x.ndim == 5 else (x,) * len(self)
         batch = x.shape[-4]
-        outputs = [member(own) for member, own in zip(self.members, inputs, strict=True)]
+        outputs = [_answer(member, own) for member, own in zip(self.members, inputs, strict=True)]
         shapes = [tuple(output.shape) for output in outputs]
         if any(len(shape) != 2 or shape[0] != batch for shape in shapes):
             raise DivtrainError(
@@ -115,6 +116,19 @@ def aggregate_logits(
         return log_mean
     votes = F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0)
     return ((votes + log_mean.exp()) / (len(logits) + 1)).log()
+
+
+def _answer(member: nn.Module, x: Tensor) -> Tensor:
+    try:
+        return member(x)
+    except RuntimeError as error:
+        kinds = {parameter.dtype for parameter in member.parameters()}
+        if x.dtype == torch.float64 and kinds and torch.float64 not in kinds:
+            raise DivtrainError(
+                f"expected images in the members' precision, {' and '.join(map(str, kinds))}, got"
+                f" torch.float64 (numpy's default); convert with x.float(). A member said: {error}"
+            ) from error
+        raise
 
 
 def _by_member(shapes: list[tuple[int, ...]]) -> str:

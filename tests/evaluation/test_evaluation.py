@@ -178,6 +178,18 @@ def test_images_and_surrogates_of_another_kind_are_refused(
         evaluate(trained(0.0, 0), given or images(), surrogates, SUITE)
 
 
+def test_images_in_another_range_are_told_before_anything_else() -> None:
+    far = Images(images().x * 255, images().y)
+    with pytest.raises(dt.DivtrainError, match="divide 8-bit"):
+        evaluate(trained(0.5, 0), far, {}, SUITE)
+
+
+def test_printed_it_says_in_a_line_what_to_ask_it_for(judged: Evaluation) -> None:
+    shown = repr(judged)
+    assert f"{judged.clean.float().mean():.1%} right when clean" in shown
+    assert len(shown) < 200 and ".records()" in shown
+
+
 def test_records_name_the_adversary() -> None:
     few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), sweep=())
     found = evaluate(trained(0.0, 0), images(), {"plain": trained(0.0, 1)}, few).records()

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from divtrain.checks import check_images, check_label_shape
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
@@ -83,6 +84,14 @@ class Evaluation:
     seed: int = 0
     surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
     chance: float = 0.1
+
+    def __repr__(self) -> str:
+        """What it is, and what to ask it for."""
+        return (
+            f"Evaluation of {self.target!r}: {len(self.clean)} images,"
+            f" {self.clean.float().mean():.1%} right when clean, {len(self.outcomes)} attempts;"
+            " see .records(), .curve() and divtrain.evaluation.warning_signs_of"
+        )
 
     def correct_on_all(self, attempt: Attempt) -> Bool[Tensor, "image"]:
         """Mask over all images; those the attempt left out count as not fooled by it."""
@@ -202,6 +211,8 @@ def evaluate(
         raise DivtrainError(
             f"expected images and labels as divtrain.data.Images(x, y), got {type(images).__name__}"
         )
+    check_images(images.x)
+    check_label_shape(images.y, len(images.x))
     if not isinstance(surrogates, Mapping):
         raise DivtrainError(
             "expected surrogates as a mapping from names to modules, such as {'plain': model}, got"
