@@ -12,7 +12,7 @@ from divtrain.attacks import Adapter, build_attack
 from divtrain.data import Images
 from divtrain.evaluation import Evaluation, Suite, correct_mask, evaluate
 from divtrain.evaluation.evaluation import chosen_images
-from divtrain.evaluation.plan import ONE_MEMBER, Attempt
+from divtrain.evaluation.plan import ONE_MEMBER, AttackRun
 from evaluation.trained import SUITE, images, trained
 
 
@@ -28,16 +28,16 @@ def test_transferred_masks_are_those_of_the_attack_by_hand(judged: Evaluation) -
         x_adv = build_attack("mifgsm", 0.2)(trained(0.0, seed), x, y)
         by_hand = correct_mask(trained(0.5, 0), x_adv, y)
         assert torch.equal(
-            judged.outcomes[Attempt("transfer", source, "mifgsm", 0.2)].correct, by_hand
+            judged.results[AttackRun("transfer", source, "mifgsm", 0.2)].correct, by_hand
         )
 
 
 def test_worst_cases_are_over_what_each_adversary_has(judged: Evaluation) -> None:
     found = {(r.threat, r.surrogate, r.attack, r.eps): r for r in judged.records()}
     for eps in SUITE.eps:
-        transfer = judged.attempts("transfer", eps)
+        transfer = judged.runs("transfer", eps)
         masks = {
-            a: judged.correct_on_all(a) for a in judged.outcomes if not a.sweep and a.eps == eps
+            a: judged.correct_on_all(a) for a in judged.results if not a.sweep and a.eps == eps
         }
         plain = torch.stack([judged.clean, *(masks[a] for a in transfer if a.source == "plain")])
         both = torch.stack([judged.clean, *(masks[a] for a in transfer)])
@@ -58,19 +58,19 @@ def test_the_worst_case_over_surrogates_is_at_most_that_over_each(judged: Evalua
 
 
 def test_images_left_out_count_as_not_fooled(judged: Evaluation) -> None:
-    attempt = Attempt("query", "div", "square", 0.2, SUITE.probe_images, SUITE.queries)
+    attempt = AttackRun("query", "div", "square", 0.2, SUITE.probe_images, SUITE.queries)
     whole = judged.correct_on_all(attempt)
     chosen = chosen_images(300, SUITE.probe_images)
-    assert torch.equal(whole[chosen], judged.outcomes[attempt].correct)
+    assert torch.equal(whole[chosen], judged.results[attempt].correct)
     others = torch.ones(300, dtype=torch.bool)
     others[chosen] = False
     assert whole[others].all()
-    assert not judged.outcomes[attempt].correct.all()
+    assert not judged.results[attempt].correct.all()
 
 
 def test_attacking_one_member_is_judged_on_the_ensemble_and_on_itself(judged: Evaluation) -> None:
-    alone = next(a for a in judged.outcomes if a.source == ONE_MEMBER and a.eps == 0.1)
-    outcome, ens = judged.outcomes[alone], trained(0.5, 0)
+    alone = next(a for a in judged.results if a.source == ONE_MEMBER and a.eps == 0.1)
+    outcome, ens = judged.results[alone], trained(0.5, 0)
     chosen = chosen_images(300, alone.images)
     x, y = images().x[chosen], images().y[chosen]
     assert outcome.members is not None
@@ -98,8 +98,8 @@ def test_a_seeded_evaluation_equals_itself_and_another_seed_draws_anew() -> None
         evaluate(trained(0.5, 0), images(), {}, few, seed=seed) for seed in (3, 3, 4)
     )
     assert one.records() == same.records()
-    attempt = Attempt("white-box", "target", "pgd", 0.1, None, few.steps, few.restarts)
-    first, second = (e.outcomes[attempt].correct for e in (one, other))
+    attempt = AttackRun("white-box", "target", "pgd", 0.1, None, few.steps, few.restarts)
+    first, second = (e.results[attempt].correct for e in (one, other))
     assert not torch.equal(first, second) or one.records() != other.records()
 
 
@@ -131,7 +131,7 @@ def test_attacks_that_cheat_are_mended_and_counted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("divtrain.evaluation.plan.build_attack", build)
     few = Suite(eps=(0.1,), transfer=(), white_box=("fgsm",), query=(), sweep=())
     found = evaluate(trained(0.0, 0).members[0], images(), suite=few)
-    outcome = found.outcomes[Attempt("white-box", "target", "fgsm", 0.1)]
+    outcome = found.results[AttackRun("white-box", "target", "fgsm", 0.1)]
     violations = outcome.violations
     assert violations.not_finite == 3  # one a batch of 128
     assert violations.outside_ball >= 297
@@ -208,7 +208,9 @@ def test_surrogates_are_looked_at_and_judged_on_their_own_examples(judged: Evalu
         assert judged.surrogates[name].clean == pytest.approx(clean)
         x_adv = build_attack("fgsm", 0.1)(surrogate, x, y)
         left = correct_mask(surrogate, x_adv, y).float().mean().item()
-        assert judged.outcomes[Attempt("transfer", name, "fgsm", 0.1)].source == pytest.approx(left)
+        assert judged.results[AttackRun("transfer", name, "fgsm", 0.1)].source == pytest.approx(
+            left
+        )
 
 
 def test_chance_is_the_most_frequent_class() -> None:

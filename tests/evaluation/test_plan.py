@@ -8,12 +8,12 @@ import pytest
 import divtrain as dt
 from divtrain.attacks import APGDT, PGD, Square
 from divtrain.evaluation import Suite, check_suite, make_plan, quick
-from divtrain.evaluation.plan import ONE_MEMBER, Attempt
+from divtrain.evaluation.plan import ONE_MEMBER, AttackRun
 
 SUITE = Suite(eps=(0.1, 0.2), sweep=(0.0, 0.3, 0.5))
 
 
-def plan(surrogates: list[str], **options: bool) -> list[Attempt]:
+def plan(surrogates: list[str], **options: bool) -> list[AttackRun]:
     return make_plan("target", surrogates, **{"members": True, "suite": SUITE, **options})  # pyright: ignore
 
 

@@ -12,8 +12,8 @@ from divtrain.evaluation import SIGNS, Evaluation, evaluate, not_asked, warning_
 from divtrain.evaluation.crafting import Violations
 from divtrain.evaluation.diagnosis import Diagnosis
 from divtrain.evaluation.effort import Passes
-from divtrain.evaluation.evaluation import Outcome
-from divtrain.evaluation.plan import ONE_MEMBER, Attempt
+from divtrain.evaluation.evaluation import AttackResult
+from divtrain.evaluation.plan import ONE_MEMBER, AttackRun
 from evaluation.trained import SUITE, images, leaking, trained
 
 SURROGATE = 1  # seed
@@ -160,21 +160,21 @@ def mask(accuracy: float, images: int = 100) -> Tensor:
     return torch.arange(images) < round(accuracy * images)
 
 
-def outcome(accuracy: float, images: int = 100, **fields: object) -> Outcome:
-    return Outcome(mask(accuracy, images), Passes(), Violations(0, 0, 0), **fields)  # pyright: ignore
+def outcome(accuracy: float, images: int = 100, **fields: object) -> AttackResult:
+    return AttackResult(mask(accuracy, images), Passes(), Violations(0, 0, 0), **fields)  # pyright: ignore
 
 
-def made_up(outcomes: dict[Attempt, Outcome], **seen: object) -> Evaluation:
+def made_up(outcomes: dict[AttackRun, AttackResult], **seen: object) -> Evaluation:
     diagnosis = replace(CALM, **seen)  # pyright: ignore
     return Evaluation("target", mask(1.0), outcomes, diagnosis)
 
 
-def white(attack: str, eps: float = 0.1, **fields: object) -> Attempt:
-    return Attempt("white-box", "target", attack, eps, **fields)  # pyright: ignore
+def white(attack: str, eps: float = 0.1, **fields: object) -> AttackRun:
+    return AttackRun("white-box", "target", attack, eps, **fields)  # pyright: ignore
 
 
-def moved(attack: str, eps: float = 0.1, **fields: object) -> Attempt:
-    return Attempt("transfer", "plain", attack, eps, **fields)  # pyright: ignore
+def moved(attack: str, eps: float = 0.1, **fields: object) -> AttackRun:
+    return AttackRun("transfer", "plain", attack, eps, **fields)  # pyright: ignore
 
 
 @pytest.mark.parametrize(
@@ -187,15 +187,15 @@ def moved(attack: str, eps: float = 0.1, **fields: object) -> Attempt:
         ("reweighted-beats-summed", white("pgd"), white("pgd:reweighted"), (0.6, 0.4), (0.4, 0.6)),
         (
             "single-member-beats-white-box",
-            white("pgd"), Attempt("white-box", ONE_MEMBER, "pgd", 0.1), (0.6, 0.4), (0.4, 0.6),
+            white("pgd"), AttackRun("white-box", ONE_MEMBER, "pgd", 0.1), (0.6, 0.4), (0.4, 0.6),
         ),
         (
             "square-beats-gradients",
-            white("pgd"), Attempt("query", "target", "square", 0.1), (0.6, 0.4), (0.4, 0.6),
+            white("pgd"), AttackRun("query", "target", "square", 0.1), (0.6, 0.4), (0.4, 0.6),
         ),
         (
             "noise-beats-white-box",
-            white("pgd"), Attempt("noise", "target", "noise", 0.1), (0.6, 0.4), (0.4, 0.6),
+            white("pgd"), AttackRun("noise", "target", "noise", 0.1), (0.6, 0.4), (0.4, 0.6),
         ),
         (
             "not-monotone-in-eps",
@@ -209,7 +209,7 @@ def moved(attack: str, eps: float = 0.1, **fields: object) -> Attempt:
     ],
 )  # fmt: skip
 def test_a_comparison_fires_where_it_should(
-    sign: str, first: Attempt, second: Attempt, fires: tuple[float, float],
+    sign: str, first: AttackRun, second: AttackRun, fires: tuple[float, float],
     calm: tuple[float, float],
 ) -> None:  # fmt: skip
     loud, quiet = (
@@ -233,19 +233,19 @@ def test_a_comparison_fires_where_it_should(
 def test_label_leaking_is_told_from_what_noise_does(
     attack: str, noise: float, left: float, fires: bool
 ) -> None:
-    drawn = Attempt("noise", "target", "noise", 0.1)
+    drawn = AttackRun("noise", "target", "noise", 0.1)
     found = made_up({drawn: outcome(noise), moved(attack): outcome(left)})
     assert names(found) == ({"label-leaking"} if fires else set())
 
 
 def test_differences_are_judged_on_the_same_images() -> None:
     """Square sees 50 of 100 images, and those are all right: the 40 % lie among the others."""
-    own = Outcome(torch.arange(100) % 2 == 0, Passes(), Violations(0, 0, 0))
-    query = Attempt("query", "target", "square", 0.1, images=50)
+    own = AttackResult(torch.arange(100) % 2 == 0, Passes(), Violations(0, 0, 0))
+    query = AttackRun("query", "target", "square", 0.1, images=50)
     assert names(made_up({white("pgd"): own, query: outcome(0.9, 50)})) == {
         "square-beats-gradients"
     }
-    other = Outcome(torch.arange(100) % 2 == 1, Passes(), Violations(0, 0, 0))
+    other = AttackResult(torch.arange(100) % 2 == 1, Passes(), Violations(0, 0, 0))
     assert names(made_up({white("pgd"): other, query: outcome(0.0, 50)})) == set()
 
 
@@ -255,11 +255,11 @@ def test_a_paired_difference_needs_two_standard_errors() -> None:
     one, other = base.clone(), base.clone()
     one[:12], other[12:20] = True, True
     pair = {
-        white("pgd"): Outcome(one, Passes(), Violations(0, 0, 0)),
-        white("pgd:reweighted"): Outcome(other, Passes(), Violations(0, 0, 0)),
+        white("pgd"): AttackResult(one, Passes(), Violations(0, 0, 0)),
+        white("pgd:reweighted"): AttackResult(other, Passes(), Violations(0, 0, 0)),
     }
     assert names(made_up(pair)) == set()
-    pair[white("pgd:reweighted")] = Outcome(base, Passes(), Violations(0, 0, 0))
+    pair[white("pgd:reweighted")] = AttackResult(base, Passes(), Violations(0, 0, 0))
     assert names(made_up(pair)) == {"reweighted-beats-summed"}
 
 
@@ -268,7 +268,7 @@ def own(*accuracies: float) -> Tensor:
 
 
 def test_a_member_better_than_its_ensemble_is_reported() -> None:
-    alone = Attempt("white-box", ONE_MEMBER, "pgd", 0.1)
+    alone = AttackRun("white-box", ONE_MEMBER, "pgd", 0.1)
     left = {white("pgd"): outcome(0.3), alone: outcome(0.9, members=own(0.2, 0.6))}
     (sign,) = warning_signs_of(made_up(left))
     assert sign.name == "member-beats-ensemble"

@@ -100,7 +100,7 @@ def test_the_json_form_is_json_and_holds_fractions() -> None:
     whole = json.loads(json.dumps(card_json(card())))
     assert whole["format"] == "divtrain-card-1"
     assert all(0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 for row in whole["records"])
-    assert len(whole["attempts"]) == len(card().evaluation.outcomes)
+    assert len(whole["attempts"]) == len(card().evaluation.results)
     assert {row["threat"] for row in whole["records"]} == {"clean", *whole["threat_models"]}
     assert whole["warnings"][0]["anchor"].startswith("docs/reading-results.md#")
 

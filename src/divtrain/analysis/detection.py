@@ -17,7 +17,7 @@ from divtrain.checks import check_images
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
 from divtrain.gal import coherence, input_gradients
-from divtrain.modes import device_of, eval_mode
+from divtrain.module_state import device_of, eval_mode
 
 InputThreat = Literal["clean", "outside", "transfer", "white-box"]
 

@@ -17,7 +17,7 @@ from divtrain.analysis.hadamard import regular_hadamard
 from divtrain.attacks import Objective, ObjectiveName, input_gradient, make_objective
 from divtrain.checks import check_eps, check_images, check_labels
 from divtrain.errors import DivtrainError
-from divtrain.modes import device_of, eval_mode
+from divtrain.module_state import device_of, eval_mode
 
 PAPERS_ORDERS = (4, 16, 36, 64, 100)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
 from divtrain.gal import input_gradients
-from divtrain.modes import device_of, eval_mode
+from divtrain.module_state import device_of, eval_mode
 
 
 def gradient_batches(

@@ -10,7 +10,7 @@ from divtrain.analysis.gradients import gradient_batches
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
 from divtrain.gal import gradient_alignment_loss, input_gradients
-from divtrain.modes import device_of, eval_mode
+from divtrain.module_state import device_of, eval_mode
 
 
 @dataclass(frozen=True)

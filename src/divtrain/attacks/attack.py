@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from divtrain.attacks.objectives import Objective, ObjectiveName, make_objective
 from divtrain.checks import check_eps, check_images, check_label_shape
-from divtrain.modes import eval_mode
+from divtrain.module_state import eval_mode
 
 OnStep = Callable[[int, Tensor], None]
 """Called with (steps done, the objective at each image, (batch,)) as an attack proceeds."""

@@ -3,9 +3,9 @@
 from divtrain.evaluation.crafting import CraftedSet, Violations, craft, enforce_threat_model
 from divtrain.evaluation.diagnosis import Diagnosis, diagnose
 from divtrain.evaluation.effort import Passes, count_passes
-from divtrain.evaluation.evaluation import Evaluation, Outcome, evaluate
+from divtrain.evaluation.evaluation import Evaluation, AttackResult, evaluate
 from divtrain.evaluation.intervals import paired_interval, wilson_interval
-from divtrain.evaluation.plan import Attempt, Suite, check_suite, make_plan, quick
+from divtrain.evaluation.plan import AttackRun, Suite, check_suite, make_plan, quick
 from divtrain.evaluation.records import CLEAN, WORST, Record, make_records, worst_case
 from divtrain.evaluation.sanity import WarningSign, warning_signs
 from divtrain.evaluation.signs import SIGNS, not_asked, warning_signs_of
@@ -17,11 +17,11 @@ __all__ = [
     "KNOWLEDGE",
     "SIGNS",
     "WORST",
-    "Attempt",
+    "AttackRun",
     "CraftedSet",
     "Diagnosis",
     "Evaluation",
-    "Outcome",
+    "AttackResult",
     "Passes",
     "Record",
     "Suite",

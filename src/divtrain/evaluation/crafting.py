@@ -14,7 +14,7 @@ from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.effort import Growth, Passes, count_passes
 from divtrain.evaluation.parts import Part, Parts
-from divtrain.modes import device_of
+from divtrain.module_state import device_of
 
 TOLERANCE = 1e-6
 """Float32 rounding allowed beyond the ball before an example counts as a violation."""

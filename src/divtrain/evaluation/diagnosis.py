@@ -10,7 +10,7 @@ from divtrain.attacks.objectives import lead
 from divtrain.checks import check_logits
 from divtrain.data import Images
 from divtrain.gal import HasMembers
-from divtrain.modes import device_of, eval_mode
+from divtrain.module_state import device_of, eval_mode
 
 SATURATION = 50.0
 """A lead of the first class over the second, in nats, that no plain training reaches: softmax is

@@ -15,7 +15,7 @@ from divtrain.evaluation.crafting import CraftedSet, OnBatch, Violations, craft
 from divtrain.evaluation.diagnosis import Diagnosis, diagnose
 from divtrain.evaluation.effort import Passes, rise_at_the_end
 from divtrain.evaluation.parts import Parts
-from divtrain.evaluation.plan import ONE_MEMBER, Attempt, Suite, check_suite, make_plan
+from divtrain.evaluation.plan import ONE_MEMBER, AttackRun, Suite, check_suite, make_plan
 from divtrain.evaluation.records import CLEAN, WORST, Record
 from divtrain.evaluation.threat import Threat
 from divtrain.evaluation.transfer import check_same_task, correct_mask
@@ -26,7 +26,7 @@ EVERY_SURROGATE = "all surrogates"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttackResult:
     """What one attempt came to.
 
     Attributes:
@@ -70,7 +70,7 @@ class Evaluation:
     Attributes:
         target: Its name.
         clean: Which clean images it classifies right.
-        outcomes: What each attempt came to, in the order of the plan.
+        results: What each attempt came to, in the order of the plan.
         diagnosis: What was seen before any attack.
         seed: Of random starts.
         surrogates: What was seen on each surrogate before any attack, and its clean accuracy.
@@ -79,7 +79,7 @@ class Evaluation:
 
     target: str
     clean: Bool[Tensor, "image"]
-    outcomes: Mapping[Attempt, Outcome]
+    results: Mapping[AttackRun, AttackResult]
     diagnosis: Diagnosis
     seed: int = 0
     surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
@@ -89,26 +89,26 @@ class Evaluation:
         """What it is, and what to ask it for."""
         return (
             f"Evaluation of {self.target!r}: {len(self.clean)} images,"
-            f" {self.clean.float().mean():.1%} right when clean, {len(self.outcomes)} attempts;"
+            f" {self.clean.float().mean():.1%} right when clean, {len(self.results)} attempts;"
             " see .records(), .curve() and divtrain.evaluation.warning_signs_of"
         )
 
-    def correct_on_all(self, attempt: Attempt) -> Bool[Tensor, "image"]:
+    def correct_on_all(self, attempt: AttackRun) -> Bool[Tensor, "image"]:
         """Mask over all images; those the attempt left out count as not fooled by it."""
-        mask = self.outcomes[attempt].correct
+        mask = self.results[attempt].correct
         if attempt.images is None:
             return mask
         whole = torch.ones_like(self.clean)
         whole[chosen_images(len(whole), attempt.images)] = mask
         return whole
 
-    def attempts(self, threat: Threat, eps: float) -> list[Attempt]:
+    def runs(self, threat: Threat, eps: float) -> list[AttackRun]:
         """Attempts of the table (not of the curve) of a threat at a radius."""
-        return [a for a in self.outcomes if (a.threat, a.eps, a.sweep) == (threat, eps, False)]
+        return [a for a in self.results if (a.threat, a.eps, a.sweep) == (threat, eps, False)]
 
     def eps(self) -> list[float]:
         """Radii of the table."""
-        return sorted({attempt.eps for attempt in self.outcomes if not attempt.sweep})
+        return sorted({attempt.eps for attempt in self.results if not attempt.sweep})
 
     def records(self) -> list[Record]:
         """Accuracies of the table: every attempt, and per-image worst cases.
@@ -119,8 +119,8 @@ class Evaluation:
         found = [self._record("clean", "", CLEAN, 0.0, self.clean)]
         for eps in self.eps():
             for threat in ("noise", "query"):
-                found += [self._of(attempt) for attempt in self.attempts(threat, eps)]
-            transfer = self.attempts("transfer", eps)
+                found += [self._of(attempt) for attempt in self.runs(threat, eps)]
+            transfer = self.runs("transfer", eps)
             sources = list(dict.fromkeys(attempt.source for attempt in transfer))
             for source in sources:
                 mine = [attempt for attempt in transfer if attempt.source == source]
@@ -128,27 +128,27 @@ class Evaluation:
                 found.append(self._worst("transfer", source, eps, mine))
             if len(sources) > 1:
                 found.append(self._worst("transfer", EVERY_SURROGATE, eps, transfer))
-            white = self.attempts("white-box", eps)
+            white = self.runs("white-box", eps)
             found += [self._of(attempt) for attempt in white]
             if white:
-                others = [*transfer, *self.attempts("query", eps), *self.attempts("noise", eps)]
+                others = [*transfer, *self.runs("query", eps), *self.runs("noise", eps)]
                 found.append(self._worst("white-box", self.target, eps, white + others))
         return found
 
     def curve(self) -> list[Record]:
         """Accuracies of the sweep over eps."""
-        return [self._of(attempt) for attempt in self.outcomes if attempt.sweep]
+        return [self._of(attempt) for attempt in self.results if attempt.sweep]
 
-    def _of(self, attempt: Attempt) -> Record:
-        outcome = self.outcomes[attempt]
+    def _of(self, attempt: AttackRun) -> Record:
+        outcome = self.results[attempt]
         mask, passes = outcome.correct, outcome.passes
         return self._record(
             attempt.threat, attempt.source, attempt.attack, attempt.eps, mask, passes
         )
 
-    def _worst(self, threat: Threat, source: str, eps: float, of: Sequence[Attempt]) -> Record:
+    def _worst(self, threat: Threat, source: str, eps: float, of: Sequence[AttackRun]) -> Record:
         masks = [self.clean, *(self.correct_on_all(attempt) for attempt in of)]
-        passes = [self.outcomes[attempt].passes for attempt in of]
+        passes = [self.results[attempt].passes for attempt in of]
         spent = Passes(sum(p.forward for p in passes), sum(p.backward for p in passes))
         return self._record(threat, source, WORST, eps, torch.stack(masks).all(0), spent)
 
@@ -231,7 +231,7 @@ def evaluate(
     diagnosis = diagnose_target(target, images)
     members = isinstance(target, Ensemble) and len(target) > 1
     plan = make_plan(target_name, list(surrogates), members, suite, diagnosis.differentiable)
-    outcomes: dict[Attempt, Outcome] = {}
+    outcomes: dict[AttackRun, AttackResult] = {}
     for attempt in plan:
         some = some_images(images, attempt.images)
         if attempt.source == ONE_MEMBER:
@@ -254,7 +254,7 @@ def diagnose_target(target: nn.Module, images: Images) -> Diagnosis:
 
 
 def craft_attempt(
-    attempt: Attempt,
+    attempt: AttackRun,
     model: nn.Module,
     images: Images,
     batch_size: int,
@@ -267,7 +267,7 @@ def craft_attempt(
 
 
 def craft_on_members(
-    attempt: Attempt,
+    attempt: AttackRun,
     target: Ensemble,
     images: Images,
     batch_size: int,
@@ -303,18 +303,18 @@ def chance_level(y: Tensor) -> float:
 
 def judge(
     crafted: CraftedSet, target: nn.Module, images: Images, surrogate: nn.Module | None
-) -> Outcome:
+) -> AttackResult:
     """Let the target classify a crafted set, and the surrogate it was crafted on, if any."""
     correct = correct_mask(target, crafted.x_adv, images.y)
     if surrogate is not None:
         fooled = correct_mask(surrogate, crafted.x_adv, images.y).float().mean().item()
-        return Outcome(correct, crafted.passes, crafted.violations, source=fooled)
+        return AttackResult(correct, crafted.passes, crafted.violations, source=fooled)
     grown = crafted.growth
     rise = None if grown is None else rise_at_the_end(grown, ~correct)
-    return Outcome(correct, crafted.passes, crafted.violations, rise=rise)
+    return AttackResult(correct, crafted.passes, crafted.violations, rise=rise)
 
 
-def judge_members(sets: Sequence[CraftedSet], target: Ensemble, images: Images) -> Outcome:
+def judge_members(sets: Sequence[CraftedSet], target: Ensemble, images: Images) -> AttackResult:
     """Let the ensemble classify what was crafted on each member, and each member its own."""
     masks = [correct_mask(target, crafted.x_adv, images.y) for crafted in sets]
     own = torch.stack(
@@ -333,7 +333,7 @@ def judge_members(sets: Sequence[CraftedSet], target: Ensemble, images: Images) 
         sum(crafted.violations.outside_bounds for crafted in sets),
         sum(crafted.violations.not_finite for crafted in sets),
     )
-    return Outcome(torch.stack(masks).all(0), passes, violations, members=own)
+    return AttackResult(torch.stack(masks).all(0), passes, violations, members=own)
 
 
 def some_images(images: Images, count: int | None) -> Images:

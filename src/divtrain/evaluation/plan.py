@@ -70,7 +70,7 @@ def quick(suite: Suite) -> Suite:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttackRun:
     """One attack at one radius, on one model, on some of the images.
 
     Attributes:
@@ -150,7 +150,7 @@ def check_suite(suite: Suite) -> None:
 
 def make_plan(
     target: str, surrogates: Sequence[str], members: bool, suite: Suite, gradients: bool = True
-) -> list[Attempt]:
+) -> list[AttackRun]:
     """Return everything an evaluation of one target tries.
 
     Args:
@@ -160,37 +160,37 @@ def make_plan(
         suite: Attacks and budgets.
         gradients: Whether autograd sees through the target; without, no attack needs its gradient.
     """
-    plan: list[Attempt] = []
+    plan: list[AttackRun] = []
     for eps in suite.eps:
-        plan.append(Attempt("noise", target, "noise", eps))
+        plan.append(AttackRun("noise", target, "noise", eps))
         plan += [
-            _attempt("transfer", name, attack, eps, suite)
+            _run("transfer", name, attack, eps, suite)
             for name in surrogates
             for attack in suite.transfer
         ]
         if gradients:
-            plan += [_attempt("white-box", target, name, eps, suite) for name in suite.white_box]
+            plan += [_run("white-box", target, name, eps, suite) for name in suite.white_box]
         if gradients and members and suite.white_box:
-            alone = _attempt("white-box", ONE_MEMBER, "pgd", eps, suite)
+            alone = _run("white-box", ONE_MEMBER, "pgd", eps, suite)
             plan.append(replace(alone, images=suite.probe_images))
         plan += [
-            Attempt("query", target, name, eps, suite.probe_images, suite.queries)
+            AttackRun("query", target, name, eps, suite.probe_images, suite.queries)
             for name in suite.query
         ]
     for eps in suite.sweep:
         drawn = {"images": suite.sweep_images, "sweep": True}
         if gradients and suite.white_box:
-            point = _attempt("white-box", target, suite.sweep_attack, eps, suite)
+            point = _run("white-box", target, suite.sweep_attack, eps, suite)
             plan.append(replace(point, **drawn))
         if surrogates and suite.transfer:
-            plan.append(replace(Attempt("transfer", surrogates[0], "mifgsm", eps), **drawn))
+            plan.append(replace(AttackRun("transfer", surrogates[0], "mifgsm", eps), **drawn))
     return plan
 
 
-def _attempt(threat: Threat, source: str, attack: str, eps: float, suite: Suite) -> Attempt:
+def _run(threat: Threat, source: str, attack: str, eps: float, suite: Suite) -> AttackRun:
     kind = attack.partition(":")[0]
     if kind in ("pgd", "apgd"):
-        return Attempt(threat, source, attack, eps, None, suite.steps, suite.restarts)
+        return AttackRun(threat, source, attack, eps, None, suite.steps, suite.restarts)
     if kind == "apgdt":
-        return Attempt(threat, source, attack, eps, None, suite.steps, suite.target_classes)
-    return Attempt(threat, source, attack, eps)
+        return AttackRun(threat, source, attack, eps, None, suite.steps, suite.target_classes)
+    return AttackRun(threat, source, attack, eps)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from divtrain.evaluation.evaluation import Evaluation, chosen_images
-from divtrain.evaluation.plan import ONE_MEMBER, Attempt
+from divtrain.evaluation.plan import ONE_MEMBER, AttackRun
 from divtrain.evaluation.sanity import MANY_STEPS, MARGIN, ONE_STEP, WarningSign, leaking
 
 ZERO_GRADIENTS = 0.01
@@ -38,7 +38,7 @@ def transfer_beats_white_box(evaluation: Evaluation) -> Iterator[str]:
     """Report transfers that fool more often than the same attack on the target itself."""
     for eps in evaluation.eps():
         own = {a.attack: a for a in _on_target(evaluation, eps)}
-        for attempt in evaluation.attempts("transfer", eps):
+        for attempt in evaluation.runs("transfer", eps):
             same = own.get(attempt.attack)
             if same is not None and _lower(evaluation, attempt, same):
                 yield (
@@ -53,7 +53,7 @@ def transfer_beats_best_white_box(evaluation: Evaluation) -> Iterator[str]:
     """Report a transfer that fools more often than the strongest attack on the target itself."""
     for eps in evaluation.eps():
         best = _strongest(evaluation, _on_target(evaluation, eps))
-        other = _strongest(evaluation, evaluation.attempts("transfer", eps))
+        other = _strongest(evaluation, evaluation.runs("transfer", eps))
         if best and other and _lower(evaluation, other, best):
             yield (
                 f"eps {eps:g}: {other.attack} transferred from {other.source} leaves"
@@ -81,7 +81,7 @@ def member_beats_ensemble(evaluation: Evaluation) -> Iterator[str]:
     for eps in evaluation.eps():
         alone = _one_member(evaluation, eps)
         whole = [a for a in _on_target(evaluation, eps) if alone and a.attack == alone.attack]
-        masks = evaluation.outcomes[alone].members if alone else None
+        masks = evaluation.results[alone].members if alone else None
         if not alone or not whole or masks is None:
             continue
         ensemble = _shared(evaluation, whole[0], alone)
@@ -99,7 +99,7 @@ def noise_beats_white_box(evaluation: Evaluation) -> Iterator[str]:
     """Report random noise that fools more often than the strongest white-box attack."""
     for eps in evaluation.eps():
         best = _strongest(evaluation, _on_target(evaluation, eps))
-        for noise in evaluation.attempts("noise", eps):
+        for noise in evaluation.runs("noise", eps):
             if best and _lower(evaluation, noise, best):
                 yield (
                     f"eps {eps:g}: random noise leaves {_percent(evaluation, noise)}, the strongest"
@@ -111,7 +111,7 @@ def noise_beats_white_box(evaluation: Evaluation) -> Iterator[str]:
 def one_step_beats_many(evaluation: Evaluation) -> Iterator[str]:
     """Report one-step attacks that fool more often than the iterative ones on the same model."""
     for eps in evaluation.eps():
-        attempts = [*evaluation.attempts("transfer", eps), *_on_target(evaluation, eps)]
+        attempts = [*evaluation.runs("transfer", eps), *_on_target(evaluation, eps)]
         for source in dict.fromkeys(attempt.source for attempt in attempts):
             mine = [attempt for attempt in attempts if attempt.source == source]
             one = _strongest(evaluation, [a for a in mine if _kind(a) in ONE_STEP])
@@ -144,8 +144,8 @@ def above_chance_at_half(evaluation: Evaluation) -> Iterator[str]:
     """Report accuracy above chance at eps 0.5, where every image may be turned plain grey."""
     chance = evaluation.chance
     for attempt in _curve(evaluation, "white-box"):
-        accuracy = evaluation.outcomes[attempt].correct.float().mean().item()
-        error = _error(chance, len(evaluation.outcomes[attempt].correct))
+        accuracy = evaluation.results[attempt].correct.float().mean().item()
+        error = _error(chance, len(evaluation.results[attempt].correct))
         if attempt.eps >= 0.5 and accuracy > chance + max(MARGIN, 2 * error):
             yield (
                 f"eps {attempt.eps:g}: white-box {attempt.attack} leaves {accuracy:.1%}, above"
@@ -196,10 +196,10 @@ def probabilities_for_logits(evaluation: Evaluation) -> Iterator[str]:
 def label_leaking(evaluation: Evaluation) -> Iterator[str]:
     """Report a target fooled by steps that make the true label likelier, on a surrogate."""
     for eps in evaluation.eps():
-        noise = evaluation.attempts("noise", eps)
-        floor = torch.stack([evaluation.clean, *(evaluation.outcomes[a].correct for a in noise)])
-        for attempt in evaluation.attempts("transfer", eps):
-            left = evaluation.outcomes[attempt].correct
+        noise = evaluation.runs("noise", eps)
+        floor = torch.stack([evaluation.clean, *(evaluation.results[a].correct for a in noise)])
+        for attempt in evaluation.runs("transfer", eps):
+            left = evaluation.results[attempt].correct
             # Both must be clearly above it: noise of this size may hurt as well.
             if _kind(attempt) == "reversed" and all(_lower_mask(left, mask) for mask in floor):
                 shares = (mask.float().mean().item() for mask in (left, evaluation.clean))
@@ -211,12 +211,12 @@ def square_beats_gradients(evaluation: Evaluation) -> Iterator[str]:
     for eps in evaluation.eps():
         alone = _one_member(evaluation, eps)
         own = [*_on_target(evaluation, eps), *([alone] if alone else [])]
-        for attempt in evaluation.attempts("query", eps):
+        for attempt in evaluation.runs("query", eps):
             if not own:
                 continue
             masks = [_shared(evaluation, a, attempt) for a in own]
             left = torch.stack(masks).all(0)
-            more = left & ~evaluation.outcomes[attempt].correct
+            more = left & ~evaluation.results[attempt].correct
             share = more.float().mean().item()
             if share > MARGIN and int(more.sum()) >= 3:
                 yield (
@@ -244,7 +244,7 @@ def still_rising(evaluation: Evaluation) -> Iterator[str]:
     for eps in evaluation.eps():
         own = [a for a in _on_target(evaluation, eps) if _kind(a) in ("pgd", "apgd")]
         best = _strongest(evaluation, own)
-        rise = evaluation.outcomes[best].rise if best else None
+        rise = evaluation.results[best].rise if best else None
         if best and rise is not None and rise > RISING:
             yield (
                 f"eps {eps:g}: {rise:.0%} of the rise of the objective of {best.attack}, at images"
@@ -329,9 +329,9 @@ def not_asked(evaluation: Evaluation) -> dict[str, str]:
     eps = evaluation.eps()
     own = [a for radius in eps for a in _on_target(evaluation, radius)]
     kinds, names = {_kind(a) for a in own}, {a.attack for a in own}
-    transfer = [a for radius in eps for a in evaluation.attempts("transfer", radius)]
+    transfer = [a for radius in eps for a in evaluation.runs("transfer", radius)]
     alone = any(_one_member(evaluation, radius) for radius in eps)
-    query = any(evaluation.attempts("query", radius) for radius in eps)
+    query = any(evaluation.runs("query", radius) for radius in eps)
     curve = _curve(evaluation, "white-box")
     members = "one member at a time (an ensemble, and a white-box attack)"
     needs = {
@@ -363,40 +363,40 @@ def not_asked(evaluation: Evaluation) -> dict[str, str]:
     return {name: missing for name, (asked, missing) in needs.items() if not asked}
 
 
-def _kind(attempt: Attempt) -> str:
+def _kind(attempt: AttackRun) -> str:
     return attempt.attack.partition(":")[0]
 
 
-def _on_target(evaluation: Evaluation, eps: float) -> list[Attempt]:
-    own = evaluation.attempts("white-box", eps)
+def _on_target(evaluation: Evaluation, eps: float) -> list[AttackRun]:
+    own = evaluation.runs("white-box", eps)
     return [attempt for attempt in own if attempt.source == evaluation.target]
 
 
-def _one_member(evaluation: Evaluation, eps: float) -> Attempt | None:
-    own = evaluation.attempts("white-box", eps)
+def _one_member(evaluation: Evaluation, eps: float) -> AttackRun | None:
+    own = evaluation.runs("white-box", eps)
     return next((attempt for attempt in own if attempt.source == ONE_MEMBER), None)
 
 
-def _curve(evaluation: Evaluation, threat: str) -> list[Attempt]:
-    points = [a for a in evaluation.outcomes if a.sweep and a.threat == threat]
+def _curve(evaluation: Evaluation, threat: str) -> list[AttackRun]:
+    points = [a for a in evaluation.results if a.sweep and a.threat == threat]
     return sorted(points, key=lambda attempt: attempt.eps)
 
 
-def _strongest(evaluation: Evaluation, attempts: list[Attempt]) -> Attempt | None:
+def _strongest(evaluation: Evaluation, attempts: list[AttackRun]) -> AttackRun | None:
     return min(
-        attempts, key=lambda a: evaluation.outcomes[a].correct.float().mean().item(), default=None
+        attempts, key=lambda a: evaluation.results[a].correct.float().mean().item(), default=None
     )
 
 
-def _shared(evaluation: Evaluation, attempt: Attempt, other: Attempt) -> Tensor:
+def _shared(evaluation: Evaluation, attempt: AttackRun, other: AttackRun) -> Tensor:
     """Mask of an attempt at those of its images that another attempt has too."""
-    mask = evaluation.outcomes[attempt].correct
+    mask = evaluation.results[attempt].correct
     if attempt.images == other.images or other.images is None:
         return mask
     return mask[chosen_images(len(mask), other.images)]
 
 
-def _lower(evaluation: Evaluation, one: Attempt, other: Attempt) -> bool:
+def _lower(evaluation: Evaluation, one: AttackRun, other: AttackRun) -> bool:
     """Whether an attempt leaves clearly less than another, on the images both have."""
     return _lower_mask(_shared(evaluation, one, other), _shared(evaluation, other, one))
 
@@ -416,6 +416,6 @@ def _error(share: float, images: int) -> float:
     return math.sqrt(share * (1 - share) / images)
 
 
-def _percent(evaluation: Evaluation, attempt: Attempt, other: Attempt | None = None) -> str:
+def _percent(evaluation: Evaluation, attempt: AttackRun, other: AttackRun | None = None) -> str:
     mask = _shared(evaluation, attempt, other or attempt)
     return f"{mask.float().mean().item():.1%}"

@@ -14,7 +14,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation.crafting import craft
 from divtrain.evaluation.parts import Part, Parts
 from divtrain.evaluation.records import Record, make_records
-from divtrain.modes import device_of, eval_mode
+from divtrain.module_state import device_of, eval_mode
 
 
 def correct_mask(

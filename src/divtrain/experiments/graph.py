@@ -9,7 +9,7 @@ from typing import Any
 from divtrain.analysis import InputKind
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
-from divtrain.evaluation import Attempt, Suite, make_plan
+from divtrain.evaluation import AttackRun, Suite, make_plan
 from divtrain.evaluation.diagnosis import is_differentiable
 from divtrain.evaluation.plan import ONE_MEMBER
 from divtrain.experiments.config import AttackConfig, DataConfig, ExperimentConfig
@@ -199,7 +199,7 @@ def evaluation_graph(
         members = isinstance(target.model, Ensemble) and len(target.model) > 1
         names = [surrogate.name for surrogate in surrogates[target.name]]
         plan = make_plan(target.name, names, members, suite, is_differentiable(target.model, test))
-        crafted: dict[Attempt, Stage] = {}
+        crafted: dict[AttackRun, Stage] = {}
         for attempt in plan:
             source = attacked[attempt.source]
             crafted[attempt] = keep(
@@ -233,7 +233,7 @@ def _surrogate(
     return _train_recipe(name, surrogate, f"attacker's {surrogate.name}", data, common)
 
 
-def _attempt_name(attempt: Attempt, source: Stage) -> str:
+def _attempt_name(attempt: AttackRun, source: Stage) -> str:
     parts = ["craft", source.name, attempt.attack, f"{attempt.eps:g}"]
     if attempt.source == ONE_MEMBER:
         parts.insert(2, "members")

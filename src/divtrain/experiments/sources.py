@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from divtrain.attacks.attack import frozen_in_eval_mode
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
-from divtrain.modes import device_of
+from divtrain.module_state import device_of
 from divtrain.training import load_ensemble
 
 IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

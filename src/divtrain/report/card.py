@@ -156,7 +156,7 @@ def notes(card: Card) -> list[str]:
         " noise and transfer too).",
         NOT_PROVEN,
     ]
-    fewer = sorted({len(o.correct) for o in card.evaluation.outcomes.values()} - {total})
+    fewer = sorted({len(o.correct) for o in card.evaluation.results.values()} - {total})
     if fewer:
         found.append(
             f"Lines marked with a number of images are over so many of the {total}, evenly chosen;"
@@ -165,7 +165,7 @@ def notes(card: Card) -> list[str]:
     mended = {
         f"{attempt.attack} on {attempt.source} at eps {attempt.eps:g}"
         f"{' (curve)' if attempt.sweep else ''}": outcome.violations
-        for attempt, outcome in card.evaluation.outcomes.items()
+        for attempt, outcome in card.evaluation.results.items()
         if any(vars(outcome.violations).values())
     }
     for name, violations in mended.items():
@@ -218,7 +218,7 @@ def card_json(card: Card) -> dict[str, Any]:
                 if outcome.members is None
                 else outcome.members.float().mean(1).tolist(),
             }
-            for attempt, outcome in card.evaluation.outcomes.items()
+            for attempt, outcome in card.evaluation.results.items()
         ],
         "diagnosis": asdict(card.evaluation.diagnosis),
         "surrogates": {n: asdict(check) for n, check in card.evaluation.surrogates.items()},

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from divtrain.ensemble import Ensemble
-from divtrain.evaluation import Attempt, CraftedSet, Passes, Violations
+from divtrain.evaluation import AttackRun, CraftedSet, Passes, Violations
 from divtrain.evaluation.evaluation import craft_attempt, craft_on_members, some_images
 from divtrain.evaluation.parts import Parts
 from divtrain.evaluation.plan import ONE_MEMBER
@@ -19,7 +19,7 @@ from divtrain.files import read_tensors, reading, write_tensors
 ATTEMPT = "attempt.safetensors"
 
 
-def attempt_stage(name: str, attempt: Attempt, attacked: Stage, batch: int, seed: int) -> Stage:
+def attempt_stage(name: str, attempt: AttackRun, attacked: Stage, batch: int, seed: int) -> Stage:
     """Attack the test images as an attempt says; writes the crafted set, or one for each member.
 
     Args:
@@ -59,7 +59,7 @@ def _tensors(sets: list[CraftedSet]) -> dict[str, Tensor]:
     return tensors | growth
 
 
-def _about(attempt: Attempt, sets: list[CraftedSet]) -> dict[str, object]:
+def _about(attempt: AttackRun, sets: list[CraftedSet]) -> dict[str, object]:
     return {
         "threat_model": asdict(attempt.threat_model),
         "attack": attempt.attack,

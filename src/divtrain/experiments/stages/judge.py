@@ -6,7 +6,7 @@ from typing import Any
 
 from divtrain.ensemble import Ensemble
 from divtrain.evaluation import (
-    Attempt,
+    AttackRun,
     correct_mask,
 )
 from divtrain.evaluation.evaluation import (
@@ -33,7 +33,7 @@ def judge_stage(
     target: str,
     given: Stage,
     surrogates: dict[str, Stage],
-    attempts: dict[Attempt, Stage],
+    attempts: dict[AttackRun, Stage],
     seed: int,
 ) -> Stage:
     """Let a target classify what its evaluation crafted; writes success masks and outcomes.
@@ -53,7 +53,7 @@ def judge_stage(
         masks = {"clean": correct_mask(model, test.x, test.y, kept=parts.named("clean"))}
         attackers = {name: context.load(stage) for name, stage in surrogates.items()}
 
-        def ask(attempt: Attempt, stage: Stage) -> Part:
+        def ask(attempt: AttackRun, stage: Stage) -> Part:
             some = some_images(test, attempt.images)
             sets, digest = read_attempt(context, stage, len(some))
             if attempt.source == ONE_MEMBER:

@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from divtrain.evaluation import (
-    Attempt,
+    AttackRun,
     Diagnosis,
     Evaluation,
-    Outcome,
+    AttackResult,
     Passes,
     Violations,
 )
@@ -35,9 +35,9 @@ def read_evaluation(folder: Path) -> Evaluation:
     about = read_json(file)
     with reading(file):
         clean = check_mask(masks["clean"], (len(masks["clean"]),))
-        outcomes: dict[Attempt, Outcome] = {}
+        outcomes: dict[AttackRun, AttackResult] = {}
         for index, row in enumerate(about["outcomes"]):
-            attempt = from_json(Attempt, row["attempt"], file)
+            attempt = from_json(AttackRun, row["attempt"], file)
             few = attempt.images is not None and attempt.images < 1  # more than there are is all
             if few or not 0 <= attempt.eps <= 1:
                 raise ValueError(f"no such attempt: {attempt}")
@@ -58,11 +58,11 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 def _outcome(
     row: dict[str, Any], masks: dict[str, Tensor], name: str, images: int, file: Path
-) -> Outcome:
+) -> AttackResult:
     members = masks.get(f"{name}.members")
     if members is not None:
         members = check_mask(members, (len(members), images))
-    return Outcome(
+    return AttackResult(
         check_mask(masks[name], (images,)),
         from_json(Passes, row["passes"], file),
         from_json(Violations, row["violations"], file),
@@ -96,7 +96,7 @@ def _check_ranges(evaluation: Evaluation) -> None:
             raise ValueError(f"no such diagnosis: {diagnosis}")
         shares += [getattr(diagnosis, name) for name in SHARES]
     shares += [check.clean for check in evaluation.surrogates.values()]
-    for attempt, outcome in evaluation.outcomes.items():
+    for attempt, outcome in evaluation.results.items():
         counts = (*vars(outcome.passes).values(), *vars(outcome.violations).values())
         if min(counts) < 0:
             raise ValueError(f"no such outcome: {outcome.passes}, {outcome.violations}")
