@@ -1,84 +1,75 @@
-"""A run directory: the resolved config, a log, a folder for each stage, and the report.
+"""A run directory: what was asked for, a log, a folder for each stage, and the report.
 
-Nothing else in divtrain reads or writes one. Files are whole or absent, and a stage counts as
-done only if its manifest carries the stage's key and the digest of every file it names: that which
-tensors were sealed with as they were written, so that it need not be taken twice, or SHA-256.
+Files are whole or absent. A stage is done if its manifest holds its key and the SHA-256 of every
+file it wrote; then its files are trusted. Any number of processes may work on one directory: a lock
+for each stage, and one around config and plan, are all they need.
 """
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.errors import DivtrainError
+from divtrain.experiments.batch_cache import PREFIX
+from divtrain.experiments.finished import FinishedStage, is_whole
 from divtrain.experiments.lock import Holder, Lock
-from divtrain.experiments.presence import LOCKS, at_the_door, others, sit_down
-from divtrain.experiments.stages import (
-    COHERENCE,
-    DETECTION,
-    GAAS_FILE,
-    HISTORY,
-    JUDGED,
-    MASKS,
-    OUTCOMES,
-    RECORDS,
-    SCRATCH,
-    ZEROS,
-    Stage,
-)
+from divtrain.experiments.stage import Stage
+from divtrain.experiments.stages.train import STATE
 from divtrain.fields import from_json
-from divtrain.files import (
-    make_folder,
-    read_sealed_json,
-    read_tensors,
-    reading,
-    storage_error,
-    stored_seal,
-    write_sealed_json,
-)
+from divtrain.files import make_folder, read_json, reading, storage_error, write_json
 from divtrain.version import versions
 
 CONFIG = "config.json"
-MANIFEST = "manifest.json"
 PLAN = "stages.json"
-REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, DETECTION, HISTORY, JUDGED, OUTCOMES, ZEROS)
-"""Files of stages that a report is made of."""
-LONGEST_NAME = 255
-"""Bytes of a file's name, on nearly every file system."""
-FREE_TO_CHANGE = (
-    "data.root",
-    "seeds",
-    "targets",
-    "attack.names",
-    "attack.eps",
-    "attack.white_box",
-    "attack.surrogates",
-    "train.save_every",
-    "train.by_member",
-    "train.devices",
-    "train.strategy",
-    "train.cuda_graph",
-    "train.outside",
-    "train.static_nets",
-    "train.adv_step",
-    "gaas.images",
-    "gaas.orders",
-    "gaas.eps",
-    "gaas.objective",
-    "gaas.targets",
-    "detection.images",
-    "detection.against",
-    "detection.targets",
-    "group",
-)
-"""Fields that may differ from one command to the next on the same directory: where files lie, how
-much is run, and what a stage's key tells apart; what was computed before stays right."""
+MANIFEST = "manifest.json"
+LOCKS = "locks"
+PATIENCE = 60.0
+"""Seconds to wait for another process to write config and plan, which takes milliseconds."""
+SCRATCH = (STATE, PREFIX)
+"""How the names of files begin that let a stage resume; they are removed once it is done."""
+CODE, INPUTS = "the code has changed", "what it is made from has changed"
+KINDS = {"run": "a run", "sweep": "a sweep", "evaluate": "an evaluation"}
 
-CAME_LATER: dict[str, Any] = {"data.held_out": 0}
-"""Fields that runs of earlier versions lack, with the value that those runs were made with."""
+
+@dataclass(frozen=True)
+class Request:
+    """What a run directory was made for.
+
+    Attributes:
+        kind: ``run``, ``sweep`` or ``evaluate``.
+        blueprint: From which every process builds the same graph, as JSON.
+        command: The command line or call it came from.
+    """
+
+    kind: str
+    blueprint: dict[str, Any]
+    command: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stage's folder holds, or will hold when the stage is done.
+
+    Attributes:
+        name: Name of the stage.
+        key: Its key.
+        identity: What determines the result: kind, target, seed, spec, code.
+        inputs: Keys of its inputs by name.
+        files: SHA-256 of each file by name; None while the stage is not done.
+        seconds: How long it took.
+        versions: Of what its result depends on.
+    """
+
+    name: str
+    key: str
+    identity: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[str, str] | None = None
+    seconds: float = 0.0
+    versions: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,61 +82,91 @@ class RunDirectory:
 
     path: Path
 
-    @contextmanager
-    def entered(
-        self,
-        config: dict[str, Any],
-        stages: Sequence[Stage],
-        join: bool = False,
-        whole: bool = True,
-    ) -> Iterator[None]:
-        """Work on the directory while the context is open: alone, or beside others with `join`.
+    def open(self, request: Request, stages: Sequence[Stage]) -> None:
+        """Write down what is asked for and the plan, beside whatever was done here before.
 
-        The first one in makes the folder and writes down config and plan; who joins must be about
-        to run stages of that plan.
-
-        Args:
-            config: Fields by flag name, from `flatten`.
-            stages: The graph.
-            join: Whether other processes may be there.
-            whole: Whether a report is to be of these stages alone. If not, it stays of what an
-                earlier command planned, as long as that was made from the same stages.
+        Results of other stages stay, so a later command may ask for more seeds, targets or attacks.
+        A stage of the same name that differs in its spec would replace what is there: the log says
+        so, and where that would throw training away it is refused.
 
         Raises:
-            DivtrainError: when another process is there, naming it, or runs another graph; when
-                the folder holds something else or another config, naming the fields that differ,
-                or cannot be written.
+            DivtrainError: when the folder holds something else, or an ensemble trained in another
+                way under the name of one of these stages; or when it cannot be written.
         """
-        self.check(config)
-        with at_the_door(self.path):
-            there = others(self.path)
-            if there and not join:
+        self.check(request, stages)
+        lock = Lock(make_folder(self.path / LOCKS), "plan")
+        with lock.held(PATIENCE) as mine:
+            if not mine:
                 raise DivtrainError(
-                    f"{self.path} is in use by {' and '.join(there)}. Wait until it is done, give"
-                    " --join to take other stages of the same run, or choose another folder with"
-                    " --out. If that process is gone for sure, remove the file named"
+                    f"{self.path} is being opened by {lock.holder() or 'another process'} and has"
+                    f" been for {PATIENCE:.0f} s; if that process is gone, remove {lock.file}"
                 )
-            self.check(config)
-            if there:
-                self._check_plan(stages)
-            else:
-                make_folder(self.path / "stages")
-                write_sealed_json(self.path / CONFIG, config)
-                keys = {stage.name: stage.key for stage in stages}
-                if not whole and (self.path / PLAN).exists():
-                    before = self._read_plan()
-                    if all(before.get(name, key) == key for name, key in keys.items()):
-                        keys = {**before, **keys}
-                write_sealed_json(self.path / PLAN, {"stages": keys})
-            seat = sit_down(self.path)
-        try:
-            yield
-        finally:
-            seat.remove()
+            self.check(request, stages)
+            make_folder(self.path / "stages")
+            write_json(self.path / CONFIG, asdict(request))
+            write_json(self.path / PLAN, {stage.name: stage.key for stage in stages})
+            for stage in stages:
+                for line in self._changes(stage):
+                    self.log(f"again {stage.name}: {line}")
 
-    def is_open(self) -> bool:
-        """Whether a run is here, as seen from this machine."""
-        return (self.path / CONFIG).exists()
+    def check(self, request: Request, stages: Sequence[Stage]) -> None:
+        """Check that the folder is free, or of the same kind; `open` does, this is for before.
+
+        Raises:
+            DivtrainError: as `open` does.
+        """
+        if (self.path / CONFIG).exists():
+            before = self.request().kind
+            if before != request.kind:
+                raise DivtrainError(
+                    f"{self.path} holds {KINDS[before]}, and this would be {KINDS[request.kind]};"
+                    " choose another folder with --out"
+                )
+        elif self.path.is_dir() and any(
+            file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")
+            for file in self.path.iterdir()
+        ):
+            raise DivtrainError(
+                f"{self.path} is not empty and holds no run (no {CONFIG}); choose another folder"
+                " with --out"
+            )
+        for stage in stages:
+            changed = [line for line in self._changes(stage) if line not in (CODE, INPUTS)]
+            if changed and stage.kind == "train":
+                raise DivtrainError(
+                    f"{self.path} holds {stage.name} trained in another way: {'; '.join(changed)}."
+                    " Choose another folder with --out, or give the same values to resume this run"
+                )
+
+    def request(self) -> Request:
+        """Return what the run was made for.
+
+        Raises:
+            DivtrainError: when there is no run here, or the file is damaged.
+        """
+        file = self.path / CONFIG
+        if not file.exists():
+            raise DivtrainError(f"no run at {self.path}: it has no {CONFIG}")
+        request = from_json(Request, read_json(file), file)
+        with reading(file):
+            if request.kind not in KINDS:
+                raise ValueError(f"kind is {request.kind!r}, expected one of {', '.join(KINDS)}")
+        return request
+
+    def finished(self) -> list[FinishedStage]:
+        """Stages of the plan that are done, in the order of the graph.
+
+        Raises:
+            DivtrainError: when there is no run here, or a file is damaged.
+        """
+        self.request()
+        plan = from_json(dict[str, str], read_json(self.path / PLAN), self.path / PLAN)
+        found = [(key, self._read_manifest(name)) for name, key in plan.items()]
+        return [
+            _finished(self.path / "stages" / manifest.name, manifest)
+            for key, manifest in found
+            if manifest is not None and manifest.key == key and manifest.files is not None
+        ]
 
     @contextmanager
     def claimed(self, stage: Stage) -> Iterator[bool]:
@@ -158,159 +179,54 @@ class RunDirectory:
         return self._lock(stage).holder()
 
     def _lock(self, stage: Stage) -> Lock:
-        return Lock(self.path / LOCKS, f"stage-{stage.name}")
-
-    def check(self, config: dict[str, Any]) -> None:
-        """Check that the folder is this run's, or free; `entered` does, this is for before.
-
-        Raises:
-            DivtrainError: as `entered` does for what the folder holds.
-        """
-        file = self.path / CONFIG
-        if file.exists():
-            before = self.read_config()
-            holds, comes = (_kind(each) for each in (before, config))
-            if holds != comes:
-                raise DivtrainError(
-                    f"{self.path} holds {holds}, and this would be {comes}; choose another folder"
-                    " with --out, or give the command that made it to go on with that"
-                )
-            different = [
-                f"{_flag(name)} is {_value(config, name)} now, was {_value(before, name)}"
-                for name in dict.fromkeys([*config, *before])
-                if not _free(name) and _get(before, name) != _get(config, name)
-            ]
-            if different:
-                raise DivtrainError(
-                    f"{self.path} was made with another config: {'; '.join(different)}. Choose"
-                    " another folder with --out, or give the same values to go on with this run"
-                )
-        elif (
-            self.path.is_dir()
-            and any(map(_foreign, self.path.iterdir()))
-            and not self._holds_stages()
-        ):
-            raise DivtrainError(
-                f"{self.path} is not empty and holds no run (no {CONFIG}); choose another folder"
-                " with --out"
-            )
-
-    def _holds_stages(self) -> bool:
-        """Whether this is a run whose config.json somebody deleted, say because it was damaged."""
-        return any((self.path / "stages").glob("*/key"))
-
-    def _check_plan(self, stages: Sequence[Stage]) -> None:
-        """Check that the stages are among those the processes there are running."""
-        plan = self._read_plan()
-        for stage in stages:
-            if plan.get(stage.name) != stage.key:
-                raise DivtrainError(
-                    f"cannot join the run in {self.path}: its processes run another graph, without"
-                    f" this stage {stage.name}. Give the same command as they were given (seeds,"
-                    " targets, attacks, --only), or wait until they are done"
-                )
-
-    def read_config(self) -> dict[str, Any]:
-        """Return the config that the run was made with.
-
-        Raises:
-            DivtrainError: when there is no run here, or the file is damaged.
-        """
-        file = self.path / CONFIG
-        if not file.exists():
-            raise DivtrainError(f"no run at {self.path}: it has no {CONFIG}")
-        return read_sealed_json(file)
-
-    def finished(self) -> list[Path]:
-        """Folders of the stages that are done, in the order of the graph.
-
-        Raises:
-            DivtrainError: when there is no run here; `DamagedFileError` when what a report would
-                be made of is not what a stage wrote.
-        """
-        self.read_config()
-        done: list[Path] = []
-        for stage, key in self._read_plan().items():
-            folder = self.path / "stages" / stage
-            if not (folder / MANIFEST).exists():
-                continue
-            manifest = read_manifest(folder)
-            if manifest["key"] != key:
-                continue  # an earlier command's, to be done anew
-            done.append(folder)
-            for name, digest in manifest["files"].items():
-                if name in REPORTED and not _is_whole(folder / name, digest):
-                    raise DamagedFileError(
-                        f"{folder / name} is damaged: it is not what its stage wrote; run the same"
-                        " command again, which makes it anew"
-                    )
-        return done
-
-    def _read_plan(self) -> dict[str, str]:
-        """Keys of the stages by name, in the order of the graph."""
-        file = self.path / PLAN
-        with reading(file):
-            plan = from_json(dict[str, str], read_sealed_json(file)["stages"], file)
-            return {_plain(name): key for name, key in plan.items()}
+        return Lock(self.path / LOCKS, stage.name)
 
     def folder(self, stage: Stage) -> Path:
         """Folder of a stage."""
         return self.path / "stages" / stage.name
 
     def begin(self, stage: Stage) -> Path:
-        """Make the folder of a claimed stage, for `Stage.work` to begin or go on in.
+        """Make the folder of a claimed stage, to begin or to resume in.
 
         Files of a stage with another key are removed, and those that were being written when a
         process was killed.
         """
         folder = make_folder(self.folder(stage))
-        marker = folder / "key"
+        manifest = self._read_manifest(stage.name)
+        same = manifest is not None and manifest.key == stage.key
         try:
-            same = marker.is_file() and marker.read_bytes() == stage.key.encode()
             for file in folder.iterdir():
-                if not same or file.name.startswith("."):
+                if file.name.startswith(".") or not (same and file.name.startswith(SCRATCH)):
                     file.unlink()
-            if not same:
-                marker.write_text(stage.key)
         except OSError as error:
             raise storage_error(folder, error) from error
+        write_json(folder / MANIFEST, asdict(_manifest(stage)))
         return folder
 
     def finish(self, stage: Stage, seconds: float) -> None:
-        """Write the manifest that marks the stage as done, and remove what let it go on."""
+        """Write the manifest that marks the stage as done, and remove what let it resume."""
         folder = self.folder(stage)
         files = {
-            file.name: stored_seal(file) or _sha256(file)
+            file.name: file_digest(file)
             for file in sorted(folder.iterdir())
-            if file.name not in ("key", MANIFEST) and not file.name.startswith((".", *SCRATCH))
+            if file.name != MANIFEST and not file.name.startswith((".", *SCRATCH))
         }
-        manifest = {
-            "key": stage.key,
-            "stage": stage.name,
-            "config": stage.config,
-            "inputs": [each.name for each in stage.inputs],
-            "files": files,
-            "seconds": round(seconds, 2),
-            "versions": versions(),
-        }
-        write_sealed_json(folder / MANIFEST, manifest)
+        done = {"files": files, "seconds": round(seconds, 2), "versions": versions()}
+        write_json(folder / MANIFEST, {**asdict(_manifest(stage)), **done})
         self.tidy(stage)
 
     def tidy(self, stage: Stage) -> None:
-        """Remove from a stage that is done the files that let it go on."""
+        """Remove from a stage that is done the files that let it resume."""
         for file in self.folder(stage).iterdir():
             if file.name.startswith(SCRATCH):
                 file.unlink(missing_ok=True)
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the stage ran with this key and its files are still what it wrote."""
-        folder = self.folder(stage)
-        try:
-            manifest = read_manifest(folder)
-        except DivtrainError:
+        manifest, folder = self._read_manifest(stage.name), self.folder(stage)
+        if manifest is None or manifest.key != stage.key or manifest.files is None:
             return False
-        same = manifest["key"] == stage.key
-        return same and all(_is_whole(folder / n, h) for n, h in manifest["files"].items())
+        return all(is_whole(folder / name, digest) for name, digest in manifest.files.items())
 
     def log(self, line: str) -> None:
         """Append a line with the time to log.txt."""
@@ -322,75 +238,49 @@ class RunDirectory:
         except OSError as error:
             raise storage_error(file, error) from error
 
+    def _read_manifest(self, name: str) -> Manifest | None:
+        """Return the manifest of a stage; None where there is none, or a damaged one."""
+        file = self.path / "stages" / name / MANIFEST
+        if Path(name).name != name or not file.exists():
+            return None
+        try:
+            return from_json(Manifest, read_json(file), file)
+        except DivtrainError:
+            return None
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a stage that is done: key, config, files and their hashes, seconds.
-
-    Raises:
-        DivtrainError: when there is none; `DamagedFileError` when it is not what `finish` wrote.
-    """
-    file = folder / MANIFEST
-    manifest = read_sealed_json(file)
-    with reading(file):
-        from_json(str, manifest["key"], file)
-        from_json(float, manifest["seconds"], file)
-        from_json(dict[str, Any], manifest["config"], file)
-        for name in from_json(dict[str, str], manifest["files"], file):
-            _plain(name)
-    return manifest
-
-
-def _plain(name: str) -> str:
-    """Return the name of a file or folder if it is one, and no path to elsewhere."""
-    one = Path(name).name == name and name not in ("", "..")
-    if not one or not name.isprintable() or len(name.encode()) > LONGEST_NAME:
-        raise ValueError(f"{name[:80]!r} is no name of a file")
-    return name
+    def _changes(self, stage: Stage) -> list[str]:
+        """In what a stage differs from the one that began or ran under its name, if it does."""
+        before = self._read_manifest(stage.name)
+        if before is None or before.key == stage.key:
+            return []
+        then, now = _leaves(before.identity), _leaves(stage.identity)
+        found = [
+            CODE if name == "code" else f"{name} was {old}, is now {new}"
+            for name in dict.fromkeys([*then, *now])
+            if (old := then.get(name, "absent")) != (new := now.get(name, "absent"))
+        ]
+        return found or [INPUTS]
 
 
-def _is_whole(file: Path, digest: str) -> bool:
-    """Whether a file's content fits the digest in a manifest: tensors' seal, or its SHA-256."""
-    try:
-        if not file.is_file():
-            return False
-        if stored_seal(file) == digest:
-            read_tensors(file)  # checks the content against the seal
-            return True
-        return _sha256(file) == digest
-    except (OSError, DivtrainError):
-        return False
+def _manifest(stage: Stage) -> Manifest:
+    inputs = {each.name: each.key for each in stage.inputs}
+    return Manifest(stage.name, stage.key, stage.identity, inputs)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+def _finished(folder: Path, manifest: Manifest) -> FinishedStage:
+    about = manifest.identity
+    return FinishedStage(
+        folder, about["kind"], about["target"], about["seed"], about["spec"],
+        manifest.files or {}, manifest.seconds, manifest.versions or {},
+    )  # fmt: skip
 
 
-def _free(name: str) -> bool:
-    """Whether a field may change; a sweep's values stand in the keys of its stages."""
-    return name in FREE_TO_CHANGE or name.startswith("sweep.")
-
-
-def _kind(config: dict[str, Any]) -> str:
-    """What a config is of, in words."""
-    kind = str(config.get("kind", "run"))
-    known = {"run": "a run", "sweep": "a sweep", "evaluate": "an evaluation"}
-    return known.get(kind, f"something else ({kind})")
-
-
-def _foreign(file: Path) -> bool:
-    """Whether a file is none of those that a run makes before its config."""
-    return file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")
-
-
-def _get(config: dict[str, Any], name: str) -> Any:
-    return config.get(name, CAME_LATER.get(name))
-
-
-def _flag(name: str) -> str:
-    return name if " " in name else f"--{name.replace('_', '-')}"
-
-
-def _value(config: dict[str, Any], name: str) -> str:
-    value = config.get(name, CAME_LATER.get(name, "absent"))
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested mappings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            found |= _leaves(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

@@ -2,10 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,30 +12,36 @@ from torch import Tensor
 from divtrain.analysis import InputKind, detection_scores
 from divtrain.analysis.detection import TITLES
 from divtrain.data import open_outside
-from divtrain.evaluation.parts import Part, Parts
-from divtrain.experiments.config import DetectionConfig
-from divtrain.experiments.stages.craft import CRAFTED, read_crafted
-from divtrain.experiments.stages.evaluate import check_mask
-from divtrain.experiments.stages.stage import Context, Stage
+from divtrain.experiments.analysis import Analysis, Trained
+from divtrain.experiments.batch_cache import BatchResult
+from divtrain.experiments.config import DetectionConfig, ExperimentConfig
+from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.recipe import BASE
+from divtrain.experiments.stage import Context, Stage
+from divtrain.experiments.stages.attack import FILE as CRAFTED
+from divtrain.experiments.stages.attack import read_examples
 from divtrain.fields import from_json
 from divtrain.files import read_tensors, reading, write_tensors
-from divtrain.report import Scored
+from divtrain.identity import spec_of
+from divtrain.report import Scored, Section, detection_section
 
-DETECTION = "detection.safetensors"
+FILE = "detection.safetensors"
 
 
 @dataclass(frozen=True)
-class _About:
-    """What the file of scores says about itself, beside the tensors."""
+class About:
+    """What the file of scores says about itself, beside the tensors.
 
-    target: str
-    seed: int
+    Attributes:
+        trained_outside: Images from outside that the target was trained on; empty for none.
+        kinds: The kinds of inputs, in the order of the tensors; clean ones first.
+    """
+
     trained_outside: str
     kinds: list[InputKind]
 
 
 def detection_stage(
-    name: str,
     target: str,
     trained: Stage,
     crafted: Mapping[InputKind, Stage],
@@ -48,7 +53,6 @@ def detection_stage(
     """Score inputs of every kind; writes the scores, and which adversarial ones fool the target.
 
     Args:
-        name: Name of the stage.
         target: What the report calls the target.
         trained: The stage that trained it.
         crafted: Crafted sets, of all test images.
@@ -57,13 +61,13 @@ def detection_stage(
         trained_outside: Images from outside that the target was trained on; empty for none.
         seed: Which test images, and which from outside.
     """
-    outside = {each: repr(open_outside(each, root)) for each in config.against}
+    outside = {each: spec_of(open_outside(each, root)) for each in config.against}
     kinds = [InputKind("clean", "clean"), *(InputKind("outside", each) for each in outside)]
     kinds += crafted
 
     def work(context: Context) -> None:
         ens, test = context.load_ensemble(trained), context.dataset.test
-        parts, tensors = Parts(context.folder), dict[str, Tensor]()
+        tensors: dict[str, Tensor] = {}
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} detection".encode()))
         chosen = torch.randperm(len(test), generator=generator)[: config.images]
 
@@ -74,59 +78,55 @@ def detection_stage(
                 draw = torch.Generator().manual_seed(zlib.crc32(f"{seed} {kind.name}".encode()))
                 shape = (config.images, *test.x.shape[1:])
                 return open_outside(kind.name, root, outside[kind.name])(shape, draw, test=True)
-            file = context.inputs[crafted[kind].name] / CRAFTED
-            return read_crafted(file, test.x.shape)[chosen]
+            file = context.file(crafted[kind], CRAFTED)
+            return read_examples(file, test.x.shape)[0].x_adv[chosen]
 
-        def score(kind: InputKind) -> Part:
+        def score(kind: InputKind) -> BatchResult:
             scores, answer = detection_scores(ens, images(kind))
             return {**scores, "right": answer == test.y[chosen].cpu()}, None
 
         for index, kind in enumerate(kinds):
-            found, _ = parts.get(index, partial(score, kind))
+            found, _ = context.cache.get(index, partial(score, kind))
             tensors[f"{index} scores"] = torch.stack([found[each] for each in TITLES])
             if kind.threat != "outside":
                 tensors[f"{index} right"] = found["right"]
             context.on_progress(index + 1, len(kinds), "kinds of inputs")
-        about = _About(target, seed, trained_outside, kinds)
-        write_tensors(context.folder / DETECTION, tensors, asdict(about))
+        write_tensors(context.folder / FILE, tensors, asdict(About(trained_outside, kinds)))
 
-    described = {
-        "target": target,
+    spec = {
         "images": config.images,
-        "against": list(outside.values()),
+        "against": outside,
         "trained_outside": trained_outside,
         "crafted": [asdict(kind) for kind in crafted],
-        "seed": seed,
     }
-    return Stage(name, described, (trained, *crafted.values()), work)
+    code = ("divtrain.analysis.detection", "divtrain.data.outside")
+    return Stage("detection", target, seed, spec, (trained, *crafted.values()), work, code)
 
 
-def read_detection(file: Path) -> list[Scored]:
-    """Read what `detection_stage` wrote: a `Scored` for each kind of inputs, clean ones first.
+def read_detection(stages: Sequence[FinishedStage]) -> list[Scored]:
+    """Read a `Scored` for each target, seed and kind of inputs, clean ones first.
 
     Raises:
-        DamagedFileError: when the file does not hold a score an image, in range.
+        DamagedFileError: when a file does not hold one score per image, in range.
     """
-    tensors, about = read_tensors(file)
-    told = from_json(_About, about, file)
-    with reading(file):
-        if not told.kinds or told.kinds[0].threat != "clean":
-            raise ValueError("expected the scores of clean images first")
-        clean_right = tensors["0 right"]
-        images = check_mask(clean_right, (clean_right.numel(),)).numel()
-        found: list[Scored] = []
-        for index, kind in enumerate(told.kinds):
-            values = tensors[f"{index} scores"]
-            if values.shape != (len(TITLES), images) or values.dtype != torch.float64:
-                raise ValueError(f"expected {len(TITLES)} scores of {images} images")
-            if not images or not values.isfinite().all() or not 0 <= kind.eps <= 1:
-                raise ValueError(f"no such scores: {kind}")
-            scores = dict(zip(TITLES, values.unbind(), strict=True))
-            _check_ranges(scores)
-            fooled = None
-            if kind.threat in ("transfer", "white-box"):
-                fooled = clean_right & ~check_mask(tensors[f"{index} right"], (images,))
-            found.append(Scored(told.target, told.seed, told.trained_outside, kind, scores, fooled))
+    found: list[Scored] = []
+    for stage in stages:
+        file = stage.file(FILE)
+        tensors, told = read_tensors(file)
+        about = from_json(About, told, file)
+        with reading(file):
+            clean = tensors["0 right"]
+            for index, kind in enumerate(about.kinds):
+                values = tensors[f"{index} scores"]
+                if values.shape != (len(TITLES), len(clean)) or not values.isfinite().all():
+                    raise ValueError(f"expected {len(TITLES)} scores of {len(clean)} images")
+                scores = dict(zip(TITLES, values.unbind(), strict=True))
+                _check_ranges(scores)
+                attacked = kind.threat in ("transfer", "white-box")
+                fooled = clean & ~tensors[f"{index} right"] if attacked else None
+                found.append(
+                    Scored(stage.target, stage.seed, about.trained_outside, kind, scores, fooled)
+                )
     return found
 
 
@@ -135,3 +135,35 @@ def _check_ranges(scores: Mapping[str, Tensor]) -> None:
     for name, (low, high) in limits.items():
         if not ((scores[name] >= low) & (scores[name] <= high)).all():
             raise ValueError(f"some scores of {name} are not in [{low}, {high}]")
+
+
+def _stages(config: ExperimentConfig, trained: Trained) -> list[Stage]:
+    if not config.detection.images:
+        return []
+    stages: list[Stage] = []
+    for name, stage in trained.targets.items():
+        if name not in config.detection.targets:
+            continue
+        crafted = {
+            InputKind(run.threat, run.attack, run.eps): crafting
+            for run, crafting in trained.attacks[name].items()
+            if run.images is None
+            and (run.threat == "white-box" or (run.threat, run.source) == ("transfer", BASE))
+        }
+        outside = str(stage.spec["defence"].get("outside", ""))
+        stages.append(
+            detection_stage(
+                name, stage, crafted, config.detection, config.data.root, outside, trained.seed
+            )
+        )
+    return stages
+
+
+def _section(stages: Sequence[FinishedStage], title: str) -> Section:
+    return detection_section(read_detection(stages), title)
+
+
+DETECTION = Analysis(
+    "detection", _stages, _section,
+    "--detection.images N, e.g. 500, and in --detection.targets some that --targets has too",
+)  # fmt: skip

@@ -1,98 +1,110 @@
-"""Let a target classify crafted sets."""
+"""Let a target classify everything its evaluation crafted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
+from divtrain.evaluation import (
+    AttackResult,
+    AttackRun,
+    Evaluation,
+    chance_level,
+    check_surrogate,
+    classify,
+    correct_mask,
+    diagnose_model,
+    pack_evaluation,
+    pack_result,
+    unpack_evaluation,
+    unpack_result,
+)
+from divtrain.experiments.batch_cache import BatchResult
+from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.model_source import weights_digest
+from divtrain.experiments.stage import Context, Stage
+from divtrain.experiments.stages.attack import FILE as EXAMPLES
+from divtrain.experiments.stages.attack import read_examples
+from divtrain.fields import from_json
+from divtrain.files import read_json, read_tensors, reading, write_json, write_tensors
 
-from divtrain.evaluation import correct_mask, make_records
-from divtrain.evaluation.parts import Parts
-from divtrain.experiments.stages.craft import CRAFTED, read_crafted
-from divtrain.experiments.stages.stage import Context, Stage
-from divtrain.files import read_tensors, reading, write_json_lines, write_tensors
-
-MASKS = "masks.safetensors"
-RECORDS = "records.jsonl"
+FILE = "evaluation.safetensors"
+WEIGHTS = "weights.json"
 
 
 def evaluate_stage(
-    name: str,
     target: str,
-    trained: Stage,
-    surrogate: str,
-    crafted: dict[tuple[str, float], Stage],
+    model: Stage,
+    surrogates: Mapping[str, Stage],
+    attacks: Mapping[AttackRun, Stage],
     seed: int,
-    also: Sequence[Stage] = (),
 ) -> Stage:
-    """Let a target classify clean and crafted images; writes success masks and records.
+    """Let a target classify clean images and what was crafted; writes its `Evaluation`.
 
     Args:
-        name: Name of the stage.
         target: What records call the target.
-        trained: The stage that trained it.
-        surrogate: What records call the attacked ensemble; the target's name means white-box.
-        crafted: The crafted sets by (attack, eps).
-        seed: Seed of the experiment.
-        also: Earlier evaluations of the same target whose attacks this adversary has too: they
-            count in the worst case. Who knows the target's weights can transfer attacks as well.
+        model: The stage that yields it.
+        surrogates: The stages that yield its surrogates, by name.
+        attacks: The stages that attacked, by attack run.
+        seed: Of the experiment.
     """
 
     def work(context: Context) -> None:
-        ens, test = context.load(trained), context.dataset.test
-        parts = Parts(context.folder)
-        clean = correct_mask(ens, test.x, test.y, kept=parts.named("clean"))
-        masks = {}
-        for done, (key, stage) in enumerate(crafted.items(), start=1):
-            x_adv = read_crafted(context.inputs[stage.name] / CRAFTED, test.x.shape)
-            kept = parts.named(str(done))
-            masks[key] = correct_mask(ens, x_adv, test.y, kept=kept)
-            context.on_progress(done, len(crafted), "crafted sets")
-        named = {f"{attack} {eps:g}": mask for (attack, eps), mask in masks.items()}
-        write_tensors(context.folder / MASKS, {"clean": clean, **named}, {"target": target})
-        exact = {f"{eps:g}": eps for _, eps in crafted}  # the names of masks hold eps rounded
-        others: dict[tuple[str, float], Tensor] = {}
-        for each in also:
-            _, found = read_masks(context.inputs[each.name] / MASKS, len(test))
-            for (attack, eps), mask in found.items():
-                others[f"{attack} in {each.name}", exact.get(f"{eps:g}", eps)] = mask
-        records = make_records(target, surrogate, clean, masks, seed, others)
-        split = {"split": context.dataset.split}
-        write_json_lines(context.folder / RECORDS, [asdict(record) | split for record in records])
+        own, test = context.load(model), context.dataset.test
+        others = {name: context.load(stage) for name, stage in surrogates.items()}
 
-    config = {"target": target, "surrogate": surrogate, "seed": seed}
-    return Stage(name, config, (trained, *crafted.values(), *also), work)
+        def ask(run: AttackRun, stage: Stage) -> BatchResult:
+            sets = read_examples(context.file(stage, EXAMPLES), run.choose(test).x.shape)
+            surrogate = others[run.source] if run.threat == "transfer" else None
+            return pack_result(classify(run, sets, own, test, surrogate))
+
+        results: dict[AttackRun, AttackResult] = {}
+        for index, (run, stage) in enumerate(attacks.items()):
+            packed = context.cache.get(index, partial(ask, run, stage))
+            results[run] = unpack_result(*packed, len(run.choose(test)))
+            context.on_progress(index + 1, len(attacks), "crafted sets")
+        evaluation = Evaluation(
+            target,
+            correct_mask(own, test.x, test.y),
+            results,
+            diagnose_model(own, test),
+            seed,
+            {name: check_surrogate(each, test) for name, each in others.items()},
+            chance_level(test.y),
+            context.dataset.split,
+        )
+        digests = {name: weights_digest(each) for name, each in others.items()}
+        write_json(context.folder / WEIGHTS, {"target": weights_digest(own), "surrogates": digests})
+        write_tensors(context.folder / FILE, *pack_evaluation(evaluation), sealed=False)
+
+    # A crafted set that stands in the table and on the curve is one input.
+    inputs = {stage.name: stage for stage in (model, *surrogates.values(), *attacks.values())}
+    spec: dict[str, Any] = {
+        "model": model.name,
+        "surrogates": {name: stage.name for name, stage in surrogates.items()},
+        "runs": [asdict(run) for run in attacks],
+    }
+    code = ("divtrain.evaluation",)
+    return Stage("evaluate", target, seed, spec, tuple(inputs.values()), work, code)
 
 
-def read_masks(file: Path, images: int) -> tuple[Tensor, dict[tuple[str, float], Tensor]]:
-    """Read what `evaluate_stage` wrote: which images the target classifies right.
-
-    Args:
-        file: The file.
-        images: How many images there are.
-
-    Returns:
-        A mask of the clean images, and one of the crafted ones for each (attack, eps).
+def read_evaluation(stage: FinishedStage) -> Evaluation:
+    """Read what `evaluate_stage` wrote.
 
     Raises:
-        DamagedFileError: when it does not hold such masks.
+        DamagedFileError: when the file does not hold an evaluation.
     """
-    tensors, _ = read_tensors(file)
+    file = stage.file(FILE)
+    tensors, about = read_tensors(file)
     with reading(file):
-        masks: dict[tuple[str, float], Tensor] = {}
-        for name in sorted(tensors.keys() - {"clean"}):
-            attack, eps = name.split(" ")
-            masks[attack, float(eps)] = check_mask(tensors[name], (images,))
-        return check_mask(tensors["clean"], (images,)), masks
+        return unpack_evaluation(tensors, about)
 
 
-def check_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return a mask over images if it is one of that shape.
-
-    Raises:
-        ValueError: for another shape or type.
-    """
-    if mask.shape != shape or mask.dtype != torch.bool:
-        raise ValueError(f"expected a mask of shape {shape}, got {mask.dtype} {tuple(mask.shape)}")
-    return mask
+def read_weights(stage: FinishedStage) -> tuple[str, dict[str, str]]:
+    """Read the hashes of the weights of the target, and of its surrogates by name."""
+    file = stage.file(WEIGHTS)
+    about = read_json(file)
+    with reading(file):
+        return from_json(str, about["target"], file), from_json(
+            dict[str, str], about["surrogates"], file
+        )

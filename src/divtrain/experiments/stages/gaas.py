@@ -1,22 +1,26 @@
 """Count the orthogonal gradient-aligned directions that fool a target (Figure 5)."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from divtrain.analysis import gaas
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import correct_mask
-from divtrain.evaluation.parts import Part, Parts
-from divtrain.experiments.config import GaasConfig
-from divtrain.experiments.stages.stage import Context, Stage
-from divtrain.files import read_json, write_json
+from divtrain.experiments.analysis import Analysis, Trained
+from divtrain.experiments.batch_cache import BatchResult
+from divtrain.experiments.config import ExperimentConfig, GaasConfig
+from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.stage import Context, Stage
+from divtrain.fields import from_json
+from divtrain.files import read_json, reading, write_json
+from divtrain.report import GaasPoint, Section, gaas_section
 
-GAAS_FILE = "gaas.json"
+FILE = "gaas.json"
 
 
-def gaas_stage(name: str, target: str, trained: Stage, config: GaasConfig, seed: int) -> Stage:
+def gaas_stage(target: str, trained: Stage, config: GaasConfig, seed: int) -> Stage:
     """Analyse a target at test images it classifies right; writes counts by eps and order."""
 
     def work(context: Context) -> None:
@@ -29,31 +33,61 @@ def gaas_stage(name: str, target: str, trained: Stage, config: GaasConfig, seed:
                 " or more test images"
             )
         chosen = right[: config.images]
-        parts = Parts(context.folder)
 
-        def count(eps: float) -> Part:
+        def count(eps: float) -> BatchResult:
             found = gaas(
                 ens, test.x[chosen], test.y[chosen], eps, config.orders, config.objective, seed
             )
-            counts = {k: round(share * config.images) for k, share in found.probability.items()}
             return {}, [
-                {"eps": eps, "order": order, "fooled": fooled, "images": config.images}
-                for order, fooled in counts.items()
-            ]
+                asdict(GaasPoint(target, eps, order, round(share * config.images), config.images,
+                                 config.objective))
+                for order, share in found.probability.items()
+            ]  # fmt: skip
 
-        rows: list[dict[str, Any]] = []
+        points: list[dict[str, Any]] = []
         for index, eps in enumerate(config.eps):
-            rows += parts.get(index, partial(count, eps))[1]
+            points += context.cache.get(index, partial(count, eps))[1]
             context.on_progress(index + 1, len(config.eps), "radii")
-        about = {"target": target, "seed": seed, "objective": config.objective, "rows": rows}
-        write_json(context.folder / GAAS_FILE, about)
+        write_json(context.folder / FILE, points)
 
-    described = {n: v for n, v in asdict(config).items() if n != "targets"}
-    if config.objective == GaasConfig.objective:
-        del described["objective"]  # nor have earlier runs one in their keys
-    return Stage(name, {"target": target, "seed": seed, **described}, (trained,), work)
+    spec = {name: value for name, value in asdict(config).items() if name != "targets"}
+    code = ("divtrain.analysis.gaas", "divtrain.evaluation")
+    return Stage("gaas", target, seed, spec, (trained,), work, code)
 
 
-def read_gaas(file: Path) -> dict[str, Any]:
-    """Read what `gaas_stage` wrote: target, seed, objective, rows of eps, order, fooled, images."""
-    return read_json(file)
+def read_gaas(stages: Sequence[FinishedStage]) -> list[GaasPoint]:
+    """Read the counts of every target and seed.
+
+    Raises:
+        DamagedFileError: when a file does not hold counts.
+    """
+    points: list[GaasPoint] = []
+    for stage in stages:
+        file = stage.file(FILE)
+        found = from_json(list[GaasPoint], read_json(file), file)
+        with reading(file):
+            for point in found:
+                if not 0 <= point.fooled <= point.images or point.order < 1 or not point.images:
+                    raise ValueError(f"no such count: {point}")
+        points += found
+    return points
+
+
+def _stages(config: ExperimentConfig, trained: Trained) -> list[Stage]:
+    if not config.gaas.images:
+        return []
+    return [
+        gaas_stage(name, stage, config.gaas, trained.seed)
+        for name, stage in trained.targets.items()
+        if name in config.gaas.targets
+    ]
+
+
+def _section(stages: Sequence[FinishedStage], title: str) -> Section:
+    return gaas_section(read_gaas(stages), title)
+
+
+GAAS = Analysis(
+    "gaas", _stages, _section,
+    "--gaas.images N, e.g. 100, and in --gaas.targets some that --targets has too",
+)  # fmt: skip

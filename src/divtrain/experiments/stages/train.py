@@ -1,30 +1,27 @@
 """Train an ensemble."""
 
 import zlib
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from divtrain.data import Dataset, Outside, OutsidePart, Stream, check_outside, open_outside
+from divtrain.data import Dataset, Outside, Stream, check_outside
+from divtrain.defences import Defence, build_defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DamagedFileError
-from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
-from divtrain.experiments.defences import OUTSIDE_SHARE, Defence, build_defence
-from divtrain.experiments.stages.launch import launch
-from divtrain.experiments.stages.stage import (
-    ENSEMBLE,
-    SCRATCH,
-    Context,
-    OnProgress,
-    Stage,
-    load_trained,
-)
-from divtrain.files import write_json_lines
+from divtrain.experiments.config import DataConfig, ModelConfig
+from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.recipe import BASE, Recipe
+from divtrain.experiments.stage import ENSEMBLE, Context, OnProgress, Stage, load_trained
+from divtrain.fields import from_json, to_json
+from divtrain.files import read_json_lines, write_json_lines
+from divtrain.identity import spec_of
 from divtrain.models import build
 from divtrain.training import (
-    TrainingSettings,
+    History,
+    adam,
     save_ensemble,
     torchrun_processes,
     train,
@@ -32,47 +29,68 @@ from divtrain.training import (
 )
 from divtrain.version import versions
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
+TARGET, SURROGATE, STATIC = "target", "surrogate", "static"
 HISTORY = "history.jsonl"
-STATE = f"{SCRATCH[0]}.safetensors"
+STATE = "training-state.safetensors"
 
 
-def train_stage(
-    name: str,
-    defence: str,
+def train_recipe(
+    recipe: Recipe, role: str, data: DataConfig, common: Mapping[str, Any]
+) -> Stage:
+    """Return the stage that trains a recipe, fed by its static nets where it needs them.
+
+    Targets of one seed share their initial weights and their static nets, and those with as many
+    views the order of images; a surrogate shares nothing with them, nor with another surrogate.
+
+    Args:
+        recipe: What to train.
+        role: `TARGET` or `SURROGATE`.
+        data: Augmentation.
+        common: What every stage depends on: the data's fingerprint, the device.
+    """
+    drawn = role
+    if role == SURROGATE and recipe.name != BASE:
+        drawn = f"attacker's {recipe.name}"
+    defence = build_defence(recipe.defence, **vars(recipe.train)).with_outside(data.root)
+    static = None
+    if defence.needs_static_nets:
+        count, members = recipe.train.static_nets, recipe.model.members
+        few = replace(recipe.model, members=(members * count)[:count])
+        nets = replace(recipe, name=STATIC, defence=BASE, model=few)
+        own = STATIC if role == TARGET else f"{drawn} {STATIC}"
+        base = build_defence(BASE, **vars(recipe.train))
+        static = _train_stage(nets, base, STATIC, own, data, common)
+    return _train_stage(recipe, defence, role, drawn, data, common, static)
+
+
+def _train_stage(
+    recipe: Recipe,
+    defence: Defence,
     role: str,
-    seed: int,
+    drawn: str,
     data: DataConfig,
-    model: ModelConfig,
-    settings: TrainConfig,
-    common: dict[str, Any],
+    common: Mapping[str, Any],
     static: Stage | None = None,
 ) -> Stage:
     """Train an ensemble; writes its checkpoint and its history.
 
     Args:
-        name: Name of the stage.
-        defence: Name of the defence.
-        role: ``target``, ``surrogate`` or ``static``: targets of one seed share their initial
-            weights, and those with as many views the order of images; the others share nothing.
-        seed: Seed of the experiment.
+        recipe: What to train.
+        defence: The recipe's, without static nets.
+        role: For the name of the stage.
+        drawn: With the seed it determines all that is drawn at random.
         data: Augmentation.
-        model: Architecture of the members.
-        settings: How to train.
-        common: What every stage depends on: the data's fingerprint, the device.
+        common: What every stage depends on.
         static: The stage that trained the static nets, for defences that need them.
     """
-    built = build_defence(defence, settings)
-    own_seed = zlib.crc32(f"{seed} {role}".encode())
-    config = {
+    model, settings = recipe.model, recipe.train
+    own_seed = zlib.crc32(f"{recipe.seed} {drawn}".encode())
+    spec = {
         **common,
-        "terms": [repr(term) for term in built.terms],
-        "views": [repr(view) for view in built.views],
+        "defence": {"name": recipe.defence, **spec_of(defence)},
         "shift": data.shift,
         "flip": data.flip,
-        "model": asdict(model),
+        "model": to_json(model),
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
@@ -80,110 +98,119 @@ def train_stage(
         "precision": settings.precision,
         "own_seed": own_seed,
     }
-    if built.outside is not None:
-        config["outside"] = repr(open_outside(built.outside, data.root))
-    recipe = {
-        "train": asdict(replace(settings, devices=1, strategy="ddp", cuda_graph=False)),
-        "data": asdict(data),
+    told = {
+        "name": recipe.name,
+        "defence": recipe.defence,
+        "seed": recipe.seed,
+        "data": common.get("data", ""),
+        "epochs": settings.epochs,
+        "spec": spec,
+        "recipe": {
+            "data": to_json(data),
+            "model": to_json(model),
+            "train": to_json(replace(settings, devices=1, strategy="ddp")),
+        },
     }
-    about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
     devices = training_processes(settings.devices)
     if settings.strategy == "members":  # static nets and surrogates may have fewer
         fewer = min(devices, len(model.members))
         devices = fewer if torchrun_processes() in (1, fewer) else 1
 
     def work(context: Context) -> None:
-        fed, outside = None if static is None else context.inputs[static.name], None
-        if built.outside is not None:  # opened twice, rather than held all the while
-            outside = open_outside(built.outside, data.root, config["outside"])
-        training = Training(
-            built, model, settings, data, own_seed, about, context.dataset, context.folder, fed,
-            outside,
-        )  # fmt: skip
-        where = devices, context.accelerator, settings.precision
         state = context.folder / STATE
         if state.exists():
-            context.log(f"      {name} goes on from its saved state")
+            context.log(f"      {stage.name} resumes from its saved state")
         try:
-            launch(training, *where, context.on_progress)
-        except DamagedFileError as error:  # told before anything of it was taken up
-            context.log(f"begin {name} again from the first step: {error}")
+            _train(recipe, defence, own_seed, data, told, context, static, devices)
+        except DamagedFileError as error:  # raised before anything of it was taken up
+            context.log(f"begin {stage.name} again from the first step: {error}")
             state.unlink(missing_ok=True)
-            launch(training, *where, context.on_progress)
+            _train(recipe, defence, own_seed, data, told, context, static, devices)
 
-    return Stage(name, config, () if static is None else (static,), work)
+    stage = Stage(
+        "train", recipe.name, recipe.seed, spec, () if static is None else (static,), work,
+        code=("divtrain.training", "divtrain.models"), devices=devices,
+    )  # fmt: skip
+    if role == TARGET:
+        return stage
+    # Nobody looks for these by name; the key keeps those of different settings apart.
+    words = [stage.key[:8]] if role == STATIC else [role, stage.key[:8]]
+    return replace(stage, detail=" ".join(words))
+
+
+def _train(
+    recipe: Recipe,
+    defence: Defence,
+    own_seed: int,
+    data: DataConfig,
+    about: Mapping[str, Any],
+    context: Context,
+    static: Stage | None,
+    devices: int,
+) -> None:
+    """Train in this process, alone or as one of several; the first one writes the files."""
+    settings, dataset = recipe.train, context.dataset
+    fabric = context.fabric(settings.precision, devices)
+    fabric.launch()
+    with torch.random.fork_rng():
+        torch.manual_seed(own_seed)
+        ens = build_ensemble(recipe.model, dataset)
+    if static is not None:
+        nets = load_trained(context.inputs[static.name], fabric.device)
+        defence = defence.with_static_nets(nets.members)
+    if isinstance(defence.outside, Outside):
+        check_outside(defence.outside, dataset)
+    stream = Stream(
+        dataset.train.to(fabric.device),
+        settings.batch_size,
+        shift=data.shift,
+        flip=data.flip,
+        seed=own_seed,
+    )
+    history = train(
+        ens,
+        stream,
+        defence,
+        settings.epochs,
+        adam(settings.learning_rate),
+        settings.schedule,
+        [Shown(context.on_progress)],
+        fabric=fabric,
+        state_file=context.folder / STATE,
+        save_every=settings.save_every,
+        by_member=settings.by_member,
+        strategy=settings.strategy,
+    )
+    if fabric.is_global_zero:
+        save_ensemble(context.folder / ENSEMBLE, ens, {**about, "versions": versions()})
+        write_json_lines(context.folder / HISTORY, history)
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a process does, alone or as one of several, to train an ensemble; picklable.
+class Shown:
+    """A callback of training that shows how far it is.
 
     Attributes:
-        defence: Terms and views; static nets are yet to be loaded.
-        model: Architecture of the members.
-        settings: How to train.
-        data: Augmentation.
-        own_seed: Of weights, order of images, augmentation.
-        about: What the checkpoint says about itself.
-        dataset: The images.
-        folder: Where checkpoint, history and state are kept.
-        static: Folder of the stage that trained the static nets, for defences that need them.
-        outside: Images from outside the training distribution, for defences that need them.
+        on_progress: Is told steps done, steps in all, and a line.
     """
 
-    defence: Defence
-    model: ModelConfig
-    settings: TrainConfig
-    data: DataConfig
-    own_seed: int
-    about: dict[str, Any]
-    dataset: Dataset
-    folder: Path
-    static: Path | None
-    outside: Outside | None = None
+    on_progress: OnProgress
 
-    def __call__(self, fabric: "Fabric", on_progress: OnProgress) -> None:
-        """Train; the first process writes the files."""
-        settings, defended = self.settings, self.defence
-        with torch.random.fork_rng():
-            torch.manual_seed(self.own_seed)
-            ens = build_ensemble(self.model, self.dataset)
-        if self.static is not None:
-            defended = defended.with_static_nets(load_trained(self.static, fabric.device).members)
-        stream = Stream(
-            self.dataset.train.to(fabric.device),
-            settings.batch_size,
-            defended.views,
-            self.data.shift,
-            self.data.flip,
-            self.own_seed,
-            None if self.outside is None else self._outside_part(self.outside),
-        )
-        optimisation = TrainingSettings(
-            settings.epochs,
-            settings.learning_rate,
-            settings.schedule,
-            settings.save_every,
-            settings.by_member,
-            settings.strategy,
-            settings.cuda_graph,
-        )
+    def on_step(self, step: int, steps: int, means: dict[str, float]) -> None:
+        """Show the running means of the epoch."""
+        shown = {"loss": "loss", "gal": "GAL", "coherence": "coherence", "accuracy": "accuracy"}
+        parts = [f"{word} {means[name]:.3f}" for name, word in shown.items() if name in means]
+        self.on_progress(step, steps, "  ".join(parts))
 
-        def show(step: int, steps: int, means: dict[str, float]) -> None:
-            shown = {"loss": "loss", "gal": "GAL", "coherence": "coherence", "accuracy": "accuracy"}
-            parts = [f"{word} {means[n]:.3f}" for n, word in shown.items() if n in means]
-            on_progress(step, steps, "  ".join(parts))
 
-        state = self.folder / STATE
-        history = train(ens, stream, defended.terms, optimisation, fabric, state, show)
-        if fabric.is_global_zero:
-            about = {**self.about, "versions": versions()}
-            save_ensemble(self.folder / ENSEMBLE, ens, about)
-            write_json_lines(self.folder / HISTORY, history)
+def read_history(stage: FinishedStage) -> History:
+    """Read what a training logged, a row per epoch.
 
-    def _outside_part(self, outside: Outside) -> OutsidePart:
-        check_outside(outside, self.dataset)
-        return OutsidePart(outside, OUTSIDE_SHARE, self.dataset.classes)
+    Raises:
+        DamagedFileError: when the file does not hold such rows.
+    """
+    file = stage.file(HISTORY)
+    return from_json(History, read_json_lines(file), file)
 
 
 def build_ensemble(model: ModelConfig, dataset: Dataset) -> Ensemble:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.config import ModelConfig, TrainConfig, check_detector
-from divtrain.experiments.defences import DEFENCES
+from divtrain.defences import DEFENCES
 from divtrain.models import ARCHITECTURES
 
 BASE = "base"
@@ -103,39 +103,34 @@ def parse_recipe(
 def attackers(
     words: Sequence[str], model: ModelConfig, train: TrainConfig, seed: int
 ) -> list[Recipe]:
-    """Read which ensembles an experiment's attacker trains beside the base one.
+    """Read which ensembles an experiment's attacker trains to craft on.
 
     Args:
-        words: ``base`` and other recipes, from ``--attack.surrogates``.
+        words: ``base`` and other recipes, from ``--surrogates``.
         model: The targets' architecture.
         train: The targets' training settings.
         seed: Seed of the experiment.
-
-    Returns:
-        The others, in the order given.
 
     Raises:
         DivtrainError: without ``base``, for one given twice, for ``own`` and seeds, and as
             `parse_recipe` does.
 
     >>> [each.defence for each in attackers(("base", "div"), ModelConfig(), TrainConfig(), 0)]
-    ['div']
+    ['base', 'div']
     """
     for word in words:
         if word.split(",")[0] == OWN:
             raise DivtrainError(
-                f"--attack.surrogates {word}: the targets differ in their defence, so name one of"
+                f"surrogate {word!r}: the targets differ in their defence, so name one of"
                 f" {', '.join(DEFENCES)}"
             )
         if any(part.startswith("seed=") for part in word.split(",")):
             raise DivtrainError(
-                f"--attack.surrogates {word}: a surrogate's seed follows from --seed; leave it out"
+                f"surrogate {word!r}: its seed follows from the experiment's; leave it out"
             )
-    parsed = {word: parse_recipe(word, None, model, train, seed) for word in words}
-    given = " ".join(words)
-    if BASE not in words or len(parsed) < len(words):
+    if BASE not in words or len(set(words)) < len(words):
         raise DivtrainError(
-            f"expected --attack.surrogates to name {BASE}, which the others are compared with, and"
-            f" each other once, got {given or 'none'}"
+            f"expected surrogates to name {BASE}, which the others are compared with, and"
+            f" each other once, got {' '.join(words) or 'none'}"
         )
-    return [recipe for word, recipe in parsed.items() if word != BASE]
+    return [parse_recipe(word, None, model, train, seed) for word in words]

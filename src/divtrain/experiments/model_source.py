@@ -21,7 +21,7 @@ IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model that is there already.
 
     Attributes:
@@ -44,7 +44,7 @@ def is_source(word: str) -> bool:
     return bool(IMPORTABLE.fullmatch(word)) or word.endswith(".safetensors") or Path(word).is_file()
 
 
-def open_source(name: str, word: str) -> Source:
+def open_model(name: str, word: str) -> ModelSource:
     """Load a checkpoint, or import MODULE:NAME (a module, or a function that returns one).
 
     Raises:
@@ -59,7 +59,7 @@ def open_source(name: str, word: str) -> Source:
     else:
         model, about = load_ensemble(word)
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    return Source(name, word, model.eval(), about, weights_digest(model))
+    return ModelSource(name, word, model.eval(), about, weights_digest(model))
 
 
 def _import(word: str) -> nn.Module:

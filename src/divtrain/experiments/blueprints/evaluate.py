@@ -1,0 +1,136 @@
+"""Evaluate models that exist already: the report card's experiment."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from divtrain.errors import DivtrainError
+from divtrain.evaluation import check_same_task
+from divtrain.experiments.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig
+from divtrain.experiments.devices import open_fabric
+from divtrain.experiments.stage import Graph
+from divtrain.experiments.graph import evaluation_graph
+from divtrain.experiments.model_source import ModelSource, is_source, open_model
+from divtrain.experiments.open_data import common_inputs, open_enough
+from divtrain.experiments.recipe import OWN, Recipe, parse_recipe
+from divtrain.experiments.stages.pretrained import check_fits
+from divtrain.fields import from_json
+
+
+@dataclass(frozen=True)
+class EvaluationBlueprint:
+    """The graph of an evaluation.
+
+    Attributes:
+        config: Which models, against what.
+        quick: Whether the suite is a quick one, for the card to say so.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+
+    config: EvaluationConfig
+    quick: bool = False
+
+    def build(self) -> Graph:
+        """See `Blueprint.build`."""
+        config = self.config
+        open_fabric(config.accelerator)
+        targets = open_targets(config.targets)
+        surrogates = {target.name: open_surrogates(target, config) for target in targets}
+        if not config.data.name:
+            raise DivtrainError(
+                f"{targets[0].where} does not say what it was trained on; give --data.name"
+            )
+        dataset, of = open_enough(config.data)
+        for target in targets:
+            check_fits(target, dataset.test)
+            for each in surrogates[target.name]:
+                if isinstance(each, ModelSource):
+                    check_fits(each, dataset.test)
+                    check_same_task(each.model, target.model, dataset.test, each.name)
+                else:
+                    each.check(len(dataset.train))
+        common = {**common_inputs(dataset, config.accelerator), "test_of": of}
+        stages = evaluation_graph(
+            targets, surrogates, config.attack, config.data, dataset.test, common, config.seed
+        )
+        return Graph(stages, dataset, config.accelerator)
+
+
+def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
+    """Return a config whose data, architecture and training are those of the first target.
+
+    Raises:
+        DivtrainError: when a target cannot be loaded.
+    """
+    first = open_targets(targets)[0]
+    config = _as_trained(first, EvaluationConfig(targets=tuple(targets)))
+    name = first.about.get("data")
+    data = replace(config.data, name=name if isinstance(name, str) else "", held_out=0)
+    return replace(config, data=replace(data, root=DataConfig().root, test_size=None))
+
+
+def open_targets(words: Sequence[str]) -> list[ModelSource]:
+    """Load models given as NAME=CHECKPOINT or NAME=MODULE:ATTRIBUTE.
+
+    Raises:
+        DivtrainError: for a word of another form, a name given twice, or none at all.
+    """
+    found: dict[str, ModelSource] = {}
+    for word in words:
+        name, separator, where = word.partition("=")
+        if not separator or not re.fullmatch(r"[\w.+-]*\w", name) or not where or name in found:
+            raise DivtrainError(
+                "expected each model once, as NAME=CHECKPOINT or NAME=MODULE:ATTRIBUTE with a name"
+                f" of letters, digits and . _ + -, got {word!r}"
+            )
+        found[name] = open_model(name, where)
+    if not found:
+        raise DivtrainError("expected at least one target")
+    return list(found.values())
+
+
+def open_surrogates(target: ModelSource, config: EvaluationConfig) -> list[ModelSource | Recipe]:
+    """Load, or read the recipes of, what attacks on a target are crafted on.
+
+    Raises:
+        DivtrainError: for words it does not know, a name given twice, or the target itself.
+    """
+    found: dict[str, ModelSource | Recipe] = {}
+    for word in config.surrogates:
+        _, separator, where = word.partition("=")
+        if separator and is_source(where):
+            each: ModelSource | Recipe = open_targets([word])[0]
+        elif is_source(word):
+            each = open_model(Path(word).stem, word)
+        else:
+            defence = target.about.get("defence")
+            own = defence if isinstance(defence, str) else None
+            usual = _as_trained(target, config) if word.split(",")[0] == OWN else config
+            each = parse_recipe(word, own, usual.model, usual.train, config.seed)
+        if each.name in found:
+            raise DivtrainError(
+                f"{each.name!r} names two surrogates; give surrogates as NAME=CHECKPOINT with names"
+                " of their own"
+            )
+        if isinstance(each, ModelSource) and each.digest == target.digest:
+            raise DivtrainError(
+                f"surrogate {each.name!r} has the weights of target {target.name!r} itself: that is"
+                " white-box, which is done anyway"
+            )
+        found[each.name] = each
+    return list(found.values())
+
+
+def _as_trained(target: ModelSource, config: EvaluationConfig) -> EvaluationConfig:
+    """Put in what a target's checkpoint says of its data, architecture and training."""
+    recipe = from_json(dict[str, Any], target.about.get("recipe", {}), target.where)
+    kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+    told = {
+        name: from_json(kind, recipe[name], target.where)
+        for name, kind in kinds.items()
+        if name in recipe
+    }
+    return replace(config, **told)

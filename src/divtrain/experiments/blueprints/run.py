@@ -1,0 +1,81 @@
+"""The paper's experiment, or some of it: train, attack, evaluate, analyse."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from divtrain.analysis import check_orders
+from divtrain.data import Dataset, check_outside, open_outside
+from divtrain.defences import build_defence
+from divtrain.errors import DivtrainError
+from divtrain.experiments.config import ExperimentConfig
+from divtrain.experiments.devices import open_fabric
+from divtrain.experiments.stage import Graph
+from divtrain.experiments.graph import (
+    experiment_graph,
+    select_parts,
+    training_graph,
+)
+from divtrain.experiments.open_data import common_inputs, open_dataset
+from divtrain.experiments.recipe import attackers
+from divtrain.experiments.stage import Stage
+
+
+@dataclass(frozen=True)
+class RunBlueprint:
+    """The graph of an experiment, or some of it.
+
+    Attributes:
+        config: The experiment.
+        parts: Parts of the paper to compute and nothing else: ``table2`` or names of analyses; all
+            if empty.
+        only_train: Targets (or ``surrogate``) to train and nothing else; everything if empty.
+    """
+
+    kind: ClassVar[str] = "run"
+
+    config: ExperimentConfig
+    parts: tuple[str, ...] = ()
+    only_train: tuple[str, ...] = ()
+
+    def build(self) -> Graph:
+        """See `Blueprint.build`."""
+        config = self.config
+        self._stages({})  # what it refuses is refused before any data is fetched
+        open_fabric(config.accelerator)
+        dataset = open_dataset(config.data)
+        check_with_data(config, dataset)
+        stages = self._stages(common_inputs(dataset, config.accelerator))
+        return Graph(stages, dataset, config.accelerator)
+
+    def _stages(self, common: Mapping[str, Any]) -> list[Stage]:
+        if self.only_train:
+            return training_graph(self.config, common, self.only_train)
+        return select_parts(experiment_graph(self.config, common), self.parts)
+
+
+def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
+    """Check what can be checked once the data are there: sizes, and images from outside.
+
+    Raises:
+        DivtrainError: before anything is computed.
+    """
+    root, detection = config.data.root, config.detection
+    settings = asdict(config.train)
+    theirs = attackers(config.surrogates, config.model, config.train, config.seed)
+    trained = [(name, config.train) for name in config.targets]
+    for name, train in [*trained, *((each.defence, each.train) for each in theirs)]:
+        built = build_defence(name, **asdict(train))
+        built.check(len(dataset.train), train.batch_size, train.epochs)
+        if built.outside is not None:
+            check_outside(open_outside(settings["outside"], root), dataset)
+    for field, images in (("gaas", config.gaas.images), ("detection", detection.images)):
+        if images > len(dataset.test):
+            raise DivtrainError(
+                f"expected --{field}.images of at most the {len(dataset.test)} {dataset.split}"
+                f" images, got {images}"
+            )
+    if config.gaas.images:
+        check_orders(config.gaas.orders, dataset.test.x[0].numel())
+    for name in detection.against if detection.images else ():
+        check_outside(open_outside(name, root), dataset, detection.images)

@@ -1,0 +1,47 @@
+"""The images of an experiment: loaded, held out, subsets drawn; and what identifies them."""
+
+from dataclasses import replace
+from typing import Any
+
+from divtrain.data import Dataset, Split, balanced_subset, hold_out, load_dataset
+from divtrain.experiments.config import DataConfig
+
+ENOUGH = 1000
+"""Test images attacked in a report card when nothing is said and there are more."""
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Load the data set, hold training images out, and draw the subsets the config asks for.
+
+    Raises:
+        DivtrainError: for files that cannot be read, or more images than there are.
+    """
+    full = load_dataset(config.name, config.root)
+    train, test = full.train, full.test
+    split: Split = "test"
+    if config.held_out:
+        split = "held-out training"
+        train, test = hold_out(train, config.held_out, config.subset_seed)
+    if config.train_size is not None:
+        train = balanced_subset(train, config.train_size, config.subset_seed)
+    if config.test_size is not None:
+        test = balanced_subset(test, config.test_size, config.subset_seed)
+    return Dataset(full.name, train, test, full.classes, split)
+
+
+def open_enough(config: DataConfig) -> tuple[Dataset, int]:
+    """Load the data set with a thousand test images where nothing is said and there are more.
+
+    Returns:
+        The data set, and how many test images there are.
+    """
+    dataset = open_dataset(config)
+    of = len(dataset.test)
+    if config.test_size is None and of > ENOUGH:
+        return open_dataset(replace(config, test_size=ENOUGH)), of
+    return dataset, of
+
+
+def common_inputs(dataset: Dataset, accelerator: str) -> dict[str, Any]:
+    """What every stage depends on: the data's name and hash, the device."""
+    return {"data": dataset.name, "fingerprint": dataset.fingerprint, "device": accelerator}

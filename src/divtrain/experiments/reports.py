@@ -1,0 +1,228 @@
+"""Gathers what finished stages wrote and writes the reports of a run directory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from divtrain.errors import DivtrainError
+from divtrain.evaluation import Evaluation
+from divtrain.experiments.analyses import ANALYSES
+from divtrain.experiments.blueprints import (
+    Blueprint,
+    EvaluationBlueprint,
+    RunBlueprint,
+    SweepBlueprint,
+)
+from divtrain.experiments.blueprints.sweep import make_variants
+from divtrain.experiments.config import ExperimentConfig
+from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.graph import target_variants
+from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
+from divtrain.experiments.run_directory import RunDirectory
+from divtrain.experiments.stage import file_name
+from divtrain.experiments.stages.coherence import read_coherence
+from divtrain.experiments.stages.evaluate import read_evaluation, read_weights
+from divtrain.experiments.stages.pretrained import read_source
+from divtrain.experiments.stages.train import read_history
+from divtrain.experiments.stages.zeros import read_zeros
+from divtrain.fields import from_json
+from divtrain.files import make_folder, read_json, write_bytes, write_json, write_json_lines
+from divtrain.report import (
+    CardFacts,
+    Report,
+    RunFacts,
+    card_json,
+    card_report,
+    report_files,
+    run_report,
+    sweep_report,
+)
+
+FILES = "report-files.json"
+"""Names of the files of the last report, which the next one replaces."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was reported.
+
+    Attributes:
+        reports: One for a run or a sweep, one per target for an evaluation.
+        path: The run directory.
+        files: What was written there.
+    """
+
+    reports: Sequence[Report]
+    path: Path
+    files: Sequence[Path]
+
+
+def write_reports(directory: RunDirectory) -> Written:
+    """Write the reports of what is done in a run directory; computes nothing.
+
+    These are a page, Markdown, figures, CSV files, and every number as a line of records.jsonl.
+    Files of an earlier report that this one does not have are removed.
+
+    Raises:
+        DivtrainError: when there is no run, or nothing in it has been evaluated yet.
+    """
+    blueprint, stages = directory.blueprint(), directory.finished()
+    evaluations = [read_evaluation(stage) for stage in stages if stage.kind == "evaluate"]
+    extra: dict[str, Any] = {}
+    if isinstance(blueprint, EvaluationBlueprint):
+        reports: list[Report] = []
+        for evaluation in evaluations:
+            facts = _card_facts(evaluation, stages, blueprint, directory.command())
+            name = f"card-{file_name(evaluation.target)}"
+            reports.append(card_report(evaluation, facts, name))
+            extra[f"{name}.json"] = card_json(evaluation, facts)
+    elif isinstance(blueprint, SweepBlueprint):
+        reports = [_sweep_report(blueprint, directory, stages, evaluations)] if evaluations else []
+    else:
+        assert isinstance(blueprint, RunBlueprint)
+        report = _run_report(blueprint, directory, stages, evaluations)
+        reports = [report] if report is not None else []
+    if not reports:
+        raise DivtrainError(
+            f"nothing in {directory.path} has been evaluated yet; run the same command again to"
+            " resume"
+        )
+    return _write(directory.path, reports, evaluations, extra)
+
+
+def _run_report(
+    blueprint: RunBlueprint,
+    directory: RunDirectory,
+    stages: Sequence[FinishedStage],
+    evaluations: Sequence[Evaluation],
+) -> Report | None:
+    facts = _run_facts(blueprint.config, directory, stages)
+    sections = [
+        section
+        for name, analysis in ANALYSES.items()
+        if (own := [stage for stage in stages if stage.kind == name])
+        and (section := analysis.section(own, facts.title)) is not None
+    ]
+    if not evaluations and not sections:
+        return None
+    return run_report(facts, evaluations, _coherence(stages), sections)
+
+
+def _sweep_report(
+    blueprint: SweepBlueprint,
+    directory: RunDirectory,
+    stages: Sequence[FinishedStage],
+    evaluations: Sequence[Evaluation],
+) -> Report:
+    config = blueprint.config
+    swept = {
+        each.label: (each.defence, each.values)
+        for each in target_variants(config, make_variants(config, blueprint.sweep))
+    }
+    histories: dict[str, list[Any]] = {label: [] for label in swept}
+    for stage in stages:
+        if stage.kind == "train" and stage.target in histories:
+            histories[stage.target].append(read_history(stage))
+    zeros = read_zeros([stage for stage in stages if stage.kind == "zeros"])
+    facts = _run_facts(config, directory, stages)
+    return sweep_report(facts, evaluations, swept, _coherence(stages), zeros, histories)
+
+
+def _coherence(stages: Sequence[FinishedStage]) -> dict[str, float]:
+    """Mean coherence over the images and seeds, by target."""
+    found = read_coherence([stage for stage in stages if stage.kind == "coherence"])
+    return {target: values.mean().item() for target, values in found.items()}
+
+
+def _run_facts(
+    config: ExperimentConfig, directory: RunDirectory, stages: Sequence[FinishedStage]
+) -> RunFacts:
+    group = "" if config.data.held_out else config.group
+    return RunFacts(
+        title=config.preset,
+        about=describe_preset(config),
+        group=group,
+        reduced=reductions(config),
+        command=directory.command(),
+        machine=read_machines(stages),
+    )
+
+
+def _card_facts(
+    evaluation: Evaluation,
+    stages: Sequence[FinishedStage],
+    blueprint: EvaluationBlueprint,
+    command: str,
+) -> CardFacts:
+    """Gather what was evaluated, with what, from the manifests of the stages."""
+    by_name = {stage.folder.name: stage for stage in stages}
+    own = next(s for s in stages if (s.kind, s.target) == ("evaluate", evaluation.target))
+    own_weights, weights = read_weights(own)
+    target = by_name[own.spec["model"]]
+    data = target.spec
+    spent = {"training surrogates": 0.0, "attacks and evaluation": 0.0}
+    for stage in stages:
+        training = stage.kind == "train"
+        spent["training surrogates" if training else "attacks and evaluation"] += stage.seconds
+    times = {what: f"{seconds:.0f} s" for what, seconds in spent.items() if seconds}
+    images = f"{len(evaluation.clean)} test images"
+    if data["test_of"] > len(evaluation.clean):
+        images += f" of {data['test_of']}"
+    return CardFacts(
+        command=command,
+        target=_model_facts(target, own_weights),
+        surrogates={
+            name: _model_facts(by_name[stage], weights[name])
+            for name, stage in own.spec["surrogates"].items()
+        },
+        data={"name": data["data"], "images": images, "hash": data["fingerprint"]},
+        machine={**own.versions, "seed of random starts": str(evaluation.seed), **times},
+        quick=blueprint.quick,
+    )
+
+
+def _model_facts(stage: FinishedStage, weights: str) -> dict[str, str]:
+    """Say where a model came from, or how it was trained here."""
+    if stage.kind == "pretrained":
+        source = read_source(stage)
+        told = {n: str(source.about[n]) for n in ("defence", "seed", "epochs") if n in source.about}
+        return {"from": source.where, **told, "weights": weights[:16]}
+    model = stage.spec["model"]
+    return {
+        "trained here": stage.spec["defence"]["name"],
+        "members": " ".join(model["members"]),
+        "activation": model["activation"],
+        "epochs": str(stage.spec["epochs"]),
+        "seed": str(stage.seed),
+        "weights": weights[:16],
+    }
+
+
+def _write(
+    path: Path,
+    reports: Sequence[Report],
+    evaluations: Sequence[Evaluation],
+    extra: Mapping[str, Any],
+) -> Written:
+    content = {name: data for report in reports for name, data in report_files(report).items()}
+    records = {
+        "records.jsonl": [asdict(record) for each in evaluations for record in each.records()],
+        "curve.jsonl": [asdict(record) for each in evaluations for record in each.curve()],
+    }
+    records = {name: rows for name, rows in records.items() if rows}
+    names = [*content, *extra, *records]
+    make_folder(path / "figures")
+    old = path / FILES
+    for name in from_json(list[str], read_json(old), old) if old.exists() else ():
+        inside = (path / name).resolve().is_relative_to(path.resolve())
+        if name not in names and inside:
+            (path / name).unlink(missing_ok=True)
+    for name, data in content.items():
+        write_bytes(path / name, data)
+    for name, data in extra.items():
+        write_json(path / name, data)
+    for name, rows in records.items():
+        write_json_lines(path / name, rows)
+    write_json(old, names)
+    return Written(reports, path, [path / name for name in names])
