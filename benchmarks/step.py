@@ -29,7 +29,6 @@ from divtrain.training import (
     step_by_member,
     step_together,
 )
-from divtrain.training.cuda_graph import WARM_UP, CudaRecorder, RecordedSteps
 
 try:
     from measure import WARM_UP_ROUNDS, arguments, interleaved, ratio, report, shown
@@ -100,19 +99,6 @@ class Trainer:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
-    def recorded(self) -> Callable[..., Any]:
-        """Make a way to take steps by replaying CUDA graphs of them."""
-        recorder = CudaRecorder(torch.device(self.device))
-        steps = RecordedSteps(self.ens.parameters(), recorder)
-
-        def way(ens: Any, x: Tensor, y: Tensor, terms: list[Term], *rest: Any) -> Any:
-            def take(x: Tensor, y: Tensor) -> Any:
-                return step_together(ens, x, y, terms, *rest)
-
-            return steps(take, x, y, len(terms))
-
-        return way
-
     def torch_step(self) -> None:
         """Our step with torch's own double backward."""
         x, y = self.data()
@@ -163,16 +149,10 @@ def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
         "GAL, torch's double backward": trainer.torch_step,
         "GAL, one member at a time": lambda: trainer.step(GAL, step_by_member),
     }
-    warm_up = WARM_UP_ROUNDS
     if public:
         for part in PARTS:
             lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, part=part)]
             ways[f"GAL on {part:g}"] = lambda lazy=lazy: trainer.step(lazy)
-    if trainer.device == "cuda":
-        recorded = trainer.recorded()
-        ways["plain, CUDA graph"] = lambda: trainer.step(PLAIN, recorded)
-        ways["GAL, CUDA graph"] = lambda: trainer.step(GAL, recorded)
-        warm_up += WARM_UP
     seconds, to_plain = {}, {}
     for name, way in ways.items():
         pair = {"plain": lambda: trainer.step(PLAIN), name: way}
@@ -276,9 +256,6 @@ def main() -> None:
                   "torch's double backward",
                   "one member at a time", "images/s",
                   "public way / GAL")  # fmt: skip
-        if options.device == "cuda":
-            title += " The last two columns: steps replayed from CUDA graphs, also in plain steps."
-            header = (*header, "plain, CUDA graph", "GAL, CUDA graph")
         report(options, "step", title, header, rows, found)
         lazy = [each for each in found if each["public to GAL"] and each["dtype"] == "bf16"]
         lazy_report(options, lazy)
@@ -329,7 +306,6 @@ def _row(found: dict[str, Any]) -> list[str]:
         shown(to_plain["GAL, one member at a time"]),
         str(found["images a second"]),
         shown(public) if public else "",
-        *(shown(to_plain[name]) for name in to_plain if name.endswith("CUDA graph")),
     ]
 
 

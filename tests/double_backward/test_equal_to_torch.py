@@ -6,12 +6,28 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from divtrain.double_backward import FastDoubleBackward
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*zero-padded copy.*")
 
 IMAGES = (3, 4, 6, 7)
+
+
+class Checkpointed(nn.Sequential):
+    """Runs again in the backward pass, where our layers are not put in."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return checkpoint(super().forward, input, use_reentrant=False)
+
+
+class Changed(nn.Module):
+    """Changes in place what the layer before it returned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)
+
 
 LAYERS: dict[str, nn.Module] = {
     "conv": nn.Conv2d(4, 6, 3),
@@ -30,11 +46,6 @@ LAYERS: dict[str, nn.Module] = {
     "conv3d": nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Conv3d(2, 3, 2)),
     "linear": nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 7, 5)),
     "linear, no bias": nn.Sequential(nn.Flatten(), nn.Linear(4 * 6 * 7, 5, bias=False)),
-    "linear, few rows": nn.Sequential(nn.Flatten(2), nn.Linear(42, 30), nn.Unflatten(2, (6, 5))),
-    "linear, rows in every dimension": nn.Linear(7, 3),
-    "linear, one after the other": nn.Sequential(
-        nn.Flatten(), nn.Linear(4 * 6 * 7, 20), nn.Tanh(), nn.Linear(20, 5)
-    ),
     "leaky relu": nn.LeakyReLU(0.1),
     "leaky relu, falling": nn.LeakyReLU(-0.1),
     "leaky relu, steep": nn.LeakyReLU(1.5),
@@ -46,6 +57,11 @@ LAYERS: dict[str, nn.Module] = {
     "max pool, dilation": nn.MaxPool2d(2, 1, dilation=2),
     "relu, max pool": nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)),
     "leaky relu, max pool": nn.Sequential(nn.LeakyReLU(0.2), nn.MaxPool2d(3, 2, 1)),
+    "changed in place": nn.Sequential(
+        nn.Conv2d(4, 6, 1), Changed(), nn.LeakyReLU(0.1), Changed(), nn.MaxPool2d(2), Changed()
+    ),
+    "checkpointed": Checkpointed(nn.Conv2d(4, 6, 3), nn.LeakyReLU(0.1), nn.MaxPool2d(2)),
+    "checkpointed batch norm": Checkpointed(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)),
     "batch norm": nn.BatchNorm2d(4),
     "batch norm, not affine": nn.BatchNorm2d(4, affine=False),
     "batch norm, no statistics": nn.BatchNorm2d(4, track_running_stats=False),
@@ -153,7 +169,9 @@ def test_third_derivatives(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [n for n in LAYERS if "pool" not in n and "place" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in LAYERS if not any(part in n for part in ("pool", "place", "checkpointed"))]
+)
 def test_gradcheck_of_the_double_backward(name: str) -> None:
     net = layer(name)
     shape = IMAGES if name.startswith("linear") else (2, 4, 4, 4)
@@ -199,3 +217,21 @@ def test_under_autocast_the_parameter_gradients_are_those_of_float32_within_roun
             assert got is not None and expected is not None
             cosine = nn.functional.cosine_similarity(got.flatten(), expected.flatten(), dim=0)
             assert cosine > 0.95 or expected.numel() < 8, f"{name}: {cosine}"
+
+
+def test_one_image_in_mixed_layouts() -> None:
+    """Group norm returns contiguous gradients; aten's batch norm mixes those up with images in
+    channels-last where the batch has one image."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)).double()
+    x = images(shape=(1, 4, 6, 7))
+    last = x.to(memory_format=torch.channels_last)
+    check_equal(double_backward(copy.deepcopy(net), last, True), double_backward(net, x, False))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.compile's own
+def test_compiled_layers_have_torchs_derivatives() -> None:
+    compiled = torch.compile(layer("a net"), backend="eager")
+    ours = double_backward(compiled, images(), fast=True)  # pyright: ignore[reportArgumentType]
+    theirs = double_backward(layer("a net"), images(), fast=False)
+    check_equal({name.replace("_orig_mod.", ""): value for name, value in ours.items()}, theirs)

@@ -15,32 +15,17 @@ occur through z and s. With a = u.z / n, b = v.z / n and
     for v:  G(u)
     for w:  n c / s
     for x:  -(w / s^2) [b (u - u.1 / n) + a (v - v.1 / n) + z (c - 2 a b)]
-
-The last is k x + r less its mean, r a sum of u and v times factors, and G(gy) is made of x and gy
-alike. Where the engine comes to the forward pass's node yet in the same pass back, that node takes
-one sum of all; else each is a tensor, and the engine adds them.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.node import Waiting, batched, recorded, wanted
+from divtrain.double_backward.node import recorded, wanted
 
 normalise = torch.ops.aten.native_batch_norm.default
 normalise_backward = torch.ops.aten.native_batch_norm_backward.default
-
-
-class Part(NamedTuple):
-    """Part of the gradient for the images x: factor * x + rest, less its mean a channel."""
-
-    factor: Tensor
-    """(channel,)."""
-    rest: Tensor
-    """(batch, channel, ...); nobody else's memory."""
-    mean: Tensor
-    """Of the rest, (channel,)."""
 
 
 class BatchNorm(torch.autograd.Function):
@@ -61,7 +46,6 @@ class BatchNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.eps = eps
         ctx.tensors = [weight is not None, bias is not None]
-        ctx.waiting = Waiting()
         return y
 
     @staticmethod
@@ -71,24 +55,15 @@ class BatchNorm(torch.autograd.Function):
         saved = ctx.saved_tensors
         asked = iter(wanted(ctx))
         mask = [next(asked)] + [there and next(asked) for there in ctx.tensors]
-        left = ctx.waiting.take() if mask[0] else []
-        if left and not batched(grad):
-            found = _sum_with(left, grad, saved, ctx.eps)
-        elif mask[0] and recorded(grad):
-            found = [None, None, None]
-            if any(mask[1:]):
-                found = [*_backward(grad, saved, ctx.eps, [False, *mask[1:]])]
-            found[0] = InputGradient.apply(grad, *saved, ctx.eps, ctx)
-        else:
-            found = [*_backward(grad, saved, ctx.eps, mask)]
-            for part in left:
-                found[0] = found[0] + _images(part, saved)
-        found = [each if want else None for each, want in zip(found, mask, strict=True)]
-        return *found, None, None, None
+        ours = mask[0] and recorded(grad)
+        grad_x = InputGradient.apply(grad, *saved, ctx.eps) if ours else None
+        mask[0] = mask[0] and not ours
+        found = _backward(grad, saved, ctx.eps, mask) if any(mask) else (None, None, None)
+        return found[0] if grad_x is None else grad_x, found[1], found[2], None, None, None
 
 
 class InputGradient(torch.autograd.Function):
-    """G(gy); `layer` is the node of the forward pass."""
+    """G(gy)."""
 
     @staticmethod
     def forward(
@@ -99,32 +74,23 @@ class InputGradient(torch.autograd.Function):
         mean: Tensor,
         scale: Tensor,
         eps: float,
-        layer: Any,
     ) -> Tensor:
         """Pull the gradient back through the normalisation."""
         found, dot, total = _backward(grad, (x, weight, mean, scale), eps, [True, True, True])
         ctx.save_for_backward(grad, x, weight, mean, scale, dot, total)
         ctx.eps = eps
-        ctx.layer = layer
         return found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Return the derivatives that the module's docstring gives; leave that of x if possible."""
-        v, x, weight, mean, scale, *_ = ctx.saved_tensors
+        """Return the derivatives that the module's docstring gives."""
+        v, x, weight, *_ = ctx.saved_tensors
         (u,) = grads
-        grad_v, part, grad_weight = _second(u, ctx.saved_tensors, ctx.eps, wanted(ctx))
-        grad_x = None
-        if part is not None:
-            if ctx.layer.waiting.expects(ctx.layer, u):
-                ctx.layer.waiting.leave(part)
-            else:
-                grad_x = _images(part, (x, weight, mean, scale))
-        found = [grad_v, grad_x, grad_weight]
+        found = _second(u, ctx.saved_tensors, ctx.eps, wanted(ctx))
         if torch.is_grad_enabled():
             origin = [each for each in (u, v, x, weight) if each is not None]
             found = [each if each is None else NotAgain.apply(each, *origin) for each in found]
-        return *found, None, None, None, None
+        return *found, None, None, None
 
 
 class NotAgain(torch.autograd.Function):
@@ -145,13 +111,13 @@ class NotAgain(torch.autograd.Function):
 @torch.no_grad()
 def _second(
     u: Tensor, saved: tuple[Any, ...], eps: float, wants: tuple[bool, ...]
-) -> tuple[Tensor | None, Part | None, Tensor | None]:
+) -> list[Tensor | None]:
     """Derivatives of <u, G(v)> for v, for x and for w; None where not wanted."""
     v, x, weight, mean, scale, v_dot, v_sum = saved
     for_v, for_x = wants[:2]
-    grad_v, u_dot, u_sum = _backward(u, (x, weight, mean, scale), eps, [True, True, True])
-    part = grad_weight = None
     for_weight = weight is not None and wants[2]
+    grad_v, u_dot, u_sum = _backward(u, (x, weight, mean, scale), eps, [True, True, True])
+    grad_x = grad_weight = None
     if for_x or for_weight:
         n = x.numel() // x.shape[1]
         u_mean, v_mean, a, b, c = torch.stack([u_sum, v_sum, u_dot, v_dot, _dot(u, v)]).div_(n)
@@ -159,44 +125,20 @@ def _second(
         if weight is not None and for_weight:
             grad_weight = (c * scale).mul_(n).to(weight.dtype)
         if for_x:
+            # Factors of u, v and x, the first two rounded to the images' precision before they
+            # enter the mean that is taken off: what is returned has mean 0 in that precision.
             factor = -(scale**2) if weight is None else weight * -(scale**2)
             of_u, of_v = (torch.stack([b, a]) * factor).to(x.dtype)
-            rest = torch.mul(u, _a_channel(of_u, u), out=torch.empty_like(x))
-            rest.addcmul_(v, _a_channel(of_v, v))
             of_x = c.addcmul(a, b, value=-2).mul_(scale) * factor
-            part = Part(of_x, rest, of_u * u_mean + of_v * v_mean)
-    return grad_v if for_v else None, part, grad_weight
-
-
-@torch.no_grad()
-def _images(part: Part, saved: tuple[Any, ...]) -> Tensor:
-    """Return the part as images."""
-    x, _, mean, _ = saved
-    return _affine(x, part.factor, -(part.factor * mean + part.mean)).add_(part.rest)
-
-
-@torch.no_grad()
-def _sum_with(left: list[Part], grad: Tensor, saved: tuple[Any, ...], eps: float) -> list[Any]:
-    """Gradients for x, w and b; that for x is G(gy) and what was left."""
-    x, weight, mean, scale = saved
-    n = x.numel() // x.shape[1]
-    _, dot, total = _backward(grad, saved, eps, [False, True, True])
-    factor = scale if weight is None else weight * scale
-    of_x = (factor * scale).mul_(dot).div_(-n)
-    of_grad = factor.to(grad.dtype)
-    its_mean = of_grad * (total / n)
-    for part in left:
-        of_x = of_x + part.factor
-        its_mean = its_mean + part.mean
-    grad_x = _affine(x, of_x, -(of_x * mean + its_mean))
-    grad_x.addcmul_(grad, _a_channel(of_grad, grad))
-    for part in left:
-        grad_x.add_(part.rest)
-    return [grad_x, dot, total]
+            grad_x = _affine(x, of_x, -(of_x * mean + of_u * u_mean + of_v * v_mean))
+            grad_x.addcmul_(u, _a_channel(of_u, u)).addcmul_(v, _a_channel(of_v, v))
+    return [grad_v if for_v else None, grad_x, grad_weight]
 
 
 def _backward(grad: Tensor, saved: tuple[Any, ...], eps: float, mask: list[bool]) -> Any:
     x, weight, mean, scale = saved
+    if len(x) == 1:  # aten mixes up the values where one image and its gradient differ in layout
+        grad, x = grad.contiguous(), x.contiguous()
     return normalise_backward(grad, x, weight, None, None, mean, scale, True, eps, mask)
 
 

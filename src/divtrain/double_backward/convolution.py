@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.node import batched, recorded, wanted
+from divtrain.double_backward._torch import is_batched
+from divtrain.double_backward.node import recorded, wanted
 
 Geometry = tuple[list[int], list[int], list[int], bool, list[int], int]
 """Stride, padding, dilation, transposed, output padding, groups, as aten orders them."""
@@ -90,6 +91,6 @@ def _laid_out(tangent: Tensor, strides: tuple[int, ...]) -> Tensor:
     Those of one channel are contiguous and channels-last at once, by other strides; where these
     differ torch mixes the layouts.
     """
-    if tangent.stride() == strides or batched(tangent):
+    if tangent.stride() == strides or is_batched(tangent):
         return tangent
     return tangent.new_empty_strided(tangent.shape, strides).copy_(tangent)

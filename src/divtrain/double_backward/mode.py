@@ -1,33 +1,32 @@
 """Runs a module with our layers in the place of torch's, wherever they compute the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules.utils import _ntuple
 from torch.overrides import TorchFunctionMode
 
+from divtrain.double_backward._torch import in_forward_mode, in_functorch, in_saved_tensor_hooks
 from divtrain.double_backward.batch_norm import BatchNorm
-from divtrain.double_backward.convolution import Convolution
-from divtrain.double_backward.linear import Linear
+from divtrain.double_backward.convolution import Convolution, Geometry
 from divtrain.double_backward.max_pooling import MaxPooling
 from divtrain.double_backward.piecewise_linear import PiecewiseLinear
 
 Numbers = int | tuple[int, ...]
+"""One for all dimensions of the images, or one each."""
 
 
 class FastDoubleBackward(TorchFunctionMode):
     """Context in which the layers of `LAYERS` are cheap to differentiate twice.
 
-    They are convolutions, linear layers, (leaky) ReLUs, max pooling and batch norm.
+    They are convolutions, (leaky) ReLUs, max pooling and batch norm.
 
     Any module may run in it. A layer that is not among those, or is asked for something they do
-    not do (in place, indices, forward-mode derivatives, `torch.func`), is torch's own, silently;
-    outputs and derivatives are the same either way. Only a hook that was put on a node of autograd
-    itself (`y.grad_fn.register_hook`) can tell: some nodes give the sum of what torch's give apart.
+    not do (in place, indices, forward-mode derivatives, `torch.func`, checkpointing, being
+    compiled), is torch's own, silently; outputs and derivatives are the same either way.
     """
 
     def __torch_function__(
@@ -62,83 +61,73 @@ def _plain(arguments: list[Any]) -> bool:
         and each.numel() > 0
         for each in tensors
     )
-    if not tensors or not ordinary or not torch.is_grad_enabled():
-        return False
-    functorch = torch._C._functorch.peek_interpreter_stack()  # pyright: ignore
-    # Saved tensor hooks: checkpointing runs the layers again, outside of this mode.
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore
-    return functorch is None and hooks is None and forward_ad._current_level < 0
+    return (
+        bool(tensors)
+        and ordinary
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not in_functorch()
+        and not in_forward_mode()
+        and not in_saved_tensor_hooks()  # checkpointing runs the layers again, outside of this mode
+    )
 
 
-def _conv(dimensions: int) -> Callable[..., Tensor | None]:
-    many = _ntuple(dimensions)
-
-    def conv(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Numbers = 1,
-        padding: Numbers | str = 0,
-        dilation: Numbers = 1,
-        groups: int = 1,
-    ) -> Tensor | None:
-        spread = many(dilation)
-        if padding == "valid":
-            padding = 0
-        elif padding == "same":
-            if len(spread) != dimensions:
-                return None
-            around = [d * (size - 1) for d, size in zip(spread, weight.shape[2:], strict=True)]
-            if any(pixels % 2 for pixels in around) or set(many(stride)) != {1}:
-                return None  # torch pads one side more, or refuses
-            padding = tuple(pixels // 2 for pixels in around)
-        if input.ndim != dimensions + 2 or isinstance(padding, str):
-            return None
-        geometry = (many(stride), many(padding), spread, False, many(0), groups)
-        return _convolve(input, weight, bias, geometry)
-
-    return conv
-
-
-def _transposed_conv(dimensions: int) -> Callable[..., Tensor | None]:
-    many = _ntuple(dimensions)
-
-    def conv_transpose(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Numbers = 1,
-        padding: Numbers = 0,
-        output_padding: Numbers = 0,
-        groups: int = 1,
-        dilation: Numbers = 1,
-    ) -> Tensor | None:
-        if input.ndim != dimensions + 2:
-            return None
-        geometry = (many(stride), many(padding), many(dilation), True, many(output_padding), groups)
-        return _convolve(input, weight, bias, geometry)
-
-    return conv_transpose
-
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    if weight.ndim != 2:
+def _conv(
+    dimensions: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Numbers = 1,
+    padding: Numbers | str = 0,
+    dilation: Numbers = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    step, spread = _each(dimensions, stride), _each(dimensions, dilation)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        around = [d * (size - 1) for d, size in zip(spread, weight.shape[2:], strict=False)]
+        if any(pixels % 2 for pixels in around) or set(step) != {1}:
+            return None  # torch pads one side more, or refuses
+        padding = tuple(pixels // 2 for pixels in around)
+    if isinstance(padding, str):
         return None
-    args = _autocast(input), _autocast(weight), None if bias is None else _autocast(bias)
-    return Linear.apply(*args)  # pyright: ignore[reportReturnType]
+    around, more = _each(dimensions, padding), [0] * dimensions
+    return _convolve(input, weight, bias, (step, around, spread, False, more, groups))
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Any) -> Tensor:
+def _transposed_conv(
+    dimensions: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Numbers = 1,
+    padding: Numbers = 0,
+    output_padding: Numbers = 0,
+    groups: int = 1,
+    dilation: Numbers = 1,
+) -> Tensor | None:
+    step, around, more, spread = (
+        _each(dimensions, numbers) for numbers in (stride, padding, output_padding, dilation)
+    )
+    return _convolve(input, weight, bias, (step, around, spread, True, more, groups))
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor | None:
+    if x.ndim != len(geometry[0]) + 2:
+        return None
     x, weight, bias = _autocast(x), _autocast(weight), None if bias is None else _autocast(bias)
-    return Convolution.apply(x, weight, bias, tuple(_listed(part) for part in geometry))  # pyright: ignore
+    return Convolution.apply(x, weight, bias, geometry)  # pyright: ignore[reportReturnType]
 
 
-def _listed(part: Any) -> Any:
-    return list(part) if isinstance(part, tuple) else part
+def _each(dimensions: int, numbers: Numbers) -> list[int]:
+    """Return one number for each dimension of the images."""
+    listed = [*numbers] if isinstance(numbers, Iterable) else [numbers]
+    return listed * dimensions if len(listed) == 1 else listed
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """In the precision that autocast would choose for a convolution or a linear layer."""
+    """In the precision that autocast would choose for a convolution."""
     kind = tensor.device.type
     eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
     if eligible and torch.is_autocast_enabled(kind):
@@ -167,9 +156,8 @@ def _max_pool2d(
 ) -> Tensor | None:
     if return_indices or input.ndim != 4:
         return None
-    two = _ntuple(2)
     step = kernel_size if stride is None or stride == () else stride
-    window = [list(two(each)) for each in (kernel_size, step, padding, dilation)]
+    window = (_each(2, numbers) for numbers in (kernel_size, step, padding, dilation))
     return MaxPooling.apply(input, (*window, ceil_mode))  # pyright: ignore[reportReturnType]
 
 
@@ -184,7 +172,7 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor | None:
     by_channel = [each for each in (running_mean, running_var, weight, bias) if each is not None]
-    wrong = input.ndim < 2 or any(each.numel() != input.shape[1] for each in by_channel)
+    wrong = input.ndim < 2 or any(each.shape != input.shape[1:2] for each in by_channel)
     if not training or wrong or input.numel() <= input.shape[1] or not eps > 0:
         return None  # torch's own, or it refuses
     running = (running_mean, running_var)
@@ -192,14 +180,18 @@ def _batch_norm(
 
 
 LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
-    torch.conv1d: _conv(1), torch.conv2d: _conv(2), torch.conv3d: _conv(3),
-    torch.conv_transpose1d: _transposed_conv(1),
-    torch.conv_transpose2d: _transposed_conv(2),
-    torch.conv_transpose3d: _transposed_conv(3),
-    F.linear: _linear,
+    torch.conv1d: partial(_conv, 1),
+    torch.conv2d: partial(_conv, 2),
+    torch.conv3d: partial(_conv, 3),
+    torch.conv_transpose1d: partial(_transposed_conv, 1),
+    torch.conv_transpose2d: partial(_transposed_conv, 2),
+    torch.conv_transpose3d: partial(_transposed_conv, 3),
     F.leaky_relu: _leaky_relu,
-    F.relu: _relu, torch.relu: _relu, torch.Tensor.relu: _relu,
-    F.max_pool2d: _max_pool2d, torch.max_pool2d: _max_pool2d,
+    F.relu: _relu,
+    torch.relu: _relu,
+    torch.Tensor.relu: _relu,
+    F.max_pool2d: _max_pool2d,
+    torch.max_pool2d: _max_pool2d,
     F.batch_norm: _batch_norm,
-}  # fmt: skip
+}
 """Our layers by the functions of torch they stand for; None means: not this time."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from divtrain.double_backward.node import batched, recorded
+from divtrain.double_backward._torch import is_batched
+from divtrain.double_backward.node import recorded
 
 leaky_relu = torch.ops.aten.leaky_relu.default
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
@@ -57,7 +58,7 @@ class Scaled(torch.autograd.Function):
 
 def _scale(grad: Tensor, x: Tensor, slope: float | None) -> Tensor:
     last = torch.channels_last
-    if grad.ndim == 4 and x.is_contiguous(memory_format=last) and not batched(grad):
+    if grad.ndim == 4 and x.is_contiguous(memory_format=last) and not is_batched(grad):
         # What flattens images gives back a gradient in rows; mixed layouts are many times slower.
         grad = grad.contiguous(memory_format=last)
     if slope is None:  # zero where a ReLU is off, also for an infinite gradient
