@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from divtrain.data import Dataset, Outside, OutsidePart, Stream, check_outside, open_outside
+from divtrain.data import Dataset, Outside, Stream, check_outside
+from divtrain.defences import Defence, build_defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
-from divtrain.experiments.defences import OUTSIDE_SHARE, Defence, build_defence
 from divtrain.experiments.stages.launch import launch
 from divtrain.experiments.stages.stage import (
     ENSEMBLE,
@@ -22,9 +22,10 @@ from divtrain.experiments.stages.stage import (
     load_trained,
 )
 from divtrain.files import write_json_lines
+from divtrain.identity import spec_of
 from divtrain.models import build
 from divtrain.training import (
-    TrainingSettings,
+    adam,
     save_ensemble,
     torchrun_processes,
     train,
@@ -64,12 +65,11 @@ def train_stage(
         common: What every stage depends on: the data's fingerprint, the device.
         static: The stage that trained the static nets, for defences that need them.
     """
-    built = build_defence(defence, settings)
+    built = build_defence(defence, **vars(settings)).with_outside(data.root)
     own_seed = zlib.crc32(f"{seed} {role}".encode())
     config = {
         **common,
-        "terms": [repr(term) for term in built.terms],
-        "views": [repr(view) for view in built.views],
+        "defence": spec_of(built),
         "shift": data.shift,
         "flip": data.flip,
         "model": asdict(model),
@@ -80,30 +80,25 @@ def train_stage(
         "precision": settings.precision,
         "own_seed": own_seed,
     }
-    if built.outside is not None:
-        config["outside"] = repr(open_outside(built.outside, data.root))
     recipe = {
-        "train": asdict(replace(settings, devices=1, strategy="ddp", cuda_graph=False)),
+        "train": asdict(replace(settings, devices=1, strategy="ddp")),
         "data": asdict(data),
     }
-    about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
+    about = {**config, "name": name, "defence": defence, "seed": seed, "recipe": recipe}
     devices = training_processes(settings.devices)
     if settings.strategy == "members":  # static nets and surrogates may have fewer
         fewer = min(devices, len(model.members))
         devices = fewer if torchrun_processes() in (1, fewer) else 1
 
     def work(context: Context) -> None:
-        fed, outside = None if static is None else context.inputs[static.name], None
-        if built.outside is not None:  # opened twice, rather than held all the while
-            outside = open_outside(built.outside, data.root, config["outside"])
+        fed = None if static is None else context.inputs[static.name]
         training = Training(
-            built, model, settings, data, own_seed, about, context.dataset, context.folder, fed,
-            outside,
-        )  # fmt: skip
+            built, model, settings, data, own_seed, about, context.dataset, context.folder, fed
+        )
         where = devices, context.accelerator, settings.precision
         state = context.folder / STATE
         if state.exists():
-            context.log(f"      {name} goes on from its saved state")
+            context.log(f"      {name} resumes from its saved state")
         try:
             launch(training, *where, context.on_progress)
         except DamagedFileError as error:  # told before anything of it was taken up
@@ -119,7 +114,7 @@ class Training:
     """What a process does, alone or as one of several, to train an ensemble; picklable.
 
     Attributes:
-        defence: Terms and views; static nets are yet to be loaded.
+        defence: Without its static nets, which are yet to be loaded.
         model: Architecture of the members.
         settings: How to train.
         data: Augmentation.
@@ -128,7 +123,6 @@ class Training:
         dataset: The images.
         folder: Where checkpoint, history and state are kept.
         static: Folder of the stage that trained the static nets, for defences that need them.
-        outside: Images from outside the training distribution, for defences that need them.
     """
 
     defence: Defence
@@ -140,7 +134,6 @@ class Training:
     dataset: Dataset
     folder: Path
     static: Path | None
-    outside: Outside | None = None
 
     def __call__(self, fabric: "Fabric", on_progress: OnProgress) -> None:
         """Train; the first process writes the files."""
@@ -150,40 +143,50 @@ class Training:
             ens = build_ensemble(self.model, self.dataset)
         if self.static is not None:
             defended = defended.with_static_nets(load_trained(self.static, fabric.device).members)
+        if isinstance(defended.outside, Outside):
+            check_outside(defended.outside, self.dataset)
         stream = Stream(
             self.dataset.train.to(fabric.device),
             settings.batch_size,
-            defended.views,
-            self.data.shift,
-            self.data.flip,
-            self.own_seed,
-            None if self.outside is None else self._outside_part(self.outside),
+            shift=self.data.shift,
+            flip=self.data.flip,
+            seed=self.own_seed,
         )
-        optimisation = TrainingSettings(
+        history = train(
+            ens,
+            stream,
+            defended,
             settings.epochs,
-            settings.learning_rate,
+            adam(settings.learning_rate),
             settings.schedule,
-            settings.save_every,
-            settings.by_member,
-            settings.strategy,
-            settings.cuda_graph,
+            [Shown(on_progress)],
+            fabric=fabric,
+            state_file=self.folder / STATE,
+            save_every=settings.save_every,
+            by_member=settings.by_member,
+            strategy=settings.strategy,
         )
-
-        def show(step: int, steps: int, means: dict[str, float]) -> None:
-            shown = {"loss": "loss", "gal": "GAL", "coherence": "coherence", "accuracy": "accuracy"}
-            parts = [f"{word} {means[n]:.3f}" for n, word in shown.items() if n in means]
-            on_progress(step, steps, "  ".join(parts))
-
-        state = self.folder / STATE
-        history = train(ens, stream, defended.terms, optimisation, fabric, state, show)
         if fabric.is_global_zero:
             about = {**self.about, "versions": versions()}
             save_ensemble(self.folder / ENSEMBLE, ens, about)
             write_json_lines(self.folder / HISTORY, history)
 
-    def _outside_part(self, outside: Outside) -> OutsidePart:
-        check_outside(outside, self.dataset)
-        return OutsidePart(outside, OUTSIDE_SHARE, self.dataset.classes)
+
+@dataclass(frozen=True)
+class Shown:
+    """A callback that shows how far a training is.
+
+    Attributes:
+        on_progress: Is told steps done, steps in all, and a line.
+    """
+
+    on_progress: OnProgress
+
+    def on_step(self, step: int, steps: int, means: dict[str, float]) -> None:
+        """Show the running means of the epoch."""
+        shown = {"loss": "loss", "gal": "GAL", "coherence": "coherence", "accuracy": "accuracy"}
+        parts = [f"{word} {means[name]:.3f}" for name, word in shown.items() if name in means]
+        self.on_progress(step, steps, "  ".join(parts))
 
 
 def build_ensemble(model: ModelConfig, dataset: Dataset) -> Ensemble:
