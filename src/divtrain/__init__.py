@@ -4,10 +4,11 @@ Kariyappa and Qureshi, "Improving Adversarial Robustness of Ensembles with Diver
 arXiv 1901.09981 (2019).
 """
 
-from divtrain import analysis, attacks, data, evaluation, models, training
+from divtrain import analysis, attacks, data, defences, evaluation, models, training
 from divtrain.cross_entropy import cross_entropy
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
+from divtrain.forward import Batch, MemberPass, member_pass
 from divtrain.gal import (
     DiversityLoss,
     coherence,
@@ -20,21 +21,25 @@ from divtrain.training import load_ensemble, load_weights, save_ensemble
 from divtrain.version import __version__
 
 __all__ = [
+    "Batch",
     "DiversityLoss",
     "DivtrainError",
     "Ensemble",
+    "MemberPass",
     "__version__",
     "analysis",
     "attacks",
     "coherence",
     "cross_entropy",
     "data",
+    "defences",
     "diversity_loss",
     "evaluation",
     "gradient_alignment_loss",
     "input_gradients",
     "load_ensemble",
     "load_weights",
+    "member_pass",
     "models",
     "pairwise_cosine",
     "save_ensemble",

@@ -1,9 +1,7 @@
 """Checks of images, labels and eps: each raises an error that teaches, before any work is done."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -44,23 +42,10 @@ def check_images(x: Tensor) -> None:
         )
 
 
-_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
-
-
-@contextmanager
-def trusting_labels() -> Iterator[None]:
-    """Context in which `check_labels` looks at no value, and so does not wait for a device."""
-    token = _trusted.set(True)
-    try:
-        yield
-    finally:
-        _trusted.reset(token)
-
-
 def check_labels(y: Tensor, batch: int, classes: int) -> None:
     """Check that `y` is (batch,) of int64 labels in [0, classes).
 
-    Under `trusting_labels` their range goes unchecked.
+    It reads their range, which waits for their device.
 
     Raises:
         DivtrainError: naming the offending shape, dtype or values.
@@ -68,8 +53,6 @@ def check_labels(y: Tensor, batch: int, classes: int) -> None:
     check_label_shape(y, batch)
     if y.dtype != torch.int64:
         raise DivtrainError(f"expected int64 labels, got {y.dtype}; convert with y.long()")
-    if _trusted.get():
-        return
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:
         raise DivtrainError(
@@ -79,7 +62,7 @@ def check_labels(y: Tensor, batch: int, classes: int) -> None:
 
 
 def check_label_shape(y: Tensor, batch: int) -> None:
-    """Check that `y` holds one label an image.
+    """Check that `y` holds one label per image.
 
     Raises:
         DivtrainError: naming the shape that came.
@@ -89,7 +72,7 @@ def check_label_shape(y: Tensor, batch: int) -> None:
     if y.shape != (batch,):
         hint = "; turn one-hot labels into classes with y.argmax(1)" if y.ndim == 2 else ""
         raise DivtrainError(
-            f"expected one label an image, shape ({batch},), got {tuple(y.shape)}{hint}"
+            f"expected one label per image, shape ({batch},), got {tuple(y.shape)}{hint}"
         )
 
 
@@ -117,3 +100,14 @@ def check_eps(eps: float) -> None:
 
 def _is_eight_bit(eps: object) -> bool:
     return isinstance(eps, (int, float)) and 1 < eps <= 255
+
+
+def first_few(names: Iterable[str], most: int = 5) -> str:
+    """List names in a message, the first few of many.
+
+    >>> first_few("abcdefgh")
+    'a, b, c, d, e and 3 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

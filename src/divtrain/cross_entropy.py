@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from divtrain.checks import check_labels
+from divtrain.checks import check_label_shape, check_labels
 
 
 def cross_entropy(
@@ -30,8 +30,17 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[40.0, 0.0]]), torch.tensor([0])).item()
     4.24835413113866e-18
     """
+    check_labels(y, logits.shape[-2], logits.shape[-1])
+    return trusted_cross_entropy(logits, y)
+
+
+def trusted_cross_entropy(
+    logits: Float[Tensor, "*lead batch classes"], y: Tensor
+) -> Float[Tensor, "*lead batch"]:
+    """`cross_entropy` of labels whose values were checked before: it does not wait for a device."""
+    check_label_shape(y, logits.shape[-2])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    label = label_mask(logits, y)
+    label = _mask(logits, y)
     others = torch.logsumexp(logits.masked_fill(label, -math.inf), dim=-1)
     return F.softplus(others - logits.masked_fill(~label, 0).sum(-1))
 
@@ -41,5 +50,9 @@ def label_mask(
 ) -> Bool[Tensor, "batch classes"]:
     """Where the true class is; raises as `cross_entropy` does."""
     check_labels(y, logits.shape[-2], logits.shape[-1])
+    return _mask(logits, y)
+
+
+def _mask(logits: Tensor, y: Tensor) -> Tensor:
     # Not one_hot, which on some devices looks at the values once more.
     return y.unsqueeze(-1) == torch.arange(logits.shape[-1], device=y.device)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,17 @@ from torch import Tensor, nn
 from divtrain.errors import DivtrainError, unknown_name
 
 Aggregate = Literal["prob", "logit", "vote"]
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """What yields the logits of several members: `Ensemble`, bare or wrapped by Fabric."""
+
+    members: nn.ModuleList
+
+    def member_logits(self, x: Tensor, /) -> Tensor:
+        """Logits of every member, (member, batch, class); `x` may hold one set per member."""
+        ...
 
 
 class Ensemble(nn.Module):

@@ -9,100 +9,22 @@
 Half-precision inputs are computed in float32 here, also under autocast; float64 stays float64.
 """
 
-import math
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from divtrain.checks import check_images
-from divtrain.cross_entropy import cross_entropy
-from divtrain.double_backward import FastDoubleBackward
+from divtrain.checks import check_images, check_labels
+from divtrain.ensemble import HasMembers
 from divtrain.errors import DivtrainError
+from divtrain.forward import Batch, MemberPass, member_pass
 
 VANISHING = 1e-30
 """An input gradient whose largest entry is below this counts as vanished: every CS with it is 0.
 
 Not lower, since the derivative of CS divides by the gradient and must stay within float32."""
-
-
-@runtime_checkable
-class HasMembers(Protocol):
-    """What yields the logits of several members: `Ensemble`, bare or wrapped by Fabric."""
-
-    members: nn.ModuleList
-
-    def member_logits(self, x: Tensor, /) -> Tensor:
-        """Logits of every member, (member, batch, class); `x` may hold one copy a member."""
-        ...
-
-
-@dataclass(frozen=True)
-class MemberPass:
-    """One forward pass of every member on one batch, shared by every term of a loss.
-
-    Attributes:
-        x: The images that record gradients, the first of the batch, one copy a member:
-            (member, recording, channel, height, width).
-        logits: (member, batch, class).
-        losses: Per-example cross-entropy J_i of each member, (member, batch).
-        some: At how many images, the first of the batch, a term takes input gradients.
-    """
-
-    x: Float[Tensor, "member recording channel height width"]
-    logits: Float[Tensor, "member batch classes"]
-    losses: Float[Tensor, "member batch"]
-    some: int
-
-    def input_gradients(self, create_graph: bool) -> Float[Tensor, "member some feature"]:
-        """Return g_i, the gradient of each member's *summed* cross-entropy: exact per example.
-
-        Every member reads its own copy of the images, so one backward pass of the sum of all
-        losses yields every g_i, and each member is passed through once.
-        """
-        losses = self.losses[:, : self.x.shape[1]]
-        (gradients,) = torch.autograd.grad(
-            losses.sum(), self.x, create_graph=create_graph, retain_graph=True
-        )
-        return gradients[:, : self.some].flatten(2)
-
-
-def images_in(share: float, batch: int) -> int:
-    """How many images a share of a batch is, rounded up (and not by a rounding error)."""
-    return math.ceil(share * batch - 1e-9)
-
-
-def member_pass(
-    ens: HasMembers, x: Tensor, y: Tensor, share: float = 1.0, twice: bool = True
-) -> MemberPass:
-    """Run every member once on `x` (not modified; gradients do not flow beyond it).
-
-    Images are taken to be right: a training loop has checked them when it loaded them.
-
-    Args:
-        ens: An `Ensemble`.
-        x: Images in [0, 1], (batch, channel, height, width).
-        y: Labels, (batch,).
-        share: Share of the batch, counted from its first image and rounded up, whose images record
-            gradients; the rest passes for the price of plain training. Batch norm in train mode
-            normalises the two parts apart.
-        twice: Whether the input gradients will be differentiated in their turn.
-    """
-    some = images_in(share, len(x))
-    recording = x[:some].detach().expand(len(ens.members), *x[:some].shape).clone()
-    parts: list[Tensor] = []
-    if some:
-        recording.requires_grad_()
-        with FastDoubleBackward() if twice else nullcontext():
-            parts.append(ens.member_logits(recording))
-    if some < len(x):
-        parts.append(ens.member_logits(x[some:].detach()))
-    logits = torch.cat(parts, dim=1)
-    return MemberPass(recording, logits, cross_entropy(logits, y), some)
 
 
 def input_gradients(
@@ -126,20 +48,22 @@ def input_gradients(
         DivtrainError: for images that are not (batch, channel, height, width), floating point and
             in [0, 1], or labels that are not (batch,), int64 and in range.
     """
-    _check(ens, x)
     with torch.inference_mode(False), torch.enable_grad():
         # A label made under inference_mode may not be saved for backward: clone it here.
-        forward = member_pass(ens, x, y.clone(), twice=create_graph)
-        return forward.input_gradients(create_graph)
+        forward = _checked_pass(ens, x, y.clone(), create_graph)
+        return forward.input_gradients(create_graph=create_graph)
 
 
-def _check(ens: HasMembers, x: Tensor) -> None:
+def _checked_pass(ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool) -> MemberPass:
     if not isinstance(ens, HasMembers):
         raise DivtrainError(
             f"expected an Ensemble, got {type(ens).__name__}; wrap your modules:"
             " divtrain.Ensemble([net_a, net_b])"
         )
     check_images(x)
+    forward = member_pass(ens, Batch(x, y), create_graph=create_graph)
+    check_labels(y, len(x), forward.logits.shape[-1])
+    return forward
 
 
 def pairwise_cosine(g: Tensor) -> Float[Tensor, "batch pair"]:
@@ -280,12 +204,11 @@ def diversity_loss(
             f"expected gal_weight >= 0, got {gal_weight!r}; the paper's is 0.5, and a negative one"
             " would align the members"
         )
-    _check(ens, x)
-    if len(ens.members) < 2:
+    if isinstance(ens, HasMembers) and len(ens.members) < 2:
         raise DivtrainError(
             "expected an ensemble of at least 2 members, got 1: alignment is a property of pairs"
         )
-    forward = member_pass(ens, x, y)
+    forward = _checked_pass(ens, x, y, create_graph=True)
     aligned = alignment(forward.input_gradients(create_graph=True), temperature)
     cross = forward.losses.mean()
     return DiversityLoss(

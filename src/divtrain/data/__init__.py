@@ -11,16 +11,14 @@ from divtrain.data.outside import (
     open_outside,
     same_source,
 )
-from divtrain.data.stream import Clean, Noisy, OutsidePart, Stream, View
+from divtrain.data.stream import OutsidePart, Stream, View, mix_seed, steps_per_epoch
 from divtrain.data.subset import balanced_subset, hold_out
 
 __all__ = [
     "DATASETS",
     "NOISES",
-    "Clean",
     "Dataset",
     "Images",
-    "Noisy",
     "Outside",
     "OutsidePart",
     "Split",
@@ -32,9 +30,11 @@ __all__ = [
     "check_outside_name",
     "hold_out",
     "load_dataset",
+    "mix_seed",
     "open_outside",
     "random_flip",
     "random_shift",
     "same_source",
+    "steps_per_epoch",
     "truncated_normal",
 ]

@@ -107,8 +107,7 @@ class OtherImages:
             chosen = torch.randperm(len(images), generator=generator, device=device)[:count]
         else:
             raise DivtrainError(
-                f"{self.name} has {len(images)} test images, {count} are asked for; lower"
-                " --detection.images"
+                f"{self.name} has {len(images)} test images, {count} are asked for; ask for fewer"
             )
         return images[chosen.to(images.device)].to(device)
 
@@ -173,8 +172,8 @@ def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
     """
     if isinstance(outside, OtherImages) and same_source(outside.name, inside.name):
         raise DivtrainError(
-            f"{outside.name} is the data set itself, not outside of it; name another set, or"
-            f" {' or '.join(NOISES)}, with --train.outside or --detection.against"
+            f"expected images from outside the data set, got {outside.name}, the data set itself;"
+            f" name another set, or {' or '.join(NOISES)}"
         )
     shape = inside.train.x.shape[1:]
     outside((1, *shape), torch.Generator().manual_seed(0))

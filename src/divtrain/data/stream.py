@@ -1,58 +1,31 @@
-"""What a defence trains on: the images in each of its views, batch by batch.
+"""Seeded training batches: shuffled, augmented, each image in each of several views.
 
-Batch `step` is a function of the seed and of `step` alone, so a run that was killed goes on
-where it stopped with nothing but the step number.
-
-A batch may begin with images from outside the training distribution (`OutsidePart`). First, and
-always as many, so that terms know them by their place: as a share of the batch.
+Batch `step` is a function of the seed and of `step` alone, so a run that was killed resumes with
+nothing but the step number. Drawing a batch never waits for the images' device: where each view's
+images stand is worked out on the CPU, once per epoch.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from divtrain.checks import first_few
 from divtrain.data.augment import random_flip, random_shift
 from divtrain.data.datasets import Images
-from divtrain.data.noise import add_noise
 from divtrain.data.outside import Outside
 from divtrain.errors import DivtrainError
-from divtrain.gal import images_in
+from divtrain.forward import Batch, leading
 
 View = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 """Maps augmented images and labels to the images trained on, in [0, 1]."""
 
 
 @dataclass(frozen=True)
-class Clean:
-    """The augmented images as they are: D'."""
-
-    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Return `x`."""
-        del y, generator
-        return x
-
-
-@dataclass(frozen=True)
-class Noisy:
-    """The augmented images plus truncated normal noise: D_noise.
-
-    Attributes:
-        eps_max: Largest absolute noise, in pixel units.
-    """
-
-    eps_max: float
-
-    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Add the noise."""
-        del y
-        return add_noise(x, self.eps_max, generator)
-
-
-@dataclass(frozen=True)
 class OutsidePart:
-    """The first images of each batch, from outside the training distribution.
+    """The part ``outside`` of each batch: images from outside the training distribution.
 
     They have no class, but GAL's input gradients are those of a cross-entropy and need one. Each
     is given a class drawn uniformly, the same for every member (our choice; the paper is silent).
@@ -73,17 +46,42 @@ class OutsidePart:
         y = torch.randint(self.classes, (len(x),), generator=generator, device=x.device)
         return x, y
 
+    def before(self, batch: Batch, size: int, generator: torch.Generator) -> Batch:
+        """Return the batch with `size` such images before those that are in it."""
+        x, y = self.draw(batch.x[:1].expand(size, *batch.x.shape[1:]), generator)
+        x, y = torch.cat([x, batch.x]), torch.cat([y, batch.y])
+        return Batch(x, y, {"outside": slice(0, size), "given": slice(size, len(x))})
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Which image stands where in the batches of one epoch.
+
+    Attributes:
+        images: Index of each image, (step, place), on the images' device.
+        views: Its view, (step, place), on the CPU.
+        places: The places of each batch sorted by view, (step, place), on the images' device.
+        counts: How many images of each batch are in each view, by step and view.
+    """
+
+    images: Tensor
+    views: Tensor
+    places: Tensor
+    counts: list[list[int]]
+
 
 @dataclass(frozen=True)
 class Stream:
     """Shuffled, augmented training batches on the device of the images.
 
     With V views an epoch visits each image V times, once in each view, in one shuffled order.
+    `divtrain.training.train` sets views and images from outside by the defence; give it a stream
+    without.
 
     Attributes:
         images: Training images.
-        batch_size: Images a batch; a smaller rest at the end of an epoch is dropped.
-        views: One or more of `Clean()`, `Noisy(...)`, or any callable of the kind.
+        batch_size: Images per batch; a smaller rest at the end of an epoch is dropped.
+        views: What becomes of the augmented images; as they are if empty.
         shift: Largest random shift in pixels.
         flip: Whether to mirror images at random.
         seed: Order, augmentation and noise.
@@ -92,87 +90,110 @@ class Stream:
 
     images: Images
     batch_size: int
-    views: Sequence[View] = (Clean(),)
+    views: Sequence[View] = ()
     shift: int = 0
     flip: bool = False
     seed: int = 0
     outside: OutsidePart | None = None
-    _order: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _epochs: dict[int, Epoch] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         if self.batch_size < 1:
             raise DivtrainError(f"expected batch_size >= 1, got {self.batch_size}")
-        if not self.views:
-            raise DivtrainError("expected at least one view of the images, got none")
-        if self.inside_size < 1:
+        if self.outside_size >= self.batch_size:
             raise DivtrainError(
                 f"batch_size {self.batch_size} leaves no room for training images beside those from"
                 " outside; raise it"
             )
         if self.steps_per_epoch == 0:
             raise DivtrainError(
-                f"batch_size {self.batch_size} is more than the {self.epoch_size} images of an"
-                " epoch; lower it"
+                f"batch_size {self.batch_size} is more than the"
+                f" {len(self.images) * max(1, len(self.views))} images of an epoch; lower it"
             )
 
     @property
-    def epoch_size(self) -> int:
-        """Images visited in an epoch, counting each view."""
-        return len(self.images) * len(self.views)
-
-    @property
     def outside_size(self) -> int:
-        """Images from outside in a batch: its first."""
-        return 0 if self.outside is None else images_in(self.outside.share, self.batch_size)
-
-    @property
-    def inside_size(self) -> int:
-        """Training images in a batch: its last."""
-        return self.batch_size - self.outside_size
+        """Number of images from outside in a batch."""
+        return 0 if self.outside is None else leading(self.outside.share, self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch."""
-        return self.epoch_size // self.inside_size
+        share = 0.0 if self.outside is None else self.outside.share
+        return steps_per_epoch(len(self.images), len(self.views), self.batch_size, share)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return images and labels of batch `step`, counted from 0 over all epochs.
-
-        Images from outside come first, with a class drawn at random.
-        """
-        image, view = self.places(step)
+    def batch(self, step: int) -> Batch:
+        """Return batch `step`, counted from 0 over all epochs."""
+        epoch, position = self._epoch(step)
+        image = epoch.images[position]
         x, y = self.images.x[image], self.images.y[image]
-        generator = torch.Generator(x.device).manual_seed(_mix(self.seed, 2, step))
+        generator = torch.Generator(x.device).manual_seed(mix_seed(self.seed, 2, step))
         x = random_shift(x, self.shift, generator)
         if self.flip:
             x = random_flip(x, generator)
-        for index, apply in enumerate(self.views):
-            here = (view == index).nonzero().squeeze(1)
-            if len(here):
-                x[here] = apply(x[here], y[here], generator)
-        if self.outside is not None:
-            like = x[:1].expand(self.outside_size, *x.shape[1:])
-            parts = zip(self.outside.draw(like, generator), (x, y), strict=True)
-            x, y = (torch.cat(both) for both in parts)
-        return x, y
+        here = epoch.places[position].split(epoch.counts[position])
+        for view, places in zip(self.views, here, strict=False):
+            if len(places):
+                x[places] = view(x[places], y[places], generator)
+        if self.outside is None:
+            return Batch(x, y)
+        return self.outside.before(Batch(x, y), self.outside_size, generator)
 
     def places(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return which image, and which view of it, stands at each inside place of a batch."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        chosen = self._epoch_order(epoch)[position * self.inside_size :][: self.inside_size]
-        return chosen % len(self.images), chosen // len(self.images)
+        """Return which image, and which view of it, stands at each given place of a batch."""
+        epoch, position = self._epoch(step)
+        return epoch.images[position], epoch.views[position]
 
-    def _epoch_order(self, epoch: int) -> Tensor:
-        if epoch not in self._order:
-            generator = torch.Generator().manual_seed(_mix(self.seed, 1, epoch))
-            order = torch.randperm(self.epoch_size, generator=generator)
-            self._order.clear()
-            self._order[epoch] = order.to(self.images.x.device)
-        return self._order[epoch]
+    def describe(self, step: int, mask: Tensor) -> str:
+        """Name the images of a batch where `mask`, (batch,), is set, for a message."""
+        outside, given = mask.cpu().tensor_split([self.outside_size])
+        image, view = (part.cpu()[given] for part in self.places(step))
+        words: list[str] = []
+        if len(image):
+            views = [repr(self.views[index]) for index in view.unique().tolist() if self.views]
+            seen = f", seen as {', '.join(views)}" if views else ""
+            words.append(f"training images {first_few(map(str, image.tolist()))}{seen}")
+        if outside.any():
+            words.append(f"{int(outside.sum())} from outside the training distribution")
+        return "; ".join(words)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what determines the batches, but for views and images from outside."""
+        return {
+            "images": list(self.images.x.shape),
+            "batch_size": self.batch_size,
+            "shift": self.shift,
+            "flip": self.flip,
+            "seed": self.seed,
+        }
+
+    def _epoch(self, step: int) -> tuple[Epoch, int]:
+        """Return the epoch of a step, and the step's place in it."""
+        number, position = divmod(step, self.steps_per_epoch)
+        if number not in self._epochs:
+            self._epochs.clear()
+            self._epochs[number] = self._order(number)
+        return self._epochs[number], position
+
+    def _order(self, number: int) -> Epoch:
+        count, views = len(self.images), max(1, len(self.views))
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, 1, number))
+        order = torch.randperm(count * views, generator=generator)
+        size = self.batch_size - self.outside_size
+        order = order[: self.steps_per_epoch * size].view(-1, size)
+        view, device = order // count, self.images.x.device
+        counts = torch.nn.functional.one_hot(view, views).sum(1).tolist()
+        places = view.argsort(dim=1, stable=True)
+        return Epoch((order % count).to(device), view, places.to(device), counts)
 
 
-def _mix(seed: int, purpose: int, index: int) -> int:
+def steps_per_epoch(images: int, views: int, batch_size: int, outside_share: float = 0.0) -> int:
+    """Return the number of full batches in which `images` images are seen once in each view."""
+    return images * max(1, views) // (batch_size - leading(outside_share, batch_size))
+
+
+def mix_seed(seed: int, purpose: int, index: int) -> int:
     """One seed from three numbers (torch's CPU generator uses its low 32 bits)."""
     mixed = seed
     for part in (purpose, index):

@@ -1,48 +1,34 @@
-"""One loop; a defence is a list of loss terms and a stream of views."""
+"""One training loop for every defence."""
 
-from divtrain.training.adversarial import Adversarial, AdversarialLeastLikely
 from divtrain.training.checkpoint import load_ensemble, load_weights, save_ensemble
-from divtrain.training.cuda_graph import check_cuda_graph
-from divtrain.training.devices import (
+from divtrain.training.loop import adam, train
+from divtrain.training.parallel import (
     Strategy,
     check_devices,
     leave_group,
     torchrun_processes,
     training_processes,
 )
-from divtrain.training.loop import Schedule, TrainingSettings, train
+from divtrain.training.schedule import Schedule, ScheduleName, rate_at
 from divtrain.training.state import History
 from divtrain.training.step import StepResult, step_by_member, step_together
-from divtrain.training.terms import (
-    CrossEntropy,
-    GradientAlignment,
-    InsideCrossEntropy,
-    Term,
-    total_loss,
-)
 
 __all__ = [
-    "Adversarial",
-    "AdversarialLeastLikely",
-    "CrossEntropy",
-    "GradientAlignment",
     "History",
-    "InsideCrossEntropy",
     "Schedule",
+    "ScheduleName",
     "StepResult",
     "Strategy",
-    "Term",
-    "TrainingSettings",
-    "check_cuda_graph",
+    "adam",
     "check_devices",
     "leave_group",
     "load_ensemble",
     "load_weights",
+    "rate_at",
     "save_ensemble",
     "step_by_member",
     "step_together",
     "torchrun_processes",
-    "total_loss",
     "train",
     "training_processes",
 ]

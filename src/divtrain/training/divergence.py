@@ -1,4 +1,4 @@
-"""Divergence: a loss, gradient or weight that is no longer finite, told before it does harm."""
+"""Divergence: a loss, gradient or weight that is no longer finite, noticed before it does harm."""
 
 import functools
 import math
@@ -8,28 +8,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from divtrain.cross_entropy import cross_entropy
-from divtrain.data.stream import Stream
+from divtrain.checks import first_few
+from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.errors import DivtrainError
+from divtrain.forward import Batch
+from divtrain.training.batches import Batches
 
-SHOWN = 5
-"""Images and parameters named in a message."""
 
-
-def finite_log(
-    log: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]
-) -> tuple[dict[str, float], bool]:
-    """Fetch what a step logs, and tell whether the optimiser may take the step.
-
-    Everything comes from the device in one transfer.
+def are_finite(log: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return, as a boolean tensor, whether the optimiser may take a step; not read from the device.
 
     Args:
-        log: Scalars by name.
+        log: Scalars by name, on one device.
         parameters: Parameters with their gradients.
 
     Returns:
-        The scalars, and whether all of them are finite and so are the squares of the gradients,
-        which Adam sums: an overflow there would stop a weight for ever.
+        Whether all scalars are finite and so are the squares of the gradients, which Adam sums: an
+        overflow there would stop a weight for ever.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # torch.nn.utils.get_total_norm is this, but younger than the torch we ask for.
@@ -37,16 +32,15 @@ def finite_log(
     scalars = [*(value.detach() for value in log.values()), *norms]
     kind = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
     device = next(iter(log.values())).device
-    values = torch.stack([scalar.to(device, kind) for scalar in scalars]).tolist()
-    return dict(zip(log, values, strict=False)), all(map(math.isfinite, values))
+    return torch.stack([scalar.to(device, kind) for scalar in scalars]).isfinite().all()
 
 
 def divergence(
     values: Mapping[str, float],
-    batch: tuple[Tensor, Tensor],
+    batch: Batch,
     logits: Tensor,
     ens: nn.Module,
-    stream: Stream,
+    batches: Batches,
     step: int,
     steps: int,
     state_file: Path | None,
@@ -58,20 +52,20 @@ def divergence(
         batch: Its images and labels.
         logits: What the members answered, (member, batch, class).
         ens: The ensemble, with the step's gradients.
-        stream: Where the batch came from.
+        batches: Where the batch came from.
         step: Steps done before it.
         steps: Steps in all.
         state_file: Where the training state is kept.
     """
-    epoch, position = divmod(step, stream.steps_per_epoch)
+    epoch, position = divmod(step, batches.steps_per_epoch)
     shown = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "accuracy")
     # Batch norm has seen the batch already: its statistics may be spoiled where weights are not.
     spoiled = _broken_weights(ens)
     memory = "" if spoiled else f"the weights in memory are those of before the step, {step} done"
     parts = [
         f"training diverged at step {step + 1} of {steps} (epoch {epoch + 1}, batch"
-        f" {position + 1} of {stream.steps_per_epoch}): {shown}",
-        _culprit(batch, logits, ens, stream, step),
+        f" {position + 1} of {batches.steps_per_epoch}): {shown}",
+        _culprit(batch, logits, ens, batches, step),
         _kept(state_file, memory),
         _advice(values, step),
     ]
@@ -86,10 +80,10 @@ def check_weights(ens: nn.Module, step: int, steps: int, state_file: Path | None
     """
     broken = _broken_weights(ens)
     if broken:
+        kept = _kept(state_file, "they are not saved")
         raise DivtrainError(
             f"training diverged at step {step} of {steps}: the loss was finite, but the step made"
-            f" weights that are not ({_some(broken)}); {_kept(state_file, 'they are not saved')};"
-            f" {_advice({}, step)}"
+            f" weights that are not ({first_few(broken)}); {kept}; {_advice({}, step)}"
         )
 
 
@@ -99,51 +93,33 @@ def _broken_weights(ens: nn.Module) -> list[str]:
     return [n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()]
 
 
-def _culprit(
-    batch: tuple[Tensor, Tensor], logits: Tensor, ens: nn.Module, stream: Stream, step: int
-) -> str:
+def _culprit(batch: Batch, logits: Tensor, ens: nn.Module, batches: Batches, step: int) -> str:
     """Say which images, members and parameters are not finite, the first cause first."""
+
+    def these(mask: Tensor) -> str:
+        return f"{int(mask.sum())} of {len(mask)} images ({batches.describe(step, mask)})"
+
     weights = [name for name, p in ens.named_parameters() if not p.isfinite().all()]
     if weights:
         origin = ", the one before it made them so" if step else ""
-        return f"weights were not finite before the step{origin}: {_some(weights)}"
-    x, y = batch
-    pixels = ~x.flatten(1).isfinite().all(1)
+        return f"weights were not finite before the step{origin}: {first_few(weights)}"
+    pixels = ~batch.x.flatten(-3).isfinite().all(-1)
+    pixels = pixels.any(0) if pixels.ndim == 2 else pixels
     if pixels.any():
-        return (
-            f"the batch itself has pixels that are not finite, at {_images(pixels, stream, step)}"
-        )
-    losses = ~cross_entropy(logits.detach(), y).isfinite()
+        return f"the batch itself has pixels that are not finite, at {these(pixels)}"
+    losses = ~trusted_cross_entropy(logits.detach(), batch.y).isfinite()
     if losses.any():
         members = losses.any(1).nonzero().flatten().tolist()
         return (
             f"the loss of member {', '.join(map(str, members))} (counted from 0) is not finite, at"
-            f" {_images(losses.any(0), stream, step)}"
+            f" {these(losses.any(0))}"
         )
     gradients = [
         name
         for name, parameter in ens.named_parameters()
         if parameter.grad is not None and not parameter.grad.square().sum().isfinite()
     ]
-    return f"every member's own loss is finite, the gradient is not: {_some(gradients)}"
-
-
-def _images(mask: Tensor, stream: Stream, step: int) -> str:
-    """Name images of the batch as they are counted, from 0, in the training set."""
-    outside, inside = mask.cpu().tensor_split([stream.outside_size])
-    image, view = (part.cpu()[inside] for part in stream.places(step))
-    words: list[str] = []
-    if len(image):
-        views = ", ".join(repr(stream.views[index]) for index in view.unique().tolist())
-        words.append(f"training images {_some(list(map(str, image.tolist())))}, seen as {views}")
-    if outside.any():
-        words.append(f"{int(outside.sum())} from outside the training distribution")
-    return f"{int(mask.sum())} of {len(mask)} images ({'; '.join(words)})"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return f"every member's own loss is finite, the gradient is not: {first_few(gradients)}"
 
 
 def _kept(state_file: Path | None, memory: str) -> str:
@@ -154,10 +130,10 @@ def _kept(state_file: Path | None, memory: str) -> str:
 
 
 def _advice(values: Mapping[str, float], step: int) -> str:
-    tries = ["a lower --train.learning-rate", "--train.precision fp32 if it is bf16"]
+    tries = ["a lower learning rate", "float32 if the precision is bfloat16"]
     if not math.isfinite(values.get("gal", 0.0)):
-        tries.insert(1, "a lower --train.gal-weight or a higher --train.temperature")
+        tries.insert(1, "a lower gal_weight or a higher temperature")
     first = (
         "nothing was learnt yet, so look at the model and the images first; " if not step else ""
     )
-    return f"{first}try {', '.join(tries)}, each with another --out"
+    return f"{first}try {', '.join(tries)}"

@@ -1,4 +1,4 @@
-"""Where a training run stands, and its file: all that is needed to go on as if never stopped."""
+"""Where a training run stands, and its file: all that is needed to resume as if never stopped."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -13,12 +13,12 @@ from divtrain.errors import DivtrainError
 from divtrain.fields import from_json
 from divtrain.files import read_tensors, reading, write_tensors
 
-FORMAT = "divtrain-training-state-2"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What Adam remembers of each parameter, beside its step."""
+FORMAT = "divtrain-training-state-3"
+Slots = dict[int, dict[str, Any]]
+"""What an optimiser remembers, by the index of the parameter and name: tensors, numbers or None."""
 
 History = list[dict[str, float]]
-"""One row an epoch: epoch, step, learning_rate, loss, its parts, accuracy, seconds."""
+"""One row per epoch: epoch, step, learning_rate, loss, its parts, accuracy, seconds."""
 
 
 @dataclass
@@ -65,24 +65,44 @@ def save_state(
     ens: Ensemble,
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
-    recipe: dict[str, str],
+    recipe: dict[str, Any],
 ) -> None:
     """Save weights, optimiser, torch's CPU generator and position to one safetensors file.
 
-    `recipe` says what is being trained and how, so that no other run takes the state up.
+    Args:
+        path: The file.
+        ens: The ensemble.
+        optimizer: Any whose state is tensors, numbers and None per parameter, as in torch.
+        state: The position.
+        recipe: What is being trained and how, JSON-able, so that no other run resumes from it.
+
+    Raises:
+        DivtrainError: for an optimiser that remembers anything else.
     """
     tensors = {f"model.{name}": tensor for name, tensor in ens.state_dict().items()}
     tensors["random.cpu"] = torch.get_rng_state()
+    numbers: dict[str, dict[str, float | None]] = {}
     for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in slots.items()}
-    write_tensors(path, tensors, {"format": FORMAT, "recipe": recipe, "state": asdict(state)})
+        for name, value in slots.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            elif value is None or isinstance(value, (int, float)):
+                numbers.setdefault(str(index), {})[name] = value
+            else:
+                raise DivtrainError(
+                    f"expected an optimizer that remembers tensors and numbers per parameter, got"
+                    f" {type(value).__name__} for {name!r} of {type(optimizer).__name__}; train"
+                    " without a state_file"
+                )
+    about = {"format": FORMAT, "recipe": recipe, "state": asdict(state), "numbers": numbers}
+    write_tensors(path, tensors, about)
 
 
 def load_state(
     path: Path,
     ens: Ensemble,
     optimizer: torch.optim.Optimizer,
-    recipe: dict[str, str],
+    recipe: dict[str, Any],
     steps: int,
 ) -> TrainingState:
     """Load what `save_state` saved into the ensemble, the optimiser and torch's CPU generator.
@@ -98,49 +118,81 @@ def load_state(
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DivtrainError(f"{path} is not a training state; {advice}")
     with reading(path):
-        found = from_json(dict[str, str], about["recipe"], path)
+        found = about["recipe"]
         state = from_json(TrainingState, about["state"], path)
-    different = [name for name in recipe if found.get(name) != recipe[name]]
-    if different:
-        name = different[0]
+        numbers = from_json(dict[str, dict[str, float | None]], about["numbers"], path)
+    different = _first_difference(found, recipe)
+    if different is not None:
+        name, theirs, ours = different
         raise DivtrainError(
-            f"{path} belongs to another run: its {name} is {found.get(name, 'nothing')}, this"
-            f" one's is {recipe[name]}; {advice}"
+            f"{path} belongs to another run: its {name} is {theirs!r}, this one's is {ours!r};"
+            f" {advice}"
         )
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with reading(path):
         generator = _check_generator(tensors.pop("random.cpu"))
-        weights, slots = _split(tensors)
+        weights, slots = _split(tensors, numbers, parameters)
         _check_position(state, steps)
     expected = {name: (t.dtype, t.shape) for name, t in ens.state_dict().items()}
     if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    with reading(path):
-        _check_slots(slots, parameters)
     ens.load_state_dict(weights)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
     for parameter, own in optimizer.state.items():
         for name, slot in own.items():
-            if slot.shape == parameter.shape:
+            if isinstance(slot, Tensor) and slot.shape == parameter.shape:
                 # In the parameter's memory layout: fused Adam walks both side by side.
                 own[name] = torch.empty_like(parameter).copy_(slot)
     torch.set_rng_state(generator)
     return state
 
 
-def _split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dict[str, Any]]]:
-    """Part weights from the optimiser's slots, by parameter."""
+def _first_difference(found: Any, ours: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Return the path of the first value that differs in JSON-able data, and both values."""
+    if isinstance(found, dict) and isinstance(ours, dict):
+        pairs = {str(key): (found.get(key), ours.get(key)) for key in [*ours, *found]}
+    elif isinstance(found, list) and isinstance(ours, list) and len(found) == len(ours):
+        pairs = {str(index): pair for index, pair in enumerate(zip(found, ours, strict=True))}
+    else:
+        return None if found == ours else (name or "recipe", found, ours)
+    differences = (
+        _first_difference(*pair, f"{name}.{key}".lstrip(".")) for key, pair in pairs.items()
+    )
+    return next((each for each in differences if each is not None), None)
+
+
+def _split(
+    tensors: dict[str, Tensor],
+    numbers: dict[str, dict[str, float | None]],
+    parameters: list[nn.Parameter],
+) -> tuple[dict[str, Tensor], Slots]:
+    """Part weights from what the optimiser remembers of each of the parameters."""
     weights: dict[str, Tensor] = {}
-    slots: dict[int, dict[str, Any]] = {}
+    slots: Slots = {int(index): dict(own) for index, own in numbers.items()}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner == "model":
             weights[rest] = tensor
-        else:
-            index, _, slot = rest.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
+            continue
+        index, _, slot = rest.partition(".")
+        slots.setdefault(int(index), {})[slot] = tensor
+    for index, own in slots.items():
+        if not 0 <= index < len(parameters):
+            raise ValueError(f"the optimiser has no parameter {index}")
+        for slot, value in own.items():
+            _check_slot(index, slot, value, parameters[index])
     return weights, slots
+
+
+def _check_slot(index: int, name: str, value: Any, parameter: nn.Parameter) -> None:
+    """Check that a tensor of an optimiser fits its parameter as `torch.optim` would use it."""
+    if isinstance(value, Tensor) and value.numel() != 1 and value.ndim == parameter.ndim:
+        fits = all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=True))
+        if not fits or not value.is_floating_point():
+            raise ValueError(
+                f"the optimiser's {name} of parameter {index} is of another shape or type"
+            )
 
 
 def _check_generator(state: Tensor) -> Tensor:
@@ -159,15 +211,3 @@ def _check_position(state: TrainingState, steps: int) -> None:
     )
     if not counted or len(state.history) > state.step:
         raise ValueError("its sums are of no steps")
-
-
-def _check_slots(slots: dict[int, dict[str, Tensor]], parameters: list[nn.Parameter]) -> None:
-    """Check that what Adam remembers is there for every parameter it moved, in its shape."""
-    for index, own in slots.items():
-        if not 0 <= index < len(parameters) or own.keys() != {"step", *MOMENTS}:
-            raise ValueError(f"the optimiser has no parameter {index} with {', '.join(own)}")
-        shape = parameters[index].shape
-        if own["step"].numel() != 1 or any(own[name].shape != shape for name in MOMENTS):
-            raise ValueError(f"the optimiser's memory of parameter {index} is of another shape")
-        if not all(tensor.is_floating_point() for tensor in own.values()):
-            raise ValueError(f"the optimiser's memory of parameter {index} is of another type")

@@ -3,8 +3,8 @@
 The last two rest on the members sharing nothing but the loss, which is a function of what each
 answers, z_i, and of its input gradients, g_i. Once all of them are known, so are dL/dz_i and
 dL/dg_i, and the gradient of member i is that of <z_i, dL/dz_i> + <g_i, dL/dg_i>: exact, in the
-memory of one member, for one more forward pass and one more to the images; or, where other
-processes hold the other members, for an exchange of z_i and g_i.
+memory of one member, for one more forward pass and one more backward pass to the images; or, where
+other processes hold the other members, for an exchange of z_i and g_i.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from divtrain.cross_entropy import cross_entropy
-from divtrain.ensemble import Ensemble
-from divtrain.gal import HasMembers, MemberPass, member_pass
-from divtrain.training.terms import Term, total_loss
+from divtrain.cross_entropy import trusted_cross_entropy
+from divtrain.defences import Term, recorded_images, total_loss
+from divtrain.ensemble import Ensemble, HasMembers
+from divtrain.forward import Batch, MemberPass, member_pass
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Backward = Callable[..., None]
@@ -26,13 +26,13 @@ Backward = Callable[..., None]
 
 @runtime_checkable
 class Exchange(Protocol):
-    """Puts together what the members held in several processes yield."""
+    """Puts together the values of members that are held by several processes."""
 
-    def whole(self, own: Tensor, /) -> Tensor:
+    def gather(self, held: Tensor, /) -> Tensor:
         """Return the values of all members, (member, ...), from those of the members held here."""
         ...
 
-    def own(self, whole: Tensor, /) -> Tensor:
+    def held(self, values: Tensor, /) -> Tensor:
         """Return the values of the members held here from those of all."""
         ...
 
@@ -40,13 +40,13 @@ class Exchange(Protocol):
 class AllHere:
     """The exchange of a process that holds all members."""
 
-    def whole(self, own: Tensor) -> Tensor:
+    def gather(self, held: Tensor) -> Tensor:
         """See `Exchange`."""
-        return own
+        return held
 
-    def own(self, whole: Tensor) -> Tensor:
+    def held(self, values: Tensor) -> Tensor:
         """See `Exchange`."""
-        return whole
+        return values
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,11 @@ class StepResult:
     logits: Tensor
 
 
-def largest_share(terms: Sequence[Term], number: int) -> float:
-    """Share of the batch that has to record gradients at step `number`."""
-    return max((term.share(number) for term in terms), default=0.0)
-
-
 def step_together(
     model: HasMembers,
-    x: Tensor,
-    y: Tensor,
+    batch: Batch,
     terms: Sequence[Term],
-    number: int = 0,
+    step: int = 0,
     autocast: Autocast = nullcontext,
     backward: Backward = torch.autograd.backward,
 ) -> StepResult:
@@ -82,42 +76,24 @@ def step_together(
 
     Args:
         model: The ensemble, in train mode.
-        x: Images, (batch, channel, height, width).
-        y: Labels, (batch,).
+        batch: Images and labels, whose values were checked before.
         terms: The loss is their sum.
-        number: Steps done before this one, for terms that are not taken at every step.
+        step: Steps done before this one, for terms that are not taken at every step.
         autocast: Makes the context of the forward passes.
         backward: Called with a scalar and `inputs`; adds gradients to the `.grad` of those.
     """
     with autocast():
-        forward = member_pass(model, x, y, largest_share(terms, number))
-    loss, log = total_loss(terms, forward, number)
+        forward = member_pass(model, batch, recorded_images(terms, batch, step))
+    loss, log = total_loss(terms, forward, step)
     backward(loss, inputs=_trained(model.members))
     return StepResult(loss.detach(), log, forward.logits.detach())
 
 
-@dataclass(frozen=True)
-class DetachedPass(MemberPass):
-    """A pass whose graph is gone: its logits and input gradients are leaves.
-
-    Attributes:
-        gradients: g_i of every member, (member, some, feature).
-    """
-
-    gradients: Tensor
-
-    def input_gradients(self, create_graph: bool) -> Tensor:
-        """Return the leaves, or constants."""
-        gradients = self.gradients[:, : self.some]
-        return gradients if create_graph else gradients.detach()
-
-
 def step_apart(
     model: HasMembers,
-    x: Tensor,
-    y: Tensor,
+    batch: Batch,
     terms: Sequence[Term],
-    number: int,
+    step: int,
     autocast: Autocast,
     backward: Backward,
     exchange: Exchange,
@@ -127,19 +103,18 @@ def step_apart(
     Arguments and result as of `step_together`; the result is of all members.
     """
     with autocast():
-        forward = member_pass(model, x, y, largest_share(terms, number))
-    g = _input_gradients(forward, create_graph=True)
-    done, to_logits, to_gradients = _loss(forward.logits, g, x, y, terms, number, exchange)
+        forward = member_pass(model, batch, recorded_images(terms, batch, step))
+    g = forward.input_gradients(create_graph=True)
+    done, to_logits, to_gradients = _loss(forward.logits, g, batch, terms, step, exchange)
     backward(_towards(forward.logits, g, to_logits, to_gradients), inputs=_trained(model.members))
     return done
 
 
 def step_by_member(
     model: HasMembers,
-    x: Tensor,
-    y: Tensor,
+    batch: Batch,
     terms: Sequence[Term],
-    number: int = 0,
+    step: int = 0,
     autocast: Autocast = nullcontext,
     backward: Backward = torch.autograd.backward,
     exchange: Exchange | None = None,
@@ -149,69 +124,64 @@ def step_by_member(
     Arguments and result are those of `step_together`; with an `exchange`, as of `step_apart`.
 
     Layers that draw from torch's generators draw the same in both passes, and buffers (batch norm's
-    statistics) are updated once. With part of a batch recording gradients, random numbers are
-    drawn member by member here and part by part there.
+    statistics) are updated once. Where some images of a batch record gradients, random numbers are
+    drawn member by member here and group by group there.
     """
-    share = largest_share(terms, number)
+    recorded, device = recorded_images(terms, batch, step), batch.x.device
     states: list[tuple[Tensor, Tensor | None]] = []
-    parts: list[tuple[Tensor, Tensor]] = []
-    for member in model.members:
-        states.append(_random_state(x.device))
+    answers: list[tuple[Tensor, Tensor]] = []
+    for index, member in enumerate(model.members):
+        states.append(_random_state(device))
         before = _buffers(member)
         with autocast():
-            forward = member_pass(Ensemble([member]), x, y, share, twice=False)
-        parts.append((forward.logits.detach(), _input_gradients(forward, create_graph=False)))
+            forward = member_pass(
+                Ensemble([member]), batch.of_member(index), recorded, create_graph=False
+            )
+        answers.append((forward.logits.detach(), forward.input_gradients()))
         del forward
         _restore(member, before)
-    logits, gradients = (torch.cat(each) for each in zip(*parts, strict=True))
+    logits, gradients = (torch.cat(each) for each in zip(*answers, strict=True))
     done, to_logits, to_gradients = _loss(
-        logits, gradients, x, y, terms, number, exchange or AllHere()
+        logits, gradients, batch, terms, step, exchange or AllHere()
     )
-    end = _random_state(x.device)
+    end = _random_state(device)
     for index, member in enumerate(model.members):
         trained = _trained(member)
         if not trained:
             continue
-        _set_random_state(x.device, states[index])
+        _set_random_state(device, states[index])
         with autocast():
-            forward = member_pass(Ensemble([member]), x, y, share)
+            forward = member_pass(Ensemble([member]), batch.of_member(index), recorded)
         own = slice(index, index + 1)
-        g = _input_gradients(forward, create_graph=True)
+        g = forward.input_gradients(create_graph=True)
         answer = _towards(forward.logits, g, to_logits[own], to_gradients[own])
         backward(answer, inputs=trained)
         del forward, g, answer  # before the next graph is there
-    _set_random_state(x.device, end)
+    _set_random_state(device, end)
     return done
 
 
 def _loss(
-    own_logits: Tensor,
-    own_gradients: Tensor,
-    x: Tensor,
-    y: Tensor,
+    held_logits: Tensor,
+    held_gradients: Tensor,
+    batch: Batch,
     terms: Sequence[Term],
-    number: int,
+    step: int,
     exchange: Exchange,
 ) -> tuple[StepResult, Tensor, Tensor]:
     """Return the result of a step, dL/dz_i and dL/dg_i of the members held here."""
-    logits = exchange.whole(own_logits.detach()).requires_grad_()
-    gradients = exchange.whole(own_gradients.detach()).requires_grad_()
-    some = gradients.shape[1]
-    images = x[:some].expand(len(logits), *x[:some].shape)
-    detached = DetachedPass(images, logits, cross_entropy(logits, y), some, gradients)
-    loss, log = total_loss(terms, detached, number)
+    logits = exchange.gather(held_logits.detach()).requires_grad_()
+    gradients = exchange.gather(held_gradients.detach()).requires_grad_()
+    # A pass whose graph is gone: its logits and input gradients are leaves.
+    recorded = recorded_images(terms, batch, step)
+    losses = trusted_cross_entropy(logits, batch.y)
+    forward = MemberPass(batch, logits, losses, recorded, gradients, {True: gradients})
+    loss, log = total_loss(terms, forward, step)
     towards = torch.autograd.grad(
         loss, (logits, gradients), allow_unused=True, materialize_grads=True
     )
-    to_logits, to_gradients = (exchange.own(each) for each in towards)
+    to_logits, to_gradients = (exchange.held(each) for each in towards)
     return StepResult(loss.detach(), log, logits.detach()), to_logits, to_gradients
-
-
-def _input_gradients(forward: MemberPass, create_graph: bool) -> Tensor:
-    """Return g_i, (member, some, feature), also where no image records gradients."""
-    if forward.x.shape[1] == 0:
-        return forward.x.flatten(2)
-    return forward.input_gradients(create_graph)
 
 
 def _towards(logits: Tensor, g: Tensor, to_logits: Tensor, to_gradients: Tensor) -> Tensor:

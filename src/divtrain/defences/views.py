@@ -1,4 +1,7 @@
-"""Ensemble Adversarial Training's examples: one step on a static net (Tramer et al., 2018)."""
+"""Views: what becomes of the augmented images before they are trained on.
+
+A view maps images, labels and a generator on their device to images in [0, 1].
+"""
 
 from dataclasses import dataclass, field
 
@@ -7,17 +10,43 @@ from torch import Tensor, nn
 
 from divtrain.attacks import input_gradient, make_objective
 from divtrain.attacks.attack import frozen_in_eval_mode
-from divtrain.data import truncated_normal
+from divtrain.data import add_noise, truncated_normal
 from divtrain.errors import DivtrainError
 
 
 @dataclass(frozen=True)
+class Clean:
+    """The augmented images as they are: D'."""
+
+    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return `x`."""
+        del y, generator
+        return x
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """The augmented images plus truncated normal noise: D_noise.
+
+    Attributes:
+        eps_max: Largest absolute noise, in pixel units.
+    """
+
+    eps_max: float
+
+    def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Add the noise."""
+        del y
+        return add_noise(x, self.eps_max, generator)
+
+
+@dataclass(frozen=True)
 class Adversarial:
-    """A view of the training images: FGSM on static pretrained nets, a radius drawn for each image.
+    """One FGSM step on static pretrained nets (Tramer et al. 2018), a radius drawn per image.
 
     The nets never learn: examples do not chase the ensemble that trains on them, which is what
     tells Ensemble Adversarial Training from adversarial training on oneself. With several nets
-    each image is attacked on one of them, drawn at random.
+    each image is attacked on one of them, drawn at random; which waits for the images' device.
 
     Attributes:
         eps_max: Largest radius, in pixel units; each image's is |N(0, (eps_max / 2)^2)|, truncated
@@ -41,14 +70,19 @@ class Adversarial:
             shape = (len(x), 1, 1, 1)
             radius = truncated_normal(shape, self.eps_max / 2, self.eps_max, generator, x.device)
         chosen = torch.randint(len(self.nets), (len(x),), generator=generator, device=x.device)
+        if len(self.nets) == 1:
+            return self._step(self.nets[0], x, y, radius)
         x_adv = x.clone()
         for index, net in enumerate(self.nets):
             here = (chosen == index).nonzero().squeeze(1)
             if len(here):
-                with frozen_in_eval_mode(net):
-                    direction = self.direction(net, x[here], y[here])
-                x_adv[here] = (x[here] + radius[here].abs() * direction).clamp(0, 1)
+                x_adv[here] = self._step(net, x[here], y[here], radius[here])
         return x_adv
+
+    def _step(self, net: nn.Module, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+        with frozen_in_eval_mode(net):
+            direction = self.direction(net, x, y)
+        return (x + radius.abs() * direction).clamp(0, 1)
 
     def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Where to step on one net, entries in {-1, 0, 1}: FGSM, away from the true label."""

@@ -1,0 +1,91 @@
+"""Ensemble Adversarial Training, alone and with Diversity Training."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, get_args
+
+from torch import nn
+
+from divtrain.data import View
+from divtrain.defences.base import Defence
+from divtrain.defences.div import Aligned
+from divtrain.defences.views import Adversarial, AdversarialLeastLikely, Clean, Noisy
+from divtrain.errors import DivtrainError, unknown_name
+
+AdversarialStep = Literal["fgsm", "step_ll"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticAdversary(Defence):
+    """Settings of the adversarial examples of static nets, for the defences that train on them.
+
+    From Python, give trained nets: ``dt.defences.Adv(nets=[net_a, net_b])``.
+
+    Attributes:
+        noise: Largest radius of the examples, in pixel units: 0.3 for MNIST, 0.09 for CIFAR-10.
+        static_nets: Number of static nets; the paper says "pre-trained", ours is 1.
+        adv_step: ``fgsm``, away from the true label (the paper's), or ``step_ll``, towards the
+            label that the net least expects, which leaks no label.
+        nets: The nets, any modules from images to logits, on the device of the images.
+    """
+
+    noise: float = 0.3
+    static_nets: int = 1
+    adv_step: AdversarialStep = "fgsm"
+    nets: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the values; count the nets that were given."""
+        if self.nets:
+            object.__setattr__(self, "nets", tuple(self.nets))
+            object.__setattr__(self, "static_nets", len(self.nets))
+        if self.static_nets < 1:
+            raise DivtrainError(f"expected static_nets >= 1, got {self.static_nets!r}")
+        if self.adv_step not in get_args(AdversarialStep):
+            raise unknown_name("adv_step", self.adv_step, get_args(AdversarialStep))
+
+    @property
+    def needs_static_nets(self) -> bool:
+        """Whether the static nets are still missing."""
+        return not self.nets
+
+    def with_static_nets(self, nets: Iterable[nn.Module]) -> Self:
+        """See `Defence`."""
+        return replace(self, nets=tuple(nets))
+
+    @property
+    def examples(self) -> Adversarial:
+        """The view in which images are adversarial examples."""
+        steps = {"fgsm": Adversarial, "step_ll": AdversarialLeastLikely}
+        return steps[self.adv_step](self.noise, self.nets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adv(StaticAdversary):
+    """Ensemble Adversarial Training (Tramer et al. 2018): D' and examples of static nets, 1:1.
+
+    Cost: 1 plain step, and a forward and backward pass of one static net on half of the images.
+    """
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Clean images and adversarial examples, 1:1."""
+        return (Clean(), self.examples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvDiv(StaticAdversary, Aligned):
+    """Both: Eq. 9 on D', D_noise and the examples of static nets (section 5.3).
+
+    Cost: as of Div, and a static net's passes on a third of the images.
+    """
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        StaticAdversary.__post_init__(self)
+        Aligned.__post_init__(self)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Clean images, noisy images and adversarial examples, 1:1:1."""
+        return (Clean(), Noisy(self.noise), self.examples)

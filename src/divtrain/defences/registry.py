@@ -1,0 +1,56 @@
+"""The defences by name. A new one is a file here and a line in `DEFENCES`."""
+
+import importlib
+from dataclasses import fields
+from typing import Any
+
+from divtrain.defences.adv import Adv, AdvDiv
+from divtrain.defences.base import Base, BaseNoise, Defence
+from divtrain.defences.detector import Detector
+from divtrain.defences.div import Div
+from divtrain.errors import DivtrainError, unknown_name
+
+DEFENCES: dict[str, type[Defence]] = {
+    "base": Base,
+    "base+noise": BaseNoise,
+    "div": Div,
+    "adv": Adv,
+    "adv+div": AdvDiv,
+    "detector": Detector,
+}
+
+
+def build_defence(name: str, **settings: Any) -> Defence:
+    """Build the named defence from those of the settings that are its own; the others are ignored.
+
+    Args:
+        name: A name in `DEFENCES`, or ``module:attribute`` of a defence class of your own.
+        settings: Values for fields of the defence, such as ``gal_weight``.
+
+    Raises:
+        DivtrainError: for an unknown name, a module or attribute that is not there, or no defence.
+
+    >>> build_defence("base+noise", noise=0.1, gal_weight=2.0)
+    BaseNoise(noise=0.1)
+    """
+    kind = _own(name) if ":" in name else DEFENCES.get(name)
+    if kind is None:
+        raise unknown_name("defence", name, [*DEFENCES, "module:attribute"])
+    own = {each.name for each in fields(kind)}
+    return kind(**{field: value for field, value in settings.items() if field in own})
+
+
+def _own(name: str) -> type[Defence]:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DivtrainError(
+            f"no defence {name!r}: {error}; expected module:attribute of an importable module"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Defence)):
+        raise DivtrainError(
+            f"expected {name!r} to be a class that inherits from divtrain.defences.Defence, got"
+            f" {found!r}"
+        )
+    return found

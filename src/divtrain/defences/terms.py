@@ -1,0 +1,126 @@
+"""The terms of a training loss; a defence lists them, and the loss is their sum.
+
+A term sees one forward pass of every member (`MemberPass`) and returns its part of the loss with
+what to log; `weight` is already in the loss, not in the log.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from divtrain.errors import DivtrainError
+from divtrain.forward import Batch, MemberPass, Where
+from divtrain.gal import alignment
+
+
+@runtime_checkable
+class Term(Protocol):
+    """One weighted part of a loss. `step` counts the steps done before this one."""
+
+    def gradients_at(self, step: int, /) -> Where | None:
+        """Return where the term takes input gradients at this step; None for nowhere.
+
+        Only these images record gradients, so what is not named here cannot be asked for.
+        """
+        ...
+
+    def __call__(self, forward: MemberPass, step: int, /) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted scalar to add to the loss, and detached scalars to log."""
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean over members and examples of each member's cross-entropy (first term of Eq. 9).
+
+    Attributes:
+        weight: Factor in the loss.
+        part: The part of each batch to take it at, such as ``given``; None for the whole batch.
+    """
+
+    weight: float = 1.0
+    part: str | None = None
+
+    def gradients_at(self, step: int) -> Where | None:
+        """Nowhere: it takes no input gradients."""
+        del step
+        return None
+
+    def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Term`."""
+        del step
+        value = forward.losses[:, forward.batch.at(Where(self.part))].mean()
+        return self.weight * value, {"cross_entropy": value.detach()}
+
+
+@dataclass(frozen=True)
+class GradientAlignment:
+    """Mean over examples of GAL (second term of Eq. 9), at every step or lazily.
+
+    Lazily, GAL is taken at every k-th step with k times the weight, or at a share of the images:
+    its expectation is the same, its price a fraction (docs/speed.md says what that costs).
+
+    Attributes:
+        weight: The paper's lambda.
+        temperature: See `divtrain.gradient_alignment_loss`; the paper has none (1).
+        every: Take GAL at every `every`-th step, `every` times as heavy; the paper's is 1.
+        share: Leading share of the images to take GAL at, in (0, 1]; the paper's is 1.
+        part: The part of each batch to take GAL at; None for the whole batch.
+    """
+
+    weight: float = 0.5
+    temperature: float = 1.0
+    every: int = 1
+    share: float = 1.0
+    part: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.every < 1:
+            raise DivtrainError(f"expected every >= 1 (steps), got {self.every!r}")
+        if not 0 < self.share <= 1:
+            raise DivtrainError(f"expected share in (0, 1], of the images, got {self.share!r}")
+
+    def gradients_at(self, step: int) -> Where | None:
+        """See `Term`."""
+        return Where(self.part, self.share) if step % self.every == 0 else None
+
+    def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Term`; zero at the steps between."""
+        where = self.gradients_at(step)
+        if where is None:
+            return forward.losses.new_zeros(()), {}
+        value = alignment(forward.input_gradients(where, create_graph=True), self.temperature)
+        log = {"gal": value.gal, "coherence": value.coherence, "vanishing": value.vanishing}
+        named = {name: scalar.detach() for name, scalar in log.items()}
+        return self.weight * self.every * value.gal, named
+
+
+def total_loss(
+    terms: Sequence[Term], forward: MemberPass, step: int = 0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the sum of the terms on one batch, and everything they log.
+
+    Raises:
+        DivtrainError: for no terms.
+    """
+    if not terms:
+        raise DivtrainError("expected at least one loss term, got none")
+    values, log = [], {}
+    for term in terms:
+        value, named = term(forward, step)
+        values.append(value)
+        log.update(named)
+    return torch.stack(values).sum(), log
+
+
+def recorded_images(terms: Sequence[Term], batch: Batch, step: int) -> slice:
+    """Return the images that have to record gradients at a step: all that some term asks for."""
+    asked = [where for term in terms if (where := term.gradients_at(step)) is not None]
+    places = [place for place in map(batch.at, asked) if place.stop > place.start]
+    if not places:
+        return slice(0, 0)
+    return slice(min(place.start for place in places), max(place.stop for place in places))

@@ -1,0 +1,199 @@
+"""One forward pass of every member on one batch, shared by everything that a loss needs of it."""
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from divtrain.cross_entropy import trusted_cross_entropy
+from divtrain.double_backward import FastDoubleBackward
+from divtrain.ensemble import HasMembers
+from divtrain.errors import DivtrainError, unknown_name
+
+
+@dataclass(frozen=True)
+class Where:
+    """Some images of each batch.
+
+    Attributes:
+        part: The name of a part of the batch: ``given``, ``outside``; None for the whole batch.
+        share: The leading share of it, in (0, 1], rounded up to whole images.
+    """
+
+    part: str | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and labels of one training step, in named parts.
+
+    Attributes:
+        x: Images in [0, 1], (batch, channel, height, width); or one set of them for each member,
+            (member, batch, channel, height, width).
+        y: Labels, (batch,), the same for every member.
+        parts: Where each part lies, fixed in size and order from step to step. ``given`` are the
+            training images, in any of their views; ``outside`` images of no class, whose labels
+            are drawn at random. All images are ``given`` if nothing is said.
+    """
+
+    x: Tensor
+    y: Tensor
+    parts: Mapping[str, slice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Make all images one part where no parts are named."""
+        if not self.parts:
+            object.__setattr__(self, "parts", {"given": slice(0, self.x.shape[-4])})
+
+    def __len__(self) -> int:
+        """Number of images, per member."""
+        return self.x.shape[-4]
+
+    def at(self, where: Where) -> slice:
+        """Return the place of some of the images.
+
+        Raises:
+            DivtrainError: for a part that the batch does not have.
+        """
+        if where.part is not None and where.part not in self.parts:
+            raise unknown_name("part of a batch", where.part, self.parts)
+        whole = slice(0, len(self)) if where.part is None else self.parts[where.part]
+        return slice(whole.start, whole.start + leading(where.share, whole.stop - whole.start))
+
+    def every(self, stride: int, first: int) -> "Batch":
+        """Return every `stride`-th image from the `first` on: the same share of each part."""
+        parts = {
+            name: slice(part.start // stride, part.stop // stride)
+            for name, part in self.parts.items()
+        }
+        return Batch(self.x[..., first::stride, :, :, :], self.y[first::stride], parts)
+
+    def of_member(self, index: int) -> "Batch":
+        """Return the batch as one member sees it, for an ensemble of that member alone."""
+        return self if self.x.ndim == 4 else replace(self, x=self.x[index : index + 1])
+
+
+def leading(share: float, count: int) -> int:
+    """How many of `count` images a share is, rounded up (and not by a rounding error)."""
+    return math.ceil(share * count - 1e-9)
+
+
+@dataclass(frozen=True)
+class MemberPass:
+    """What every member answers to one batch, and its input gradients once a term asks for them.
+
+    Attributes:
+        batch: The images, labels and parts, also as `x`, `y` and `parts`.
+        logits: (member, batch, class).
+        losses: Per-example cross-entropy J_i of each member, (member, batch).
+        recorded: The images at which input gradients can be taken.
+        leaves: Those images, one copy per member: (member, recorded, channel, height, width).
+    """
+
+    batch: Batch
+    logits: Float[Tensor, "member batch classes"]
+    losses: Float[Tensor, "member batch"]
+    recorded: slice
+    leaves: Tensor
+    gradients: dict[bool, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """Input gradients of all recorded images taken so far, by whether they can be differentiated;
+    all terms of a loss share them, so that two terms run one backward pass."""
+
+    @property
+    def x(self) -> Tensor:
+        """The images, as in the batch."""
+        return self.batch.x
+
+    @property
+    def y(self) -> Tensor:
+        """The labels, (batch,)."""
+        return self.batch.y
+
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        """Where each part of the batch lies."""
+        return self.batch.parts
+
+    def input_gradients(
+        self, where: Where | None = None, create_graph: bool = False
+    ) -> Float[Tensor, "member some feature"]:
+        """Return g_i, the gradient of each member's *summed* cross-entropy: exact per example.
+
+        Every member reads its own copy of the images, so one backward pass of the sum of all
+        losses yields every g_i, and each member runs one forward pass.
+
+        Args:
+            where: At which images; all recorded ones if None.
+            create_graph: Whether the gradients will be differentiated in their turn.
+
+        Raises:
+            DivtrainError: for images that were not recorded.
+        """
+        here = self.recorded if where is None else self.batch.at(where)
+        first = self.recorded.start
+        if here.start < first or here.stop > self.recorded.stop:
+            raise DivtrainError(
+                f"expected input gradients to be asked for at recorded images, {first} to"
+                f" {self.recorded.stop}, got {here.start} to {here.stop}: a term must name in"
+                " gradients_at all images where it takes them"
+            )
+        if first == self.recorded.stop:
+            return self.leaves.flatten(2)
+        taken = self.gradients
+        if True not in taken and create_graph not in taken:
+            (taken[create_graph],) = torch.autograd.grad(
+                self.losses[:, self.recorded].sum(),
+                self.leaves,
+                create_graph=create_graph,
+                retain_graph=True,
+            )
+        whole = taken[True] if True in taken else taken[False]
+        found = whole[:, here.start - first : here.stop - first].flatten(2)
+        return found if create_graph else found.detach()
+
+
+def member_pass(
+    ens: HasMembers, batch: Batch, recorded: slice | None = None, create_graph: bool = True
+) -> MemberPass:
+    """Run every member once on a batch (not modified; gradients do not flow beyond its images).
+
+    Values of images and labels are taken to be right: they are checked where they are loaded.
+
+    Args:
+        ens: An `Ensemble`.
+        batch: Images and labels.
+        recorded: The images that record gradients, adjacent; all if None. The others run for the
+            price of plain training. Batch norm in train mode normalises the two groups apart.
+        create_graph: Whether the input gradients will be differentiated in their turn.
+
+    Raises:
+        DivtrainError: for one set of images per member, of another number of members.
+    """
+    x, members = batch.x.detach(), len(ens.members)
+    if x.ndim == 5 and len(x) != members:
+        raise DivtrainError(
+            f"expected one set of images per member, {members}, got {len(x)} (shape"
+            f" {tuple(x.shape)})"
+        )
+    recorded = recorded or slice(0, len(batch))
+    first, last = recorded.start, recorded.stop
+    leaves = x[..., first:last, :, :, :]
+    leaves = leaves.expand(members, *leaves.shape[-4:]).clone()
+    answers: list[Tensor] = []
+    if last > first:
+        leaves.requires_grad_()
+        with FastDoubleBackward() if create_graph else nullcontext():
+            answers.append(ens.member_logits(leaves))
+    if last - first < len(batch):
+        rest = x[..., last:, :, :, :]
+        if first:
+            rest = torch.cat([x[..., :first, :, :, :], rest], -4)
+        plain = ens.member_logits(rest)
+        answers = [plain[:, :first], *answers, plain[:, first:]] if first else [*answers, plain]
+    logits = torch.cat(answers, dim=1)
+    return MemberPass(batch, logits, trusted_cross_entropy(logits, batch.y), recorded, leaves)
