@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.attacks import APGD, APGDT, PGD, dlr, make_objective
-from divtrain.attacks.apgd import _looks, _State
+from divtrain.attacks.apgd import _checkpoints, _State
 from divtrain.ensemble import Aggregate
 from divtrain.evaluation import count_passes
 
@@ -19,10 +19,10 @@ def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# When to look, and what for
+# When to check the step size, and for what
 
 
-def looks_of_the_paper(steps: int) -> set[int]:
+def checkpoints_of_the_paper(steps: int) -> set[int]:
     """p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06); w_j = p_j steps."""
     shares = [0.0, 0.22]
     while shares[-1] <= 1:
@@ -30,23 +30,23 @@ def looks_of_the_paper(steps: int) -> set[int]:
     return {math.ceil(round(share * steps, 6)) for share in shares[1:] if share <= 1}
 
 
-def test_the_looks_come_when_the_paper_says() -> None:
-    assert _looks(100) == looks_of_the_paper(100) == {22, 41, 57, 70, 80, 87, 93, 99}
-    assert _looks(1000) == looks_of_the_paper(1000)
+def test_the_checkpoints_come_when_the_paper_says() -> None:
+    assert _checkpoints(100) == checkpoints_of_the_paper(100) == {22, 41, 57, 70, 80, 87, 93, 99}
+    assert _checkpoints(1000) == checkpoints_of_the_paper(1000)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 33, 50])
-def test_the_looks_of_few_steps_lie_among_them_and_come_closer_and_closer(steps: int) -> None:
-    looks = sorted(_looks(steps))
-    assert looks[0] >= 1
-    assert looks[-1] <= steps
-    gaps = [later - earlier for earlier, later in zip([0, *looks], looks, strict=False)]
+def test_the_checkpoints_of_few_steps_lie_among_them_and_come_closer_and_closer(steps: int) -> None:
+    checkpoints = sorted(_checkpoints(steps))
+    assert checkpoints[0] >= 1
+    assert checkpoints[-1] <= steps
+    gaps = [later - earlier for earlier, later in zip([0, *checkpoints], checkpoints, strict=False)]
     assert gaps == sorted(gaps, reverse=True)
-    assert steps - looks[-1] < max(gaps[-1], 1)
+    assert steps - checkpoints[-1] < max(gaps[-1], 1)
 
 
 def state(
-    rises: list[int], best_value: list[float], value_at_look: list[float], halved: list[bool]
+    rises: list[int], best_value: list[float], value_at_checkpoint: list[float], halved: list[bool]
 ) -> _State:
     """A state of images of one pixel: the point is at 0.2, the best at 0.8."""
     count = len(rises)
@@ -66,7 +66,7 @@ def state(
         rises=torch.tensor(rises).float(),
         halved=torch.tensor(halved),
     )
-    made.value_at_look = torch.tensor(value_at_look)
+    made.value_at_checkpoint = torch.tensor(value_at_checkpoint)
     return made
 
 
@@ -78,33 +78,38 @@ def state(
         (14, True, False, True),  # condition 1: fewer than 15 of 20 steps rose
         (14, True, True, True),
         (0, False, True, True),
-        (16, False, False, True),  # condition 2: same step, same best value as at the last look
-        (16, False, True, False),  # the step was halved at the last look: give it time
+        (
+            16,
+            False,
+            False,
+            True,
+        ),  # condition 2: same step, same best value as at the last checkpoint
+        (16, False, True, False),  # the step was halved at the last checkpoint: give it time
         (20, False, False, True),
     ],
 )
 def test_the_step_is_halved_in_the_papers_two_cases(
     rises: int, improved: bool, halved_before: bool, halves: bool
 ) -> None:
-    looking = state([rises], [2.0], [1.0 if improved else 2.0], [halved_before])
-    looking.look(20)
-    assert looking.halved.tolist() == [halves]
-    assert looking.size.item() == pytest.approx(0.2 if halves else 0.4)
-    assert looking.point.item() == pytest.approx(0.8 if halves else 0.2)
-    assert looking.gradient.item() == (2.0 if halves else -1.0)
-    assert looking.value_at_look.tolist() == [2.0]
-    assert looking.rises.tolist() == [0.0]
+    made = state([rises], [2.0], [1.0 if improved else 2.0], [halved_before])
+    made.check(20)
+    assert made.halved.tolist() == [halves]
+    assert made.size.item() == pytest.approx(0.2 if halves else 0.4)
+    assert made.point.item() == pytest.approx(0.8 if halves else 0.2)
+    assert made.gradient.item() == (2.0 if halves else -1.0)
+    assert made.value_at_checkpoint.tolist() == [2.0]
+    assert made.rises.tolist() == [0.0]
 
 
 def test_each_image_has_its_own_step_size_also_when_others_are_dropped() -> None:
-    looking = state([14, 16, 14], [2.0, 2.0, 3.0], [1.0, 1.0, 1.0], [False, False, True])
-    looking.look(20)
-    assert looking.size.tolist() == pytest.approx([0.2, 0.4, 0.2])
-    looking.value_at_look = torch.tensor([5.0, 6.0, 7.0])
-    kept = looking.keep(torch.tensor([False, True, True]))
+    made = state([14, 16, 14], [2.0, 2.0, 3.0], [1.0, 1.0, 1.0], [False, False, True])
+    made.check(20)
+    assert made.size.tolist() == pytest.approx([0.2, 0.4, 0.2])
+    made.value_at_checkpoint = torch.tensor([5.0, 6.0, 7.0])
+    kept = made.keep(torch.tensor([False, True, True]))
     assert kept.where.tolist() == [1, 2]
     assert kept.size.tolist() == pytest.approx([0.4, 0.2])
-    assert kept.value_at_look.tolist() == [6.0, 7.0]
+    assert kept.value_at_checkpoint.tolist() == [6.0, 7.0]
     assert kept.point.flatten().tolist() == pytest.approx([0.2, 0.8])
 
 
@@ -269,7 +274,7 @@ def test_run_r_aims_at_the_class_ranked_r_th_among_the_wrong_ones(
         ]
     )
     points, where = torch.rand(4, 2, 2, 2), torch.tensor([5, 1, 2, 0])
-    value, answer = APGDT(eps=0.1).look(ens, x, y, run)(points, where)
+    value, answer = APGDT(eps=0.1).query(ens, x, y, run)(points, where)
     seen = dt.Ensemble(nets, "logit" if aggregate == "logit" else "prob")(points)
     torch.testing.assert_close(value, dlr(seen, y[where], targets[where]))
     torch.testing.assert_close(answer, ens(points))

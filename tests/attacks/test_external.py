@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.attacks import Adapter, Attack, build_attack
-from divtrain.attacks.external import TORCHATTACK, OnImages
+from divtrain.attacks.external import EXTERNAL, OnImages
 from divtrain.data import Images
 from divtrain.evaluation import craft
+from divtrain.identity import spec_of
 
 EPS = 0.1
+TORCHATTACK = ("nifgsm", "difgsm", "tifgsm", "vmifgsm")
 X = torch.rand(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 0])
 
@@ -63,6 +65,7 @@ def test_it_is_an_attack_with_a_name_that_is_the_same_in_every_process() -> None
     attack = adapted(lambda x: x)
     assert isinstance(attack, Attack)
     assert repr(attack) == "Adapter(name='mine', eps=0.1)"
+    assert spec_of(attack) == {"kind": "Adapter", "name": "mine", "eps": 0.1, "version": ""}
 
 
 def test_an_attack_that_overwrites_its_arguments_does_no_harm() -> None:
@@ -362,12 +365,14 @@ def test_names_of_torchattack_mean_its_classes(
 ) -> None:
     torchattack = library("torchattack")
     net, x, y = coloured
-    for name, kind in TORCHATTACK.items():
+    for name in TORCHATTACK:
         x_adv = build_attack(name, EPS)(net, x, y, seeded())
         draw = torch.randint(2**62, (), generator=seeded())  # as the adapter does
         with torch.random.fork_rng([]):
             torch.manual_seed(int(draw))
-            direct = getattr(torchattack, kind)(net, normalize=None, device="cpu", eps=EPS)(x, y)
+            direct = getattr(torchattack, name.upper())(net, normalize=None, device="cpu", eps=EPS)(
+                x, y
+            )
         torch.testing.assert_close(x_adv, direct, atol=0, rtol=0, msg=name)
 
 
@@ -422,7 +427,7 @@ def test_autoattack_is_called_in_its_standard_version(monkeypatch: pytest.Monkey
     assert size == len(X)
 
 
-@pytest.mark.parametrize("name", [*TORCHATTACK, "autoattack"])
+@pytest.mark.parametrize("name", EXTERNAL)
 def test_steps_and_restarts_of_other_libraries_are_refused_not_ignored(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

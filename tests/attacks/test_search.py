@@ -341,7 +341,7 @@ def test_the_attacked_model_says_who_is_fooled_whatever_the_objective() -> None:
 
 def test_an_objective_that_reduces_over_the_batch_is_told_so() -> None:
     net = curved()
-    with pytest.raises(dt.DivtrainError, match="one value an image"):
+    with pytest.raises(dt.DivtrainError, match="one value per image"):
         PGD(eps=0.1, objective=lambda x, y: x.sum())(net, *right_images(net))
 
 
@@ -395,7 +395,7 @@ def test_the_objective_is_told_as_it_grows(attack: SearchAttack, stop: bool) -> 
     assert (growth[:, right] >= 0).all()
     assert (growth[:, right] > 0).any()
     assert ((growth < 0).sum(0) <= 1).all()
-    values, _ = attack.look(net, x, y, 0)(x_adv, torch.arange(len(x)))
+    values, _ = attack.query(net, x, y, 0)(x_adv, torch.arange(len(x)))
     torch.testing.assert_close(told[-1], values, atol=1e-5, rtol=1e-4)
 
 

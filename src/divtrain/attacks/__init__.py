@@ -1,7 +1,7 @@
 """The paper's five attacks over one loop, stronger ones over another, and their objectives."""
 
 from divtrain.attacks.apgd import APGD, APGDT
-from divtrain.attacks.attack import Attack, LinfAttack
+from divtrain.attacks.attack import Attack, Family, LinfAttack
 from divtrain.attacks.external import Adapter
 from divtrain.attacks.fgsm import FGSM, RFGSM, ReversedFGSM
 from divtrain.attacks.ifgsm import IFGSM, MIFGSM
@@ -18,7 +18,13 @@ from divtrain.attacks.objectives import (
 )
 from divtrain.attacks.pgd import PGD
 from divtrain.attacks.pgd_cw import PGDCW
-from divtrain.attacks.registry import ATTACKS, build_attack
+from divtrain.attacks.registry import (
+    ATTACKS,
+    attack_name,
+    attack_title,
+    build_attack,
+    find_attack,
+)
 from divtrain.attacks.search import SearchAttack
 from divtrain.attacks.square import Square
 
@@ -34,6 +40,7 @@ __all__ = [
     "RFGSM",
     "Adapter",
     "Attack",
+    "Family",
     "IterativeAttack",
     "LinfAttack",
     "ModelObjective",
@@ -43,8 +50,11 @@ __all__ = [
     "ReversedFGSM",
     "SearchAttack",
     "Square",
+    "attack_name",
+    "attack_title",
     "build_attack",
     "dlr",
+    "find_attack",
     "input_gradient",
     "make_objective",
     "margin",

@@ -1,84 +1,87 @@
 """Auto-PGD (Croce and Hein, 2020, Algorithm 1): PGD whose step size needs no tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from divtrain.attacks.attack import box, uniform_in_ball
 from divtrain.attacks.objectives import Objective, ObjectiveName, dlr, make_objective
-from divtrain.attacks.search import Look, SearchAttack, Sight
+from divtrain.attacks.search import Query, SearchAttack, Tracker
 from divtrain.checks import check_labels
 from divtrain.ensemble import aggregate_logits
 from divtrain.errors import DivtrainError
 
 MOMENTUM = 0.75
 OSCILLATION = 0.75
-"""The step is halved when at most this share of the steps since the last look rose."""
+"""The step is halved when at most this share of the steps since the last checkpoint rose."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(SearchAttack):
     """Signed steps with momentum, halved where they stop paying, restarted at the best point.
 
-    The step starts at 2 eps. At looks that come closer and closer together (after 22 % of the
+    The step starts at 2 eps. At checkpoints that come closer and closer together (after 22 % of the
     steps, then 19 %, 16 %, ...) it is halved at each image where the objective rose in at most
     three quarters of the steps, or where neither step nor best value has changed since the last
-    look; the search goes on from the best point there.
+    checkpoint; the search continues from the best point there.
 
     With the cross-entropy of the answer it is AutoAttack's APGD-CE, with ``dlr`` its APGD-DLR.
     """
+
+    title: ClassVar[str] = "APGD"
 
     objective: ObjectiveName | Objective = "ce_of_mean_prob"
     steps: int = 100
 
     def explore(
         self,
-        sight: Sight,
+        tracker: Tracker,
         x: Tensor,
         where: Tensor,
         generator: torch.Generator | None,
         report: Callable[[int], None],
     ) -> None:
         """See `SearchAttack`."""
-        looks = _looks(self.steps)
+        checkpoints = _checkpoints(self.steps)
         low, high = box(x[where], self.eps)
         point = uniform_in_ball(x[where], self.eps, generator).clamp(low, high)
-        value, gradient = sight.gradient(point, where)
+        value, gradient = tracker.gradient(point, where)
         report(0)
         state = _State(
             where, low, high, point, point, gradient, value, point, gradient, value,
             torch.full_like(value, 2 * self.eps), torch.zeros_like(value),
             torch.zeros_like(value, dtype=torch.bool),
         )  # fmt: skip
-        last_look = 0
+        last_checkpoint = 0
         for step in range(1, self.steps + 1):
-            state = state.keep(self.still(sight.best, state.where))
+            state = state.keep(self.still(tracker.best, state.where))
             if len(state.where) == 0:
                 return
             state.move(first=step == 1)
-            value, gradient = sight.gradient(state.point, state.where)
+            value, gradient = tracker.gradient(state.point, state.where)
             state.take(value, gradient)
             report(step)
-            if step in looks:
-                state.look(step - last_look)
-                last_look = step
+            if step in checkpoints:
+                state.check(step - last_checkpoint)
+                last_checkpoint = step
 
 
-def _looks(steps: int) -> set[int]:
-    """After which steps to look whether the step size still pays."""
-    gap, looks, at = max(int(0.22 * steps), 1), set(), 0
+def _checkpoints(steps: int) -> set[int]:
+    """After which steps to check whether the step size still pays."""
+    gap, checkpoints, at = max(int(0.22 * steps), 1), set(), 0
     while at + gap <= steps:
         at += gap
-        looks.add(at)
+        checkpoints.add(at)
         gap = max(gap - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
-    return looks
+    return checkpoints
 
 
 @dataclass
 class _State:
-    """Where the search is, a row an image still attacked."""
+    """Where the search is, one row per image still attacked."""
 
     where: Tensor
     low: Tensor
@@ -95,14 +98,14 @@ class _State:
     halved: Tensor
 
     def __post_init__(self) -> None:
-        self.value_at_look = self.best_value
+        self.value_at_checkpoint = self.best_value
 
     def keep(self, going: Tensor) -> "_State":
         """Return the state of the images of a mask."""
         if going.all():
             return self
         kept = replace(self, **{name: part[going] for name, part in self._parts().items()})
-        kept.value_at_look = self.value_at_look[going]
+        kept.value_at_checkpoint = self.value_at_checkpoint[going]
         return kept
 
     def _parts(self) -> dict[str, Tensor]:
@@ -126,16 +129,16 @@ class _State:
         self.best_gradient = torch.where(wide, gradient, self.best_gradient)
         self.best_value = torch.where(better, value, self.best_value)
 
-    def look(self, steps: int) -> None:
-        """Halve the step where it does not pay, and go on from the best point there."""
+    def check(self, steps: int) -> None:
+        """Halve the step where it does not pay, and continue from the best point there."""
         oscillates = self.rises <= OSCILLATION * steps
-        stuck = ~self.halved & (self.value_at_look >= self.best_value)
+        stuck = ~self.halved & (self.value_at_checkpoint >= self.best_value)
         self.halved = oscillates | stuck
         self.size = torch.where(self.halved, self.size / 2, self.size)
         wide = self.halved.view(-1, 1, 1, 1)
         self.point = torch.where(wide, self.best, self.point)
         self.gradient = torch.where(wide, self.best_gradient, self.gradient)
-        self.value_at_look, self.rises = self.best_value, torch.zeros_like(self.rises)
+        self.value_at_checkpoint, self.rises = self.best_value, torch.zeros_like(self.rises)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +148,10 @@ class APGDT(APGD):
     Run r aims at the class ranked r-th after the true one on the clean image; `restarts` is the
     number of classes tried (9 in AutoAttack; at most all but the true one).
     """
+
+    title: ClassVar[str] = "APGD-T"
+    budgeted: ClassVar[Mapping[str, str]] = {"steps": "steps", "restarts": "target_classes"}
+    fixed_objective: ClassVar[bool] = True
 
     objective: ObjectiveName | Objective = "dlr"
     restarts: int = 9
@@ -164,7 +171,7 @@ class APGDT(APGD):
             classes = model(x[:1]).shape[1]
         return min(self.restarts, classes - 1)
 
-    def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
+    def query(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Query:
         """Aim at the class ranked `run`-th among the wrong ones."""
         objective = make_objective("dlr", model)
         aggregate = "logit" if getattr(model, "aggregate", "prob") == "logit" else "prob"
@@ -174,9 +181,9 @@ class APGDT(APGD):
             wrong = ranked.scatter(1, y[:, None], -torch.inf).argsort(1, descending=True)
         target = wrong[:, run]
 
-        def both(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
             logits = objective.member_logits(points)
             value = dlr(aggregate_logits(logits, aggregate), y[where], target[where])
             return value, objective.answer(points, logits.detach())
 
-        return both
+        return forward

@@ -1,9 +1,9 @@
 """What every attack is: a radius, and a way from clean images to adversarial ones on a model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from divtrain.module_state import eval_mode
 
 OnStep = Callable[[int, Tensor], None]
 """Called with (steps done, the objective at each image, (batch,)) as an attack proceeds."""
+
+Family = Literal["one-step", "iterative", "query", "noise", "reversed"]
+"""One gradient step; several; answers only; random noise; the step towards the true label."""
 
 
 @runtime_checkable
@@ -40,7 +43,19 @@ class LinfAttack:
         eps: Radius of the ball, in [0, 1] pixel units.
         objective: What to maximise: a name that `make_objective` knows, or any callable
             (x, y) -> (batch,).
+
+    Attributes of the class, which a subclass may set:
+        title: What reports call the attack; its class's name if empty.
+        family: What kind of attack it is; warning signs compare attacks by family.
+        budgeted: Parameters (steps, restarts) that an evaluation's budgets set, each with the field
+            of `divtrain.evaluation.Suite` it is taken from; without, the attack's defaults apply.
+        fixed_objective: Whether the attack has no choice of objective.
     """
+
+    title: ClassVar[str] = ""
+    family: ClassVar[Family] = "iterative"
+    budgeted: ClassVar[Mapping[str, str]] = {}
+    fixed_objective: ClassVar[bool] = False
 
     eps: float
     objective: ObjectiveName | Objective = "mean_member_ce"

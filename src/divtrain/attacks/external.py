@@ -3,16 +3,16 @@
 import importlib
 import importlib.metadata
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from divtrain.attacks.attack import frozen_in_eval_mode
+from divtrain.attacks.attack import Family, frozen_in_eval_mode
 from divtrain.checks import check_eps, check_images, check_label_shape
 from divtrain.errors import DivtrainError
 
@@ -48,6 +48,10 @@ class Adapter:
     def __post_init__(self) -> None:
         """Check the parameters."""
         check_eps(self.eps)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what tells it from others, see `divtrain.identity`: not `make`, but its name."""
+        return {"kind": "Adapter", "name": self.name, "eps": self.eps, "version": self.version}
 
     def __repr__(self) -> str:
         """Name, radius and version: the same in every process."""
@@ -117,40 +121,46 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(arrays)
 
 
-TORCHATTACK = {
-    "nifgsm": "NIFGSM",
-    "difgsm": "DIFGSM",
-    "tifgsm": "TIFGSM",
-    "vmifgsm": "VMIFGSM",
-}
-"""Transfer attacks of the library `torchattack`, by our name."""
+@dataclass(frozen=True)
+class ExternalAttack:
+    """An attack of another library that is known by name, with that library's defaults.
 
-EXTERNAL = (*TORCHATTACK, "autoattack")
-
-
-def build_external(name: str, eps: float) -> Adapter:
-    """Return an attack of a library that is installed, by name, with that library's defaults.
-
-    Raises:
-        DivtrainError: when the library is not installed, saying how to get it.
+    Attributes:
+        name: Its name here.
+        title: What reports call it.
+        module: The library; it need not be installed.
+        kind: Its class there.
+        run: Given the class, a model and eps, returns a callable (x, y) -> adversarial examples.
+        install: How to get the library.
     """
-    if name in TORCHATTACK:
-        module = _import("torchattack", name, "pip install --editable '.[torchattack]' in a clone")
-        kind = getattr(module, TORCHATTACK[name])
+
+    name: str
+    title: str
+    module: str
+    kind: str
+    run: Callable[[Any, nn.Module, float], OnImages]
+    install: str
+
+    family: ClassVar[Family] = "iterative"
+    budgeted: ClassVar[Mapping[str, str]] = {}
+    fixed_objective: ClassVar[bool] = True
+
+    def __call__(self, *, eps: float) -> Adapter:
+        """Return the attack at a radius.
+
+        Raises:
+            DivtrainError: when the library is not installed, saying how to get it.
+        """
+        try:
+            kind = getattr(importlib.import_module(self.module), self.kind)
+        except ImportError as error:
+            raise DivtrainError(
+                f"attack {self.name!r} comes from {self.module}, which cannot be imported here:"
+                f" {self.install}"
+            ) from error
         return Adapter(
-            name, eps, lambda model: _torchattack(kind, model, eps), _version("torchattack")
+            self.name, eps, lambda model: self.run(kind, model, eps), _version(self.module)
         )
-    module = _import("autoattack", name, "pip install git+https://github.com/fra31/auto-attack")
-    return Adapter(name, eps, lambda model: _autoattack(module, model, eps), _version("autoattack"))
-
-
-def _import(module: str, attack: str, how: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DivtrainError(
-            f"attack {attack!r} comes from {module}, which cannot be imported here: {how}"
-        ) from error
 
 
 def _version(package: str) -> str:
@@ -167,12 +177,33 @@ def _torchattack(kind: Any, model: nn.Module, eps: float) -> OnImages:
     return attack
 
 
-def _autoattack(module: Any, model: nn.Module, eps: float) -> OnImages:
+def _autoattack(kind: Any, model: nn.Module, eps: float) -> OnImages:
     def attack(x: Tensor, y: Tensor) -> Tensor:
-        made = module.AutoAttack(
+        made = kind(
             model, norm="Linf", eps=eps, seed=torch.initial_seed() % 2**31, version="standard",
             verbose=False, device=x.device,
         )  # fmt: skip
         return made.run_standard_evaluation(x, y, bs=len(x))
 
     return attack
+
+
+def _of_torchattack(name: str, title: str) -> ExternalAttack:
+    how = "pip install --editable '.[torchattack]' in a clone"
+    return ExternalAttack(name, title, "torchattack", name.upper(), _torchattack, how)
+
+
+EXTERNAL = {
+    each.name: each
+    for each in (
+        _of_torchattack("nifgsm", "NI-FGSM"),
+        _of_torchattack("difgsm", "DI-FGSM"),
+        _of_torchattack("tifgsm", "TI-FGSM"),
+        _of_torchattack("vmifgsm", "VMI-FGSM"),
+        ExternalAttack(
+            "autoattack", "AutoAttack", "autoattack", "AutoAttack", _autoattack,
+            "pip install git+https://github.com/fra31/auto-attack",
+        ),
+    )
+}  # fmt: skip
+"""By name."""

@@ -1,12 +1,12 @@
 """One step: FGSM (Goodfellow et al., 2015), R-FGSM (Tramer et al., 2018), and FGSM backwards."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from divtrain.attacks.attack import uniform_in_ball
+from divtrain.attacks.attack import Family, uniform_in_ball
 from divtrain.attacks.iterative import IterativeAttack
 from divtrain.errors import DivtrainError
 
@@ -14,6 +14,9 @@ from divtrain.errors import DivtrainError
 @dataclass(frozen=True, kw_only=True)
 class FGSM(IterativeAttack):
     """Fast gradient sign method: x + eps sign(grad_x J) (Eq. 2)."""
+
+    title: ClassVar[str] = "FGSM"
+    family: ClassVar[Family] = "one-step"
 
     steps: int = field(default=1, init=False)
     step_size: float | None = field(default=None, init=False)
@@ -27,6 +30,8 @@ class RFGSM(FGSM):
         alpha: None for the paper's form, x + U(-eps, eps) and a step of eps; a length of at most
             eps for Tramer et al.'s, x + alpha sign(N(0, 1)) and a step of eps - alpha.
     """
+
+    title: ClassVar[str] = "R-FGSM"
 
     alpha: float | None = None
 
@@ -56,6 +61,9 @@ class ReversedFGSM(FGSM):
     model reads the label off the steps it was trained on (label leaking, Kurakin et al., 2017), and
     what it withstands from the true step is not robustness. One gradient tells.
     """
+
+    title: ClassVar[str] = "FGSM reversed"
+    family: ClassVar[Family] = "reversed"
 
     def direction(self, gradient: Tensor, memory: Any) -> tuple[Tensor, Any]:
         """Away from the gradient."""

@@ -1,7 +1,7 @@
 """Iterative FGSM (Kurakin et al., 2017) and its momentum form (Dong et al., 2018)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,6 +11,8 @@ from divtrain.attacks.iterative import IterativeAttack
 @dataclass(frozen=True, kw_only=True)
 class IFGSM(IterativeAttack):
     """Iterative FGSM: k signed steps of eps / k, clipped to the ball (Eq. 3 and 4)."""
+
+    title: ClassVar[str] = "I-FGSM"
 
     steps: int = 10
 
@@ -22,6 +24,8 @@ class MIFGSM(IterativeAttack):
     Attributes:
         decay: mu, the share of the momentum that each step keeps.
     """
+
+    title: ClassVar[str] = "MI-FGSM"
 
     steps: int = 10
     decay: float = 1.0

@@ -89,7 +89,7 @@ def value_and_gradient(objective: Objective, x: Tensor, y: Tensor) -> tuple[Tens
         values = objective(x, y)
         if values.shape != y.shape:
             raise DivtrainError(
-                f"expected an objective that returns one value an image, shape {tuple(y.shape)},"
+                f"expected an objective that returns one value per image, shape {tuple(y.shape)},"
                 f" got {tuple(values.shape)}; do not reduce over the batch"
             )
         if not values.requires_grad:

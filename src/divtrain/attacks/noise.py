@@ -1,16 +1,21 @@
 """Random noise: the baseline every attack must beat."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from divtrain.attacks.attack import LinfAttack, OnStep, box
+from divtrain.attacks.attack import Family, LinfAttack, OnStep, box
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNoise(LinfAttack):
     """Every pixel moved by +eps or -eps at random: no model is looked at."""
+
+    title: ClassVar[str] = "noise"
+    family: ClassVar[Family] = "noise"
+    fixed_objective: ClassVar[bool] = True
 
     def perturb(
         self,

@@ -26,6 +26,16 @@ ObjectiveName = Literal[
     "mean_member_ce", "ce_of_mean_prob", "ce_of_mean_logit", "margin", "dlr", "reweighted"
 ]
 
+OBJECTIVE_TITLES: dict[ObjectiveName, str] = {
+    "mean_member_ce": "mean CE",
+    "ce_of_mean_prob": "mean prob",
+    "ce_of_mean_logit": "mean logit",
+    "margin": "hinge",
+    "dlr": "DLR",
+    "reweighted": "reweighted",
+}
+"""What reports call them."""
+
 OfLogits = Callable[[Tensor, Tensor], Tensor]
 """Maps member logits (member, batch, class) and labels (batch,) to values (batch,)."""
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from divtrain.attacks.attack import box, uniform_in_ball
-from divtrain.attacks.search import SearchAttack, Sight
+from divtrain.attacks.search import SearchAttack, Tracker
 from divtrain.errors import DivtrainError
 
 
@@ -19,6 +20,8 @@ class PGD(SearchAttack):
         step_size: Length of each step in pixel units; None for 2.5 eps / steps.
         random_start: Start every run at x + U(-eps, eps); otherwise the first starts at x.
     """
+
+    title: ClassVar[str] = "PGD"
 
     steps: int = 40
     step_size: float | None = None
@@ -34,7 +37,7 @@ class PGD(SearchAttack):
 
     def explore(
         self,
-        sight: Sight,
+        tracker: Tracker,
         x: Tensor,
         where: Tensor,
         generator: torch.Generator | None,
@@ -44,16 +47,16 @@ class PGD(SearchAttack):
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         low, high = box(x[where], self.eps)
         start = x[where]
-        if self.random_start or sight.run > 0:
+        if self.random_start or tracker.run > 0:
             start = uniform_in_ball(start, self.eps, generator)
         point = start.clamp(low, high)
         for step in range(self.steps):
-            _, gradient = sight.gradient(point, where)
+            _, gradient = tracker.gradient(point, where)
             report(step)
             point = (point + size * gradient.sign()).clamp(low, high)
-            going = self.still(sight.best, where)
+            going = self.still(tracker.best, where)
             where, point, low, high = where[going], point[going], low[going], high[going]
             if len(where) == 0:
                 return
-        sight.values(point, where)
+        tracker.values(point, where)
         report(self.steps)

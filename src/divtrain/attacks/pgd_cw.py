@@ -1,6 +1,7 @@
 """Projected gradient descent on Carlini and Wagner's hinge (Madry et al., 2018)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class PGDCW(IterativeAttack):
         confidence: kappa; the hinge is flat once another class leads by it.
         random_start: Start from x + U(-eps, eps) rather than from x.
     """
+
+    title: ClassVar[str] = "PGD-CW"
 
     objective: ObjectiveName | Objective = "margin"
     steps: int = 30

@@ -1,43 +1,78 @@
-"""Attacks by name: the paper's five with the paper's parameters, and stronger ones."""
+"""Attacks by name. A new one is a file and a line here; one of your own needs no line."""
 
-from collections.abc import Callable
-from typing import cast, get_args
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
 
 from divtrain.attacks.apgd import APGD, APGDT
-from divtrain.attacks.attack import Attack, LinfAttack
-from divtrain.attacks.external import EXTERNAL, build_external
+from divtrain.attacks.attack import Attack, Family, LinfAttack
+from divtrain.attacks.external import EXTERNAL
 from divtrain.attacks.fgsm import FGSM, RFGSM, ReversedFGSM
 from divtrain.attacks.ifgsm import IFGSM, MIFGSM
-from divtrain.attacks.iterative import IterativeAttack
 from divtrain.attacks.noise import RandomNoise
-from divtrain.attacks.objectives import ObjectiveName
+from divtrain.attacks.objectives import OBJECTIVE_TITLES, ObjectiveName
 from divtrain.attacks.pgd import PGD
 from divtrain.attacks.pgd_cw import PGDCW
 from divtrain.attacks.search import SearchAttack
 from divtrain.attacks.square import Square
 from divtrain.errors import DivtrainError, unknown_name
 
-ATTACKS: dict[str, type[IterativeAttack]] = {
+AttackKind = Callable[..., Attack]
+"""A class of attacks, or a function that builds one: called with ``eps=...`` and more."""
+
+ATTACKS: Mapping[str, AttackKind] = {
     "fgsm": FGSM,
     "rfgsm": RFGSM,
     "ifgsm": IFGSM,
     "mifgsm": MIFGSM,
     "pgdcw": PGDCW,
-}
-"""The paper's."""
-
-STRONGER: dict[str, type[LinfAttack]] = {
     "pgd": PGD,
     "apgd": APGD,
     "apgdt": APGDT,
     "square": Square,
+    "noise": RandomNoise,
+    "reversed": ReversedFGSM,
+    **EXTERNAL,
 }
-"""What a sceptical reviewer adds."""
 
-PROBES: dict[str, type[LinfAttack]] = {"noise": RandomNoise, "reversed": ReversedFGSM}
-"""What should fool nobody: every attack must beat the one, and nobody should fall to the other."""
 
-FIXED_OBJECTIVE = ("apgdt", "square", "noise", *EXTERNAL)
+@dataclass(frozen=True)
+class NamedAttack:
+    """What a name stands for.
+
+    Attributes:
+        kind: The class, or the function that builds the attack.
+        objective: Name of the objective, empty for the attack's own.
+        family: See `divtrain.attacks.LinfAttack`.
+        budgeted: See there.
+    """
+
+    kind: AttackKind
+    objective: str
+    family: Family
+    budgeted: Mapping[str, str]
+
+
+def find_attack(name: str) -> NamedAttack:
+    """Return what a name means: ``NAME`` or ``MODULE:CLASS``, each also with ``:OBJECTIVE``.
+
+    The name of a known attack before the colon wins over a module of that name.
+
+    Raises:
+        DivtrainError: for an unknown name or objective, or a class that cannot be imported.
+    """
+    head, _, objective = name.partition(":")
+    kind = ATTACKS.get(head)
+    if kind is None:
+        attribute, _, objective = objective.partition(":")
+        kind = _import(name, head, attribute)
+    if objective and objective not in get_args(ObjectiveName):
+        raise unknown_name("objective", objective, get_args(ObjectiveName))
+    if objective and getattr(kind, "fixed_objective", False):
+        raise DivtrainError(f"{head} has no choice of objective; leave out ':{objective}'")
+    family: Family = getattr(kind, "family", LinfAttack.family)
+    return NamedAttack(kind, objective, family, getattr(kind, "budgeted", {}))
 
 
 def build_attack(
@@ -50,11 +85,13 @@ def build_attack(
 ) -> Attack:
     """Return the named attack at radius `eps` with its default parameters (the paper's, if its).
 
-    ``NAME:OBJECTIVE`` chooses another objective, e.g. ``mifgsm:ce_of_mean_logit``.
+    ``NAME:OBJECTIVE`` chooses another objective, e.g. ``mifgsm:ce_of_mean_logit``;
+    ``MODULE:CLASS`` is an attack of your own, e.g. ``my_attacks:DecayingFGSM``.
 
     Args:
         name: One of fgsm, rfgsm, ifgsm, mifgsm, pgdcw; pgd, apgd, apgdt, square; noise,
-            reversed; nifgsm, difgsm, tifgsm, vmifgsm (from torchattack); autoattack.
+            reversed; nifgsm, difgsm, tifgsm, vmifgsm (from torchattack); autoattack; or a class
+            that can be imported.
         eps: Radius in [0, 1] pixel units.
         steps: Steps (square: queries), for those that have them; None for the default.
         restarts: Runs of pgd, apgd, apgdt and square; None for the default.
@@ -68,26 +105,60 @@ def build_attack(
     >>> build_attack("mifgsm", eps=0.1)
     MIFGSM(eps=0.1, objective='mean_member_ce', steps=10, step_size=None, decay=1.0)
     """
-    name, _, objective = name.partition(":")
-    known = (*ATTACKS, *STRONGER, *PROBES, *EXTERNAL)
-    if name not in known:
-        raise unknown_name("attack", name, known)
-    if objective and objective not in get_args(ObjectiveName):
-        raise unknown_name("objective", objective, get_args(ObjectiveName))
-    if objective and name in FIXED_OBJECTIVE:
-        raise DivtrainError(f"{name} has no choice of objective; leave out ':{objective}'")
-    if name in EXTERNAL:
-        if steps is not None or restarts is not None:
-            raise DivtrainError(
-                f"{name} does not take steps or restarts here; give them through an Adapter"
-            )
-        return build_external(name, eps)
-    given = {"objective": objective or None, "steps": steps, "restarts": restarts}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    kind: type[LinfAttack] = {**ATTACKS, **STRONGER, **PROBES}[name]
-    if issubclass(kind, SearchAttack):
+    found = find_attack(name)
+    given = {"objective": found.objective or None, "steps": steps, "restarts": restarts}
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if isinstance(found.kind, type) and issubclass(found.kind, SearchAttack):
         chosen["stop_when_fooled"] = white_box
     try:
-        return cast(Callable[..., LinfAttack], kind)(eps=eps, **chosen)
+        return found.kind(eps=eps, **chosen)
     except TypeError as error:
-        raise DivtrainError(f"{name} does not take {' and '.join(chosen)}: {error}") from error
+        options = " and ".join(chosen) or "eps"
+        raise DivtrainError(f"{name} does not take {options}: {error}") from error
+
+
+def attack_title(name: str) -> str:
+    """Return what reports call an attack, with its objective; the class's name for one's own.
+
+    Nothing is imported for it: the name may come from a file.
+
+    >>> attack_title("mifgsm:ce_of_mean_logit"), attack_title("my_attacks:DecayingFGSM")
+    ('MI-FGSM (mean logit)', 'DecayingFGSM')
+    """
+    head, _, objective = name.partition(":")
+    title = getattr(ATTACKS.get(head), "title", "")
+    if not title:
+        title, _, objective = objective.partition(":")
+    told = OBJECTIVE_TITLES.get(cast(ObjectiveName, objective), objective)
+    return f"{title or head} ({told})" if told else title or head
+
+
+def attack_name(kind: type) -> str:
+    """Return the name that `find_attack` knows a class by.
+
+    >>> attack_name(PGD)
+    'pgd'
+    """
+    known = [name for name, each in ATTACKS.items() if each is kind]
+    return known[0] if known else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _import(name: str, module: str, attribute: str) -> AttackKind:
+    if not attribute:
+        raise unknown_name("attack", module, ATTACKS)
+    try:
+        kind: Any = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise DivtrainError(f"attack {name!r}: cannot import {module!r}: {error}") from error
+        raise DivtrainError(
+            f"{unknown_name('attack', module, ATTACKS)} Nor is there a module {module!r}; run from"
+            " the folder that holds it, or install it."
+        ) from error
+    except AttributeError as error:
+        raise DivtrainError(
+            f"attack {name!r}: module {module!r} has no {attribute!r} at its top"
+        ) from error
+    if not callable(kind):
+        raise DivtrainError(f"expected {name!r} to be a class of attacks, got {kind!r}")
+    return cast(AttackKind, kind)

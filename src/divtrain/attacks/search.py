@@ -5,8 +5,9 @@ beats every point that does not; among either, the higher objective wins. With `
 an image is left alone from then on, which cannot change whether the attacked model is fooled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,49 +42,50 @@ class Best:
         self.fooled[chosen] = fooled[better]
 
 
-Look = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Maps points and the images `where` they belong to, to (objective, the model's answer)."""
+Query = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""One forward pass: maps points, and the indices in the batch of the images they belong to, to
+(objective, the model's answer)."""
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a search sees of the model; every point it looks at is offered to `best`.
+class Tracker:
+    """Queries the model for a search, and offers every point queried to `best`.
 
     Attributes:
-        look: The model.
+        query: The forward pass.
         y: Labels of the whole batch.
         best: The best points so far.
         run: Number of the run, from 0.
     """
 
-    look: Look
+    query: Query
     y: Tensor
     best: Best
     run: int = 0
 
     def values(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at points from forward passes alone: (objective, whether the model is fooled)."""
+        """Query points without gradients: (objective, whether the model is fooled there)."""
         with torch.no_grad():
-            values, answer = self.look(x, where)
-        return values, self._judge(x, where, values, answer)
+            values, answer = self.query(x, where)
+        return values, self._offer(x, where, values, answer)
 
     def gradient(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at points: (objective, its gradient)."""
+        """Query points: (objective, its gradient)."""
         answers: list[Tensor] = []
 
         def objective(x: Tensor, _: Tensor) -> Tensor:
-            values, answer = self.look(x, where)
+            values, answer = self.query(x, where)
             answers.append(answer)
             return values
 
         values, gradient = value_and_gradient(objective, x, self.y[where])
-        self._judge(x, where, values, answers[0])
+        self._offer(x, where, values, answers[0])
         return values, gradient
 
-    def _judge(self, x: Tensor, where: Tensor, values: Tensor, answer: Tensor) -> Tensor:
+    def _offer(self, x: Tensor, where: Tensor, values: Tensor, answer: Tensor) -> Tensor:
         if values.shape != where.shape:
             raise DivtrainError(
-                f"expected an objective that returns one value an image, shape"
+                f"expected an objective that returns one value per image, shape"
                 f" {tuple(where.shape)}, got {tuple(values.shape)}; do not reduce over the batch"
             )
         fooled = answer.detach().argmax(1) != self.y[where]
@@ -95,6 +97,8 @@ class Sight:
 class SearchAttack(LinfAttack):
     """An attack that keeps, image by image, the best point of several runs.
 
+    An evaluation's budgets set its steps and restarts.
+
     Attributes:
         steps: Steps of each run.
         restarts: Number of runs; later ones only attack images that are not fooled yet.
@@ -102,6 +106,8 @@ class SearchAttack(LinfAttack):
             model is also the target, where it saves most of the time; when the result is to be
             transferred, further steps make it transfer better.
     """
+
+    budgeted: ClassVar[Mapping[str, str]] = {"steps": "steps", "restarts": "restarts"}
 
     steps: int = 50
     restarts: int = 1
@@ -119,31 +125,31 @@ class SearchAttack(LinfAttack):
         del model, x
         return self.restarts
 
-    def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
-        """Return what run number `run` on the images `x` maximises and sees."""
+    def query(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Query:
+        """Return the forward pass of run number `run` on the images `x`."""
         del x, run
         objective = self.bind(model)
 
-        def both(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
             if not isinstance(objective, ModelObjective):
                 return objective(points, y[where]), model(points.detach())
             logits = objective.member_logits(points)
             return objective.value(logits, y[where]), objective.answer(points, logits.detach())
 
-        return both
+        return forward
 
     def explore(
         self,
-        sight: Sight,
+        tracker: Tracker,
         x: Tensor,
         where: Tensor,
         generator: torch.Generator | None,
         report: Callable[[int], None],
     ) -> None:
-        """Do one run on the images `where` of the batch `x`, looking at points through `sight`.
+        """Do one run on the images `where` of the batch `x`, querying points through `tracker`.
 
         Args:
-            sight: The model; keeps the best points itself.
+            tracker: The model; keeps the best points itself.
             x: Clean images of the whole batch.
             where: Which of them to attack, (image,).
             generator: Source of randomness.
@@ -171,12 +177,12 @@ class SearchAttack(LinfAttack):
         for run in range(self.runs(model, x)):
             if best.fooled.all() and run > 0:
                 break
-            sight = Sight(self.look(model, x, y, run), y, best, run)
+            tracker = Tracker(self.query(model, x, y, run), y, best, run)
             if run == 0:
-                sight.values(x, where)  # the clean image is allowed, and may fool already
+                tracker.values(x, where)  # the clean image is allowed, and may fool already
             left = where[~best.fooled] if run > 0 or self.stop_when_fooled else where
             if len(left) > 0:
-                self.explore(sight, x, left, generator, report)
+                self.explore(tracker, x, left, generator, report)
         return best.x
 
     def still(self, best: Best, where: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Square Attack (Andriushchenko et al., 2020): random search from the model's answers alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from divtrain.attacks.attack import box
+from divtrain.attacks.attack import Family, box
 from divtrain.attacks.objectives import Objective, ObjectiveName, answer_of, lead
-from divtrain.attacks.search import Look, SearchAttack, Sight
+from divtrain.attacks.search import Query, SearchAttack, Tracker
 from divtrain.errors import DivtrainError
 from divtrain.gal import HasMembers
 
@@ -21,12 +22,16 @@ class Square(SearchAttack):
     """Set random squares to x +- eps and keep what lowers the lead of the true class.
 
     Needs no gradient, so masked gradients do not hinder it: where it fools what gradient attacks
-    could not, those failed. `steps` is the number of queries an
-    image, beside the clean one.
+    could not, those failed. `steps` is the number of queries per image, beside the clean one.
 
     Attributes:
         share: Share of the image in the first squares.
     """
+
+    title: ClassVar[str] = "Square"
+    family: ClassVar[Family] = "query"
+    budgeted: ClassVar[Mapping[str, str]] = {"steps": "queries"}
+    fixed_objective: ClassVar[bool] = True
 
     objective: ObjectiveName | Objective = "dlr"
     steps: int = 1000
@@ -43,12 +48,12 @@ class Square(SearchAttack):
                 " leave it out"
             )
 
-    def look(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Look:
-        """See the lead of the true class in the model's answer, nothing inside the model."""
+    def query(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Query:
+        """Return the lead of the true class in the answer; nothing inside the model is used."""
         del x, run
         answer_from = answer_of(model)
 
-        def both(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+        def forward(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
             logits = (
                 model.member_logits(points)
                 if isinstance(model, HasMembers)
@@ -57,11 +62,11 @@ class Square(SearchAttack):
             answer = answer_from(points, logits)
             return -lead(answer, y[where]), answer
 
-        return both
+        return forward
 
     def explore(
         self,
-        sight: Sight,
+        tracker: Tracker,
         x: Tensor,
         where: Tensor,
         generator: torch.Generator | None,
@@ -71,15 +76,15 @@ class Square(SearchAttack):
         low, high = box(x[where], self.eps)
         stripes = _signs((len(where), x.shape[1], 1, x.shape[3]), generator, x)
         point = (x[where] + self.eps * stripes).clamp(low, high)
-        value, _ = sight.values(point, where)
+        value, _ = tracker.values(point, where)
         for query in range(1, self.steps):
-            going = self.still(sight.best, where)
+            going = self.still(tracker.best, where)
             where, point, value = where[going], point[going], value[going]
             low, high = low[going], high[going]
             if len(where) == 0:
                 return
             proposal = self._with_square(x[where], point, low, high, query, generator)
-            new, _ = sight.values(proposal, where)
+            new, _ = tracker.values(proposal, where)
             better = new > value
             point = torch.where(better.view(-1, 1, 1, 1), proposal, point)
             value = torch.where(better, new, value)
@@ -94,7 +99,7 @@ class Square(SearchAttack):
         query: int,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """Return the points with a square of each set to x +- eps, a sign a channel."""
+        """Return the points with a square of each set to x +- eps, a sign per channel."""
         count, channels, height, width = x.shape
         halvings = sum(query * 10_000 / self.steps > mark for mark in HALVINGS)
         area = self.share / 2**halvings * height * width

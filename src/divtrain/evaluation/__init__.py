@@ -1,49 +1,55 @@
-"""From surrogates and targets to records, and the warning signs in them."""
+"""From a suite of attacks to records, and the warning signs in them: one engine.
 
-from divtrain.evaluation.crafting import CraftedSet, Violations, craft, enforce_threat_model
-from divtrain.evaluation.diagnosis import Diagnosis, diagnose
+Suite -> make_plan -> AttackRun -> attack_model -> classify -> AttackResult -> Evaluation.
+"""
+
+from divtrain.evaluation.classifying import check_same_task, correct_batch, correct_mask
+from divtrain.evaluation.crafting import (
+    CraftedBatch,
+    CraftedSet,
+    Violations,
+    craft,
+    craft_batch,
+    enforce_threat_model,
+    join_batches,
+    split_images,
+)
+from divtrain.evaluation.diagnosis import Diagnosis, diagnose, is_differentiable
 from divtrain.evaluation.effort import Passes, count_passes
-from divtrain.evaluation.evaluation import Evaluation, AttackResult, evaluate
+from divtrain.evaluation.evaluation import (
+    attack_model,
+    attacked,
+    chance_level,
+    check_surrogate,
+    check_task,
+    classify,
+    diagnose_model,
+    evaluate,
+    has_members,
+)
 from divtrain.evaluation.intervals import paired_interval, wilson_interval
-from divtrain.evaluation.plan import AttackRun, Suite, check_suite, make_plan, quick
-from divtrain.evaluation.records import CLEAN, WORST, Record, make_records, worst_case
-from divtrain.evaluation.sanity import WarningSign, warning_signs
-from divtrain.evaluation.signs import SIGNS, not_asked, warning_signs_of
+from divtrain.evaluation.packing import (
+    pack_evaluation,
+    pack_result,
+    pack_sets,
+    unpack_evaluation,
+    unpack_result,
+    unpack_sets,
+)
+from divtrain.evaluation.plan import EVERY_SURROGATE, ONE_MEMBER, AttackRun, make_plan
+from divtrain.evaluation.records import CLEAN, WORST, Record, WarningSign
+from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
+from divtrain.evaluation.signs import SIGNS
+from divtrain.evaluation.suite import PAPER_SUITE, Suite, quick
 from divtrain.evaluation.threat import KNOWLEDGE, Threat, ThreatModel
-from divtrain.evaluation.transfer import correct_mask, evaluate_transfer
 
 __all__ = [
-    "CLEAN",
-    "KNOWLEDGE",
-    "SIGNS",
-    "WORST",
-    "AttackRun",
-    "CraftedSet",
-    "Diagnosis",
-    "Evaluation",
-    "AttackResult",
-    "Passes",
-    "Record",
-    "Suite",
-    "Threat",
-    "ThreatModel",
-    "Violations",
-    "WarningSign",
-    "check_suite",
-    "correct_mask",
-    "count_passes",
-    "craft",
-    "diagnose",
-    "enforce_threat_model",
-    "evaluate",
-    "evaluate_transfer",
-    "make_plan",
-    "make_records",
-    "not_asked",
-    "paired_interval",
-    "quick",
-    "warning_signs",
-    "warning_signs_of",
-    "wilson_interval",
-    "worst_case",
-]
+    "CLEAN", "EVERY_SURROGATE", "KNOWLEDGE", "ONE_MEMBER", "PAPER_SUITE", "SIGNS", "WORST",
+    "AttackResult", "AttackRun", "CraftedBatch", "CraftedSet", "Diagnosis", "Evaluation", "Passes",
+    "Record", "Suite", "SurrogateCheck", "Threat", "ThreatModel", "Violations", "WarningSign",
+    "attack_model", "attacked", "chance_level", "check_same_task", "check_surrogate", "check_task",
+    "classify", "correct_batch", "correct_mask", "count_passes", "craft", "craft_batch", "diagnose",
+    "diagnose_model", "enforce_threat_model", "evaluate", "has_members", "is_differentiable",
+    "join_batches", "make_plan", "pack_evaluation", "pack_result", "pack_sets", "paired_interval",
+    "quick", "split_images", "unpack_evaluation", "unpack_result", "unpack_sets", "wilson_interval",
+]  # fmt: skip

@@ -1,19 +1,20 @@
-"""Adversarial sets: crafted once on a surrogate, checked, and shared by every target."""
+"""Adversarial examples: crafted batch by batch on a model, and never trusted."""
 
+import hashlib
 import zlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from divtrain.attacks import Attack, LinfAttack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
-from divtrain.evaluation.effort import Growth, Passes, count_passes
-from divtrain.evaluation.parts import Part, Parts
+from divtrain.evaluation.bounds import CHECKED, Count
+from divtrain.evaluation.effort import GrowthTracker, Passes, count_passes
 from divtrain.module_state import device_of
 
 TOLERANCE = 1e-6
@@ -23,7 +24,7 @@ OnBatch = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CHECKED)
 class Violations:
     """What an attack returned that the threat model does not allow; all of it was mended.
 
@@ -33,9 +34,9 @@ class Violations:
         not_finite: Images with a NaN or infinite pixel, replaced by the clean image.
     """
 
-    outside_ball: int
-    outside_bounds: int
-    not_finite: int
+    outside_ball: Count
+    outside_bounds: Count
+    not_finite: Count
 
 
 def enforce_threat_model(
@@ -63,6 +64,21 @@ def enforce_threat_model(
 
 
 @dataclass(frozen=True)
+class CraftedBatch:
+    """What an attack returned for one batch, as it came.
+
+    Attributes:
+        x_adv: The examples on the CPU.
+        passes: Passes through the attacked model, summed over the batch's images.
+        growth: See `CraftedSet`; None for attacks that do not report it.
+    """
+
+    x_adv: Float[Tensor, "image channel height width"]
+    passes: Passes
+    growth: Float[Tensor, "3 image"] | None
+
+
+@dataclass(frozen=True)
 class CraftedSet:
     """Adversarial examples and what they cost.
 
@@ -79,68 +95,101 @@ class CraftedSet:
     passes: Passes
     growth: Float[Tensor, "3 image"] | None
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the examples."""
+        return hashlib.sha256(self.x_adv.contiguous().numpy().tobytes()).hexdigest()
+
 
 def craft(
     attack: Attack,
-    surrogate: nn.Module,
+    model: nn.Module,
     images: Images,
     batch_size: int = 128,
     seed: int = 0,
     on_batch: OnBatch | None = None,
-    parts: Parts | None = None,
 ) -> CraftedSet:
-    """Attack every image on the surrogate.
+    """Attack every image on a model.
 
     Args:
         attack: Which attack.
-        surrogate: The model attacked, on the device to compute on.
+        model: The model attacked, on the device to compute on.
         images: Clean images and true labels.
         batch_size: Images at a time; has no influence on the result but through random starts.
-        seed: Of random starts; combined with the attack's parameters and the batch's number, so
-            that every batch is the same whatever was crafted before it.
+        seed: Of random starts.
         on_batch: For showing progress.
-        parts: Where to keep each batch, and find those that were crafted before.
     """
-    done: list[Part] = []
-    batches = zip(images.x.split(batch_size), images.y.split(batch_size), strict=True)
-    for index, (x, y) in enumerate(batches):
-        own_seed = zlib.crc32(f"{seed} {_words(attack)} {index}".encode())
-        make = partial(_craft_batch, attack, surrogate, x, y, own_seed)
-        done.append(make() if parts is None else parts.get(index, make))
+    crafted: list[CraftedBatch] = []
+    for index, batch in enumerate(split_images(images, batch_size)):
+        crafted.append(craft_batch(attack, model, batch, index, seed))
         if on_batch is not None:
             on_batch(min((index + 1) * batch_size, len(images)), len(images))
-    whole = torch.cat([tensors["x_adv"] for tensors, _ in done])
-    x_adv, violations = enforce_threat_model(images.x.cpu(), whole, attack.eps)
-    growth = Growth([tensors["growth"] for tensors, _ in done if "growth" in tensors])
-    passes = Passes(
-        sum(about["forward"] for _, about in done), sum(about["backward"] for _, about in done)
-    )
-    return CraftedSet(x_adv, violations, passes.per_image(len(images)), growth.tensor())
+    return join_batches(crafted, images, attack.eps)
 
 
-def _craft_batch(attack: Attack, surrogate: nn.Module, x: Tensor, y: Tensor, seed: int) -> Part:
-    """Attack one batch; what is random in attack or model follows from `seed` alone."""
-    device, growth = device_of(surrogate), Growth()
-    generator = torch.Generator(device).manual_seed(seed)
-    batch = (surrogate, x.to(device), y.to(device), generator)
+def split_images(images: Images, batch_size: int) -> list[Images]:
+    """Return images in batches, the last of which may be smaller."""
+    pairs = zip(images.x.split(batch_size), images.y.split(batch_size), strict=True)
+    return [Images(x, y) for x, y in pairs]
+
+
+def craft_batch(
+    attack: Attack, model: nn.Module, batch: Images, index: int, seed: int
+) -> CraftedBatch:
+    """Attack one batch.
+
+    What is random in attack or model follows from the seed, the attack's parameters and the batch's
+    number alone, so a batch is the same whatever was crafted before it.
+
+    Args:
+        attack: Which attack.
+        model: The model attacked, on the device to compute on.
+        batch: Clean images and true labels.
+        index: Number of the batch among those of `split_images`, from 0.
+        seed: Of the evaluation.
+
+    Raises:
+        DivtrainError: when the attack returns something of another shape.
+    """
+    own_seed = zlib.crc32(f"{seed} {_words(attack)} {index}".encode())
+    device = device_of(model)
+    generator = torch.Generator(device).manual_seed(own_seed)
+    arguments = (model, batch.x.to(device), batch.y.to(device), generator)
     devices = [device] if device.type == "cuda" else []
-    with count_passes(surrogate) as passes, torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+    growth: Tensor | None = None
+    with count_passes(model) as passes, torch.random.fork_rng(devices):
+        torch.manual_seed(own_seed)
         if isinstance(attack, LinfAttack):
-            watcher = growth.watch(getattr(attack, "steps", 1))
-            x_adv = attack(*batch, watcher)
-            watcher.close(len(x))
+            tracker = GrowthTracker(getattr(attack, "steps", 1))
+            x_adv = attack(*arguments, tracker)
+            growth = tracker.growth(len(batch))
         else:
-            x_adv = attack(*batch)
-    if x_adv.shape != x.shape:
+            x_adv = attack(*arguments)
+    if x_adv.shape != batch.x.shape:
         raise DivtrainError(
-            f"expected adversarial examples of shape {tuple(x.shape)}, got"
+            f"expected adversarial examples of shape {tuple(batch.x.shape)}, got"
             f" {tuple(x_adv.shape)} from {attack!r}"
         )
-    tensors = {"x_adv": x_adv.detach().cpu()}
-    if growth.rows:
-        tensors["growth"] = growth.rows[0]
-    return tensors, asdict(passes)
+    return CraftedBatch(x_adv.detach().cpu(), passes, growth)
+
+
+def join_batches(batches: Sequence[CraftedBatch], images: Images, eps: float) -> CraftedSet:
+    """Put crafted batches together, clipped into the ball and the bounds.
+
+    Args:
+        batches: Every batch, in order.
+        images: The clean images of all.
+        eps: Radius of the ball.
+    """
+    whole = torch.cat([batch.x_adv for batch in batches])
+    x_adv, violations = enforce_threat_model(images.x.cpu(), whole, eps)
+    passes = Passes(
+        sum(batch.passes.forward for batch in batches),
+        sum(batch.passes.backward for batch in batches),
+    )
+    rows = [batch.growth for batch in batches if batch.growth is not None]
+    growth = torch.cat(rows, dim=1) if rows else None
+    told = growth is not None and not growth.isnan().all()
+    return CraftedSet(x_adv, violations, passes.per_image(len(images)), growth if told else None)
 
 
 def _words(attack: Attack) -> str:

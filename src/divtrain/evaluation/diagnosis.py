@@ -1,14 +1,14 @@
 """Looking at a model before attacking it: can its answers and gradients be trusted?"""
 
-from dataclasses import asdict, dataclass
-
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from divtrain.attacks import make_objective
 from divtrain.attacks.objectives import lead
 from divtrain.checks import check_logits
 from divtrain.data import Images
+from divtrain.evaluation.bounds import CHECKED, Several, Share
 from divtrain.gal import HasMembers
 from divtrain.module_state import device_of, eval_mode
 
@@ -20,7 +20,7 @@ BETTER = 0.05
 """Accuracy gained in another range of pixels that says that the model wants that one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Diagnosis:
     """What was seen on some clean images, each a share of them unless said otherwise.
 
@@ -40,20 +40,16 @@ class Diagnosis:
             "standardised"); empty if nothing did.
     """
 
-    images: int
-    classes: int
-    randomised: float
-    saturated: float
-    rounded: float
+    images: Several
+    classes: Several
+    randomised: Share
+    saturated: Share
+    rounded: Share
     differentiable: bool
-    zero_gradient: float
-    nan_gradient: float
+    zero_gradient: Share
+    nan_gradient: Share
     probabilities: bool
     other_range: str = ""
-
-    def as_json(self) -> dict[str, float | int | bool]:
-        """Return the fields by name."""
-        return asdict(self)
 
 
 def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnosis:

@@ -2,25 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
+from divtrain.evaluation.bounds import CHECKED, Spent
 from divtrain.gal import HasMembers
 
 
-@dataclass
+@checked(config=CHECKED)
 class Passes:
     """Passes through a whole model, counted in images.
 
     Attributes:
-        forward: Images passed forward.
-        backward: Images whose gradient was passed back.
+        forward: Images in forward passes.
+        backward: Images in backward passes.
     """
 
-    forward: float = 0.0
-    backward: float = 0.0
+    forward: Spent = 0.0
+    backward: Spent = 0.0
 
     def per_image(self, images: int) -> "Passes":
         """Return the mean per image attacked."""
@@ -54,57 +56,48 @@ def count_passes(model: nn.Module) -> Iterator[Passes]:
 
 
 @dataclass
-class Growth:
-    """The attack's objective at each image: when it began, after three quarters, at the end.
+class GrowthTracker:
+    """Follows an attack's objective over the steps of one batch, in the first run of a search.
+
+    Give it to the attack as `on_step`.
 
     Attributes:
-        rows: (first, late, last) of each batch, each (batch,).
+        steps: Steps of the attack.
     """
 
-    rows: list[Tensor] = field(default_factory=list)
-
-    def watch(self, steps: int) -> "Watcher":
-        """Return what to give a batch's attack of so many steps as `on_step`."""
-        return Watcher(self, steps)
-
-    def tensor(self) -> Tensor | None:
-        """First, late and last objective, (3, image); None when the attack does not report."""
-        whole = torch.cat(self.rows, dim=1) if self.rows else torch.full((3, 1), torch.nan)
-        return None if whole.isnan().all() else whole
-
-
-@dataclass
-class Watcher:
-    """Keeps the objective of one batch at the steps that matter, in the first run of a search."""
-
-    growth: Growth
     steps: int
-    first: Tensor | None = None
-    late: Tensor | None = None
-    last: Tensor | None = None
-    step: int = 0
-    done: bool = False
+    _first: Tensor | None = None
+    _late: Tensor | None = None
+    _last: Tensor | None = None
+    _step: int = 0
+    _done: bool = False
 
     def __call__(self, step: int, values: Tensor) -> None:
         """See `divtrain.attacks.attack.OnStep`."""
-        if self.last is not None and step < self.step:
-            self.done = True  # a later run begins: its gains say nothing of the first one's rest
-        if self.done:
+        if self._last is not None and step < self._step:
+            self._done = True  # a later run begins: its gains say nothing of the first one's rest
+        if self._done:
             return
-        self.step = step
+        self._step = step
         values = values.detach().float().clone()
-        if self.first is None:
-            self.first = values
+        if self._first is None:
+            self._first = values
         if step <= 3 * self.steps // 4:
-            self.late = values
-        self.last = values
+            self._late = values
+        self._last = values
 
-    def close(self, images: int) -> None:
-        """Hand the batch's values over; NaN if the attack had nothing to do in it."""
-        if self.first is not None and self.late is not None and self.last is not None:
-            self.growth.rows.append(torch.stack([self.first, self.late, self.last]).cpu())
-        else:
-            self.growth.rows.append(torch.full((3, images), torch.nan))
+    def growth(self, images: int) -> Tensor:
+        """Return the objective at each image at first, after three quarters of the steps, at last.
+
+        Args:
+            images: Size of the batch.
+
+        Returns:
+            (3, image); NaN if the attack reported nothing.
+        """
+        if self._first is None or self._late is None or self._last is None:
+            return torch.full((3, images), torch.nan)
+        return torch.stack([self._first, self._late, self._last]).cpu()
 
 
 def rise_at_the_end(growth: Tensor, fooled: Tensor) -> float | None:

@@ -1,182 +1,25 @@
-"""One target under everything an evaluation tries: masks in, records out."""
+"""The engine: plan, attack, classify, gather. An experiment's stages call the same functions."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor, nn
 
 from divtrain.checks import check_images, check_label_shape
-from divtrain.data import Images
+from divtrain.data import Images, Split
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
+from divtrain.evaluation.classifying import check_same_task, correct_mask
 from divtrain.evaluation.crafting import CraftedSet, OnBatch, Violations, craft
 from divtrain.evaluation.diagnosis import Diagnosis, diagnose
 from divtrain.evaluation.effort import Passes, rise_at_the_end
-from divtrain.evaluation.parts import Parts
-from divtrain.evaluation.plan import ONE_MEMBER, AttackRun, Suite, check_suite, make_plan
-from divtrain.evaluation.records import CLEAN, WORST, Record
-from divtrain.evaluation.threat import Threat
-from divtrain.evaluation.transfer import check_same_task, correct_mask
+from divtrain.evaluation.plan import AttackRun, choose_images, make_plan
+from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
+from divtrain.evaluation.suite import Suite
 
 DIAGNOSED = 256
 """Clean images that a diagnosis looks at."""
-EVERY_SURROGATE = "all surrogates"
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What one attempt came to.
-
-    Attributes:
-        correct: Which of the attempt's images the target still classifies right.
-        source: Accuracy of the surrogate on what was crafted on it, for transferred attempts.
-        passes: Passes through the attacked model, mean per image.
-        violations: What the attack returned outside the threat model; all of it was mended.
-        rise: Share of the objective's rise in the last quarter of the steps, at images not fooled
-            (see `rise_at_the_end`); None where it cannot be told.
-        members: For `ONE_MEMBER`: which images each member classifies right under the attack on
-            itself, (member, image).
-        digest: SHA-256 of the float32 adversarial examples; empty where they were not kept.
-    """
-
-    correct: Bool[Tensor, "image"]
-    passes: Passes
-    violations: Violations
-    source: float | None = None
-    rise: float | None = None
-    members: Bool[Tensor, "member image"] | None = None
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class SurrogateCheck:
-    """What a surrogate is worth.
-
-    Attributes:
-        clean: Its accuracy on the clean images, in [0, 1].
-        diagnosis: What was seen on it.
-    """
-
-    clean: float
-    diagnosis: Diagnosis
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Everything measured on one target.
-
-    Attributes:
-        target: Its name.
-        clean: Which clean images it classifies right.
-        results: What each attempt came to, in the order of the plan.
-        diagnosis: What was seen before any attack.
-        seed: Of random starts.
-        surrogates: What was seen on each surrogate before any attack, and its clean accuracy.
-        chance: Accuracy of always answering the most frequent class.
-    """
-
-    target: str
-    clean: Bool[Tensor, "image"]
-    results: Mapping[AttackRun, AttackResult]
-    diagnosis: Diagnosis
-    seed: int = 0
-    surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
-    chance: float = 0.1
-
-    def __repr__(self) -> str:
-        """What it is, and what to ask it for."""
-        return (
-            f"Evaluation of {self.target!r}: {len(self.clean)} images,"
-            f" {self.clean.float().mean():.1%} right when clean, {len(self.results)} attempts;"
-            " see .records(), .curve() and divtrain.evaluation.warning_signs_of"
-        )
-
-    def correct_on_all(self, attempt: AttackRun) -> Bool[Tensor, "image"]:
-        """Mask over all images; those the attempt left out count as not fooled by it."""
-        mask = self.results[attempt].correct
-        if attempt.images is None:
-            return mask
-        whole = torch.ones_like(self.clean)
-        whole[chosen_images(len(whole), attempt.images)] = mask
-        return whole
-
-    def runs(self, threat: Threat, eps: float) -> list[AttackRun]:
-        """Attempts of the table (not of the curve) of a threat at a radius."""
-        return [a for a in self.results if (a.threat, a.eps, a.sweep) == (threat, eps, False)]
-
-    def eps(self) -> list[float]:
-        """Radii of the table."""
-        return sorted({attempt.eps for attempt in self.results if not attempt.sweep})
-
-    def records(self) -> list[Record]:
-        """Accuracies of the table: every attempt, and per-image worst cases.
-
-        A worst case at a radius stands for each surrogate, for all surrogates together where there
-        are several, and for the white-box adversary, who has every other attack of the list too.
-        """
-        found = [self._record("clean", "", CLEAN, 0.0, self.clean)]
-        for eps in self.eps():
-            for threat in ("noise", "query"):
-                found += [self._of(attempt) for attempt in self.runs(threat, eps)]
-            transfer = self.runs("transfer", eps)
-            sources = list(dict.fromkeys(attempt.source for attempt in transfer))
-            for source in sources:
-                mine = [attempt for attempt in transfer if attempt.source == source]
-                found += [self._of(attempt) for attempt in mine]
-                found.append(self._worst("transfer", source, eps, mine))
-            if len(sources) > 1:
-                found.append(self._worst("transfer", EVERY_SURROGATE, eps, transfer))
-            white = self.runs("white-box", eps)
-            found += [self._of(attempt) for attempt in white]
-            if white:
-                others = [*transfer, *self.runs("query", eps), *self.runs("noise", eps)]
-                found.append(self._worst("white-box", self.target, eps, white + others))
-        return found
-
-    def curve(self) -> list[Record]:
-        """Accuracies of the sweep over eps."""
-        return [self._of(attempt) for attempt in self.results if attempt.sweep]
-
-    def _of(self, attempt: AttackRun) -> Record:
-        outcome = self.results[attempt]
-        mask, passes = outcome.correct, outcome.passes
-        return self._record(
-            attempt.threat, attempt.source, attempt.attack, attempt.eps, mask, passes
-        )
-
-    def _worst(self, threat: Threat, source: str, eps: float, of: Sequence[AttackRun]) -> Record:
-        masks = [self.clean, *(self.correct_on_all(attempt) for attempt in of)]
-        passes = [self.results[attempt].passes for attempt in of]
-        spent = Passes(sum(p.forward for p in passes), sum(p.backward for p in passes))
-        return self._record(threat, source, WORST, eps, torch.stack(masks).all(0), spent)
-
-    def _record(
-        self,
-        threat: Threat,
-        source: str,
-        attack: str,
-        eps: float,
-        mask: Tensor,
-        passes: Passes | None = None,
-    ) -> Record:
-        passes = passes or Passes()
-        right = int(mask.sum())
-        return Record(
-            threat, source, self.target, attack, eps, right / len(mask), right, len(mask),
-            self.seed, forward=round(passes.forward, 3), backward=round(passes.backward, 3),
-        )  # fmt: skip
-
-
-def chosen_images(total: int, count: int | None) -> Tensor:
-    """Indices of `count` images spread evenly over `total`; all of them for None.
-
-    >>> chosen_images(10, 4).tolist()
-    [0, 2, 5, 7]
-    """
-    count = total if count is None else min(count, total)
-    return torch.arange(count) * total // count
 
 
 def evaluate(
@@ -187,6 +30,7 @@ def evaluate(
     target_name: str = "target",
     seed: int = 0,
     on_batch: OnBatch | None = None,
+    split: Split = "test",
 ) -> Evaluation:
     """Evaluate one target: noise, queries, transfer from every surrogate, white-box, the curve.
 
@@ -198,15 +42,40 @@ def evaluate(
         target_name: What records call the target.
         seed: Of random starts.
         on_batch: For showing progress.
+        split: Which images these are, for the records.
 
     Returns:
-        An `Evaluation`: records, curve, and what `warning_signs_of` needs.
+        An `Evaluation`: records, curve and warning signs.
 
     Raises:
-        DivtrainError: for bad images, labels or suites, outputs that do not fit, or a surrogate of
-            other classes or another input size. Nothing is attacked before all that is checked.
+        DivtrainError: for bad images or labels, outputs that do not fit, or a surrogate of other
+            classes or another input size. Nothing is attacked before all that is checked.
     """
     suite, surrogates = suite or Suite(), {} if surrogates is None else surrogates
+    check_task(target, images, surrogates)
+    clean = correct_mask(target, images.x, images.y)
+    diagnosis = diagnose_model(target, images)
+    plan = make_plan(
+        target_name, list(surrogates), has_members(target), suite, diagnosis.differentiable
+    )
+    results: dict[AttackRun, AttackResult] = {}
+    for run in plan:
+        surrogate = surrogates[run.source] if run.threat == "transfer" else None
+        attacked = target if surrogate is None else surrogate
+        sets = attack_model(run, attacked, images, suite.batch_size, seed, on_batch)
+        results[run] = classify(run, sets, target, images, surrogate)
+    checks = {name: check_surrogate(each, images) for name, each in surrogates.items()}
+    return Evaluation(
+        target_name, clean, results, diagnosis, seed, checks, chance_level(images.y), split
+    )
+
+
+def check_task(target: nn.Module, images: Images, surrogates: Mapping[str, nn.Module]) -> None:
+    """Check images and labels, and that every surrogate does what the target does.
+
+    Raises:
+        DivtrainError: naming what does not fit.
+    """
     if not isinstance(images, Images):
         raise DivtrainError(
             f"expected images and labels as divtrain.data.Images(x, y), got {type(images).__name__}"
@@ -218,78 +87,28 @@ def evaluate(
             "expected surrogates as a mapping from names to modules, such as {'plain': model}, got"
             f" {type(surrogates).__name__}"
         )
-    check_suite(suite)
-    if target_name in surrogates:
-        raise DivtrainError(f"{target_name!r} names both target and surrogate; rename one")
     for name, surrogate in surrogates.items():
         if surrogate is target:
             raise DivtrainError(
                 f"surrogate {name!r} is the target itself, which is white-box and done anyway"
             )
         check_same_task(surrogate, target, images, name)
-    clean = correct_mask(target, images.x, images.y)
-    diagnosis = diagnose_target(target, images)
-    members = isinstance(target, Ensemble) and len(target) > 1
-    plan = make_plan(target_name, list(surrogates), members, suite, diagnosis.differentiable)
-    outcomes: dict[AttackRun, AttackResult] = {}
-    for attempt in plan:
-        some = some_images(images, attempt.images)
-        if attempt.source == ONE_MEMBER:
-            assert isinstance(target, Ensemble)
-            sets = craft_on_members(attempt, target, some, suite.batch_size, seed)
-            outcomes[attempt] = judge_members(sets, target, some)
-            continue
-        surrogate = surrogates.get(attempt.source)
-        crafted = craft_attempt(
-            attempt, surrogate or target, some, suite.batch_size, seed, on_batch
-        )
-        outcomes[attempt] = judge(crafted, target, some, surrogate)
-    checks = {name: check_surrogate(each, images) for name, each in surrogates.items()}
-    return Evaluation(target_name, clean, outcomes, diagnosis, seed, checks, chance_level(images.y))
 
 
-def diagnose_target(target: nn.Module, images: Images) -> Diagnosis:
-    """Look at the target on a few hundred of the images."""
-    return diagnose(target, some_images(images, DIAGNOSED))
+def has_members(model: nn.Module) -> bool:
+    """Whether a model has members that can be attacked one at a time."""
+    return isinstance(model, Ensemble) and len(model) > 1
 
 
-def craft_attempt(
-    attempt: AttackRun,
-    model: nn.Module,
-    images: Images,
-    batch_size: int,
-    seed: int,
-    on_batch: OnBatch | None = None,
-    parts: Parts | None = None,
-) -> CraftedSet:
-    """Craft what an attempt asks for, on the model it names."""
-    return craft(attempt.build(), model, images, batch_size, seed, on_batch, parts)
-
-
-def craft_on_members(
-    attempt: AttackRun,
-    target: Ensemble,
-    images: Images,
-    batch_size: int,
-    seed: int,
-    on_batch: OnBatch | None = None,
-    parts: Parts | None = None,
-) -> list[CraftedSet]:
-    """Craft what an attempt asks for on each member alone."""
-    attack = attempt.build()
-    return [
-        craft(
-            attack, member, images, batch_size, seed, on_batch,
-            None if parts is None else parts.named(str(index)),
-        )
-        for index, member in enumerate(target.members)
-    ]  # fmt: skip
+def diagnose_model(model: nn.Module, images: Images) -> Diagnosis:
+    """Look at a model on a few hundred of the images."""
+    return diagnose(model, choose_images(images, DIAGNOSED))
 
 
 def check_surrogate(surrogate: nn.Module, images: Images) -> SurrogateCheck:
-    """Look at a surrogate as at a target: a useless one makes every target look robust."""
+    """Look at a surrogate as at a target."""
     clean = correct_mask(surrogate, images.x, images.y).float().mean().item()
-    return SurrogateCheck(clean, diagnose_target(surrogate, images))
+    return SurrogateCheck(clean, diagnose_model(surrogate, images))
 
 
 def chance_level(y: Tensor) -> float:
@@ -301,42 +120,87 @@ def chance_level(y: Tensor) -> float:
     return y.bincount().max().item() / len(y)
 
 
-def judge(
-    crafted: CraftedSet, target: nn.Module, images: Images, surrogate: nn.Module | None
+def attack_model(
+    run: AttackRun,
+    model: nn.Module,
+    images: Images,
+    batch_size: int = 128,
+    seed: int = 0,
+    on_batch: OnBatch | None = None,
+) -> list[CraftedSet]:
+    """Craft what an attack run asks for.
+
+    Args:
+        run: What to do.
+        model: The surrogate of a transfer, else the target.
+        images: All images of the evaluation; the run chooses its own.
+        batch_size: Images at a time.
+        seed: Of random starts.
+        on_batch: For showing progress.
+
+    Returns:
+        One set, or where each member is attacked alone one for each.
+    """
+    attack, chosen = run.build(), run.choose(images)
+    return [
+        craft(attack, each, chosen, batch_size, seed, on_batch) for each in attacked(run, model)
+    ]
+
+
+def attacked(run: AttackRun, model: nn.Module) -> list[nn.Module]:
+    """Return the modules that a run attacks, one after the other: the model, or its members."""
+    if not run.one_member:
+        return [model]
+    if not isinstance(model, Ensemble):
+        raise DivtrainError(
+            f"expected an Ensemble to attack members of, got {type(model).__name__}"
+        )
+    return list(model.members)
+
+
+def classify(
+    run: AttackRun,
+    sets: Sequence[CraftedSet],
+    target: nn.Module,
+    images: Images,
+    surrogate: nn.Module | None = None,
 ) -> AttackResult:
-    """Let the target classify a crafted set, and the surrogate it was crafted on, if any."""
-    correct = correct_mask(target, crafted.x_adv, images.y)
-    if surrogate is not None:
-        fooled = correct_mask(surrogate, crafted.x_adv, images.y).float().mean().item()
-        return AttackResult(correct, crafted.passes, crafted.violations, source=fooled)
-    grown = crafted.growth
-    rise = None if grown is None else rise_at_the_end(grown, ~correct)
-    return AttackResult(correct, crafted.passes, crafted.violations, rise=rise)
+    """Let the target classify what a run crafted.
+
+    Args:
+        run: The attack run.
+        sets: What `attack_model` returned for it.
+        target: The target.
+        images: All images of the evaluation.
+        surrogate: What the set was crafted on, for a transfer; it classifies the set, too.
+    """
+    y = run.choose(images).y
+    masks = [correct_mask(target, crafted.x_adv, y) for crafted in sets]
+    correct = torch.stack(masks).all(0)
+    members = source = rise = None
+    if run.one_member:
+        pairs = zip(attacked(run, target), sets, strict=True)
+        members = torch.stack([correct_mask(each, own.x_adv, y) for each, own in pairs])
+    elif surrogate is not None:
+        source = correct_mask(surrogate, sets[0].x_adv, y).float().mean().item()
+    elif sets[0].growth is not None:
+        rise = rise_at_the_end(sets[0].growth, ~correct)
+    digests = [crafted.digest() for crafted in sets]
+    joint = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return AttackResult(
+        correct, _mean([each.passes for each in sets]), _total([each.violations for each in sets]),
+        source, rise, members, digests[0] if len(digests) == 1 else joint,
+    )  # fmt: skip
 
 
-def judge_members(sets: Sequence[CraftedSet], target: Ensemble, images: Images) -> AttackResult:
-    """Let the ensemble classify what was crafted on each member, and each member its own."""
-    masks = [correct_mask(target, crafted.x_adv, images.y) for crafted in sets]
-    own = torch.stack(
-        [
-            correct_mask(member, crafted.x_adv, images.y)
-            for member, crafted in zip(target.members, sets, strict=True)
-        ]
+def _mean(passes: Sequence[Passes]) -> Passes:
+    count = len(passes)
+    return Passes(sum(p.forward for p in passes) / count, sum(p.backward for p in passes) / count)
+
+
+def _total(violations: Sequence[Violations]) -> Violations:
+    return Violations(
+        sum(each.outside_ball for each in violations),
+        sum(each.outside_bounds for each in violations),
+        sum(each.not_finite for each in violations),
     )
-    count = len(sets)
-    passes = Passes(
-        sum(crafted.passes.forward for crafted in sets) / count,
-        sum(crafted.passes.backward for crafted in sets) / count,
-    )
-    violations = Violations(
-        sum(crafted.violations.outside_ball for crafted in sets),
-        sum(crafted.violations.outside_bounds for crafted in sets),
-        sum(crafted.violations.not_finite for crafted in sets),
-    )
-    return AttackResult(torch.stack(masks).all(0), passes, violations, members=own)
-
-
-def some_images(images: Images, count: int | None) -> Images:
-    """Return `count` images spread evenly over all; all of them for None."""
-    chosen = chosen_images(len(images), count)
-    return Images(images.x[chosen], images.y[chosen])

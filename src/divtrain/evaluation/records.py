@@ -1,14 +1,9 @@
-"""What an evaluation yields: one record a number, with everything needed to read it."""
+"""What an evaluation yields: one record per number, and its warning signs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-import torch
-from jaxtyping import Bool
-from torch import Tensor
+from pydantic.dataclasses import dataclass
 
 from divtrain.data import Split
-from divtrain.errors import DivtrainError
+from divtrain.evaluation.bounds import CHECKED, Count, Several, Share, Spent
 from divtrain.evaluation.intervals import wilson_interval
 from divtrain.evaluation.threat import Threat, ThreatModel
 
@@ -17,7 +12,7 @@ WORST = "worst"
 """Name of the pseudo-attack that takes, image by image, the best of all attacks at one eps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CHECKED)
 class Record:
     """Accuracy of one target under one attack.
 
@@ -32,8 +27,8 @@ class Record:
         images: The denominator: all images, not only those classified right when clean.
         seed: Seed of the experiment.
         norm: Norm of the ball.
-        forward: Passes forward through the attacked model, mean per image; 0 where not counted.
-        backward: Passes back through it.
+        forward: Forward passes through the attacked model, mean per image; 0 where not counted.
+        backward: Backward passes through it.
         split: Which images: the test images, or some held out of the training images.
     """
 
@@ -41,14 +36,14 @@ class Record:
     surrogate: str
     target: str
     attack: str
-    eps: float
-    accuracy: float
-    correct: int
-    images: int
+    eps: Share
+    accuracy: Share
+    correct: Count
+    images: Several
     seed: int
     norm: str = "Linf"
-    forward: float = 0.0
-    backward: float = 0.0
+    forward: Spent = 0.0
+    backward: Spent = 0.0
     split: Split = "test"
 
     @property
@@ -62,52 +57,21 @@ class Record:
         return ThreatModel(self.threat, self.eps, self.surrogate, self.norm)
 
 
-def worst_case(masks: Mapping[str, Bool[Tensor, "image"]]) -> Bool[Tensor, "image"]:
-    """Images that no attack fools: right under every mask."""
-    return torch.stack(list(masks.values())).all(0)
+@dataclass(frozen=True, config=CHECKED)
+class WarningSign:
+    """Something in an evaluation that says that its attacks were too weak to trust.
 
-
-def make_records(
-    target: str,
-    surrogate: str,
-    clean: Bool[Tensor, "image"],
-    fooled_not: Mapping[tuple[str, float], Bool[Tensor, "image"]],
-    seed: int,
-    also: Mapping[tuple[str, float], Bool[Tensor, "image"]] | None = None,
-) -> list[Record]:
-    """Turn per-image success masks into records, the per-image worst case at each eps included.
-
-    Args:
-        target: Name of the target.
-        surrogate: Name of what was attacked; the target's own name means white-box.
-        clean: Which clean images the target classifies right.
-        fooled_not: For each (attack, eps), which adversarial examples it classifies right.
-        seed: Seed of the experiment.
-        also: Masks of attacks from elsewhere that this adversary could use too, e.g. transferred
-            ones for a white-box adversary: they count in the worst case only.
-
-    Returns:
-        A clean record, then for each eps one an attack and the worst case. The adversary may
-        leave an image alone, so the worst case also requires the clean image to be right.
+    Attributes:
+        name: Short name, as in the documentation.
+        target: The target it concerns.
+        sentence: What was seen, with its numbers, and what it means.
     """
 
-    def record(threat: Threat, source: str, attack: str, eps: float, mask: Tensor) -> Record:
-        correct = int(mask.sum())
-        accuracy = correct / len(mask)
-        return Record(threat, source, target, attack, eps, accuracy, correct, len(mask), seed)
+    name: str
+    target: str
+    sentence: str
 
-    for (name, eps), mask in [*fooled_not.items(), *(also or {}).items()]:
-        if mask.shape != clean.shape:
-            raise DivtrainError(
-                f"expected a mask of {len(clean)} images for {name} at eps {eps}, got"
-                f" {tuple(mask.shape)}"
-            )
-    threat: Threat = "white-box" if surrogate == target else "transfer"
-    records = [record("clean", "", CLEAN, 0.0, clean)]
-    for eps in sorted({eps for _, eps in fooled_not}):
-        masks = {name: mask for (name, at), mask in fooled_not.items() if at == eps}
-        records += [record(threat, surrogate, name, eps, mask) for name, mask in masks.items()]
-        more = {f"{name} {at}": mask for (name, at), mask in (also or {}).items() if at == eps}
-        worst = worst_case({CLEAN: clean, **masks, **more})
-        records.append(record(threat, surrogate, WORST, eps, worst))
-    return records
+    @property
+    def anchor(self) -> str:
+        """Where the documentation explains it."""
+        return f"docs/reading-results.md#{self.name}"

@@ -1,0 +1,177 @@
+"""Everything measured on one target: masks in, records and warning signs out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor
+
+from divtrain.data import Split
+from divtrain.evaluation.bounds import CHECKED, Share
+from divtrain.evaluation.crafting import Violations
+from divtrain.evaluation.diagnosis import Diagnosis
+from divtrain.evaluation.effort import Passes
+from divtrain.evaluation.plan import EVERY_SURROGATE, AttackRun, chosen_images
+from divtrain.evaluation.records import CLEAN, WORST, Record, WarningSign
+from divtrain.evaluation.threat import Threat
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What one attack run came to.
+
+    Attributes:
+        correct: Which of the run's images the target still classifies right.
+        passes: Passes through the attacked model, mean per image.
+        violations: What the attack returned outside the threat model; all of it was mended.
+        source: Accuracy of the surrogate on what was crafted on it, for transferred attacks.
+        rise: Share of the objective's rise in the last quarter of the steps, at images not fooled
+            (see `rise_at_the_end`); None where it cannot be told.
+        members: Where each member was attacked alone: which images it classifies right under the
+            attack on itself, (member, image).
+        digest: SHA-256 of the float32 adversarial examples.
+    """
+
+    correct: Bool[Tensor, "image"]
+    passes: Passes
+    violations: Violations
+    source: float | None = None
+    rise: float | None = None
+    members: Bool[Tensor, "member image"] | None = None
+    digest: str = ""
+
+
+@checked(frozen=True, config=CHECKED)
+class SurrogateCheck:
+    """What a surrogate is worth: a useless one makes every target look robust.
+
+    Attributes:
+        clean: Its accuracy on the clean images, in [0, 1].
+        diagnosis: What was seen on it.
+    """
+
+    clean: Share
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured on one target.
+
+    Attributes:
+        target: Its name.
+        clean: Which clean images it classifies right.
+        results: What each attack run came to, in the order of the plan.
+        diagnosis: What was seen before any attack.
+        seed: Of random starts.
+        surrogates: What was seen on each surrogate before any attack, and its clean accuracy.
+        chance: Accuracy of always answering the most frequent class.
+        split: Which images these are.
+    """
+
+    target: str
+    clean: Bool[Tensor, "image"]
+    results: Mapping[AttackRun, AttackResult]
+    diagnosis: Diagnosis
+    seed: int = 0
+    surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
+    chance: float = 0.1
+    split: Split = "test"
+
+    def __repr__(self) -> str:
+        """What it is, and what to ask it for."""
+        return (
+            f"Evaluation of {self.target!r}: {len(self.clean)} images,"
+            f" {self.clean.float().mean():.1%} right when clean, {len(self.results)} attack runs;"
+            " see .records(), .curve(), .warnings() and .not_asked()"
+        )
+
+    def runs(self, threat: Threat, eps: float) -> list[AttackRun]:
+        """Attack runs of the table (not of the curve) of a threat at a radius."""
+        return [a for a in self.results if (a.threat, a.eps, a.sweep) == (threat, eps, False)]
+
+    def eps(self) -> list[float]:
+        """Radii of the table."""
+        return sorted({run.eps for run in self.results if not run.sweep})
+
+    def records(self) -> list[Record]:
+        """Accuracies of the table: every attack, and per-image worst cases.
+
+        A worst case at a radius stands for each surrogate, for all surrogates together where there
+        are several, and for the white-box adversary, who has every other attack of the list too.
+        The adversary may leave an image alone, so a worst case also counts the clean images.
+        """
+        found = [self._record("clean", "", CLEAN, 0.0, self.clean)]
+        for eps in self.eps():
+            for threat in ("noise", "query"):
+                found += [self._of(run) for run in self.runs(threat, eps)]
+            transfer = self.runs("transfer", eps)
+            sources = list(dict.fromkeys(run.source for run in transfer))
+            for source in sources:
+                own = [run for run in transfer if run.source == source]
+                found += [self._of(run) for run in own]
+                found.append(self._worst("transfer", source, eps, own))
+            if len(sources) > 1:
+                found.append(self._worst("transfer", EVERY_SURROGATE, eps, transfer))
+            white = self.runs("white-box", eps)
+            found += [self._of(run) for run in white]
+            if white:
+                others = [*transfer, *self.runs("query", eps), *self.runs("noise", eps)]
+                found.append(self._worst("white-box", self.target, eps, white + others))
+        return found
+
+    def curve(self) -> list[Record]:
+        """Accuracies of the sweep over eps."""
+        return [self._of(run) for run in self.results if run.sweep]
+
+    def warnings(self) -> list[WarningSign]:
+        """Every warning sign that fires: what here says that the attacks were too weak."""
+        from divtrain.evaluation.signs import warnings_of  # its functions take an Evaluation
+
+        return warnings_of(self)
+
+    def not_asked(self) -> dict[str, str]:
+        """Return the signs that could not have fired, each with what it would have needed."""
+        from divtrain.evaluation.signs import not_asked
+
+        return not_asked(self)
+
+    def correct_on_all(self, run: AttackRun) -> Bool[Tensor, "image"]:
+        """Mask over all images; those that the run left out count as not fooled by it."""
+        mask = self.results[run].correct
+        if run.images is None:
+            return mask
+        whole = torch.ones_like(self.clean)
+        whole[chosen_images(len(whole), run.images)] = mask
+        return whole
+
+    def _of(self, run: AttackRun) -> Record:
+        result = self.results[run]
+        return self._record(
+            run.threat, run.source, run.attack, run.eps, result.correct, result.passes
+        )
+
+    def _worst(self, threat: Threat, source: str, eps: float, of: Sequence[AttackRun]) -> Record:
+        masks = [self.clean, *(self.correct_on_all(run) for run in of)]
+        passes = [self.results[run].passes for run in of]
+        spent = Passes(sum(p.forward for p in passes), sum(p.backward for p in passes))
+        return self._record(threat, source, WORST, eps, torch.stack(masks).all(0), spent)
+
+    def _record(
+        self,
+        threat: Threat,
+        source: str,
+        attack: str,
+        eps: float,
+        mask: Tensor,
+        passes: Passes | None = None,
+    ) -> Record:
+        passes = passes or Passes()
+        right = int(mask.sum())
+        return Record(
+            threat, source, self.target, attack, eps, right / len(mask), right, len(mask),
+            self.seed, forward=round(passes.forward, 3), backward=round(passes.backward, 3),
+            split=self.split,
+        )  # fmt: skip
