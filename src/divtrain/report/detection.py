@@ -11,7 +11,7 @@ from torch import Tensor
 from divtrain.analysis import Detection, InputKind, detect
 from divtrain.analysis.detection import TITLES
 from divtrain.data import same_source
-from divtrain.report.tables import attack_title
+from divtrain.report.stand_ins import attack_title
 
 ALL = "all attacks"
 """Name of the pseudo-attack that puts the examples of all attacks together."""

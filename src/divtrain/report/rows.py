@@ -1,27 +1,29 @@
 """From records to the rows of a table: means over seeds, the strongest attack marked."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from divtrain.data import Split
 from divtrain.evaluation import CLEAN, WORST, Record, Threat
+from divtrain.report.stand_ins import ONE_MEMBER
 
-THREATS: dict[Threat, str] = {
-    "transfer": "Transfer: crafted on the surrogate, the target's weights unknown",
-    "white-box": "White-box: crafted on the target itself",
-}
+BASE = "base"
+"""The surrogate that Table 2 of the paper transfers from, and others are compared with."""
+
+THREATS: tuple[Threat, ...] = ("noise", "query", "transfer", "white-box")
+"""Adversaries, in the order in which a report has them."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One accuracy.
+    """One accuracy, or a difference of two.
 
     Attributes:
         mean: Mean over the seeds, in [0, 1].
         deviation: Sample standard deviation over the seeds; None for one seed.
         strongest: Whether this attack leaves the lowest accuracy of its row.
-        interval: Wilson's interval of 95 %; None for several seeds, which have a deviation.
+        interval: Interval of 95 %; None for several seeds, which have a deviation.
     """
 
     mean: float
@@ -37,10 +39,25 @@ class Cell:
         low, high = self.interval
         return 100 * (self.mean - low), 100 * (high - self.mean)
 
+    @property
+    def brackets(self) -> str:
+        """The interval in percent, e.g. ``[59.2, 72.2]``; empty where there is none."""
+        return (
+            f"[{', '.join(f'{100 * end:.1f}' for end in self.interval)}]" if self.interval else ""
+        )
+
+    @property
+    def signed(self) -> str:
+        """Points with their sign, with the deviation where there is one."""
+        return f"{100 * self.mean:+.1f}{self._spread}"
+
+    @property
+    def _spread(self) -> str:
+        return "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+
     def __str__(self) -> str:
         """Percent, with the deviation where there is one."""
-        spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
-        return f"{100 * self.mean:.1f}{spread}"
+        return f"{100 * self.mean:.1f}{self._spread}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,7 @@ def make_rows(records: Iterable[Record]) -> list[Row]:
             place = (record.threat, record.eps, record.target, record.surrogate)
             groups.setdefault(place, {}).setdefault(record.attack, []).append(record)
     targets = list(dict.fromkeys(record.target for record in records))
-    order = sorted(groups, key=lambda k: (list(THREATS).index(k[0]), k[1], targets.index(k[2])))
+    order = sorted(groups, key=lambda k: (THREATS.index(k[0]), k[1], targets.index(k[2])))
     rows: list[Row] = []
     for threat, eps, target, surrogate in order:
         group = groups[threat, eps, target, surrogate]
@@ -95,17 +112,45 @@ def make_rows(records: Iterable[Record]) -> list[Row]:
     return rows
 
 
-def surrogate_title(name: str) -> str:
-    """What a reader calls what records call a surrogate: its recipe, base where none is said.
+def main_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for each threat, target and eps: transfer from the base surrogate alone.
 
-    >>> surrogate_title("surrogate"), surrogate_title("surrogate div")
-    ('base', 'div')
+    Attacks on one member at a time have rows of their own and are left out too.
     """
-    return name.removeprefix("surrogate").strip() or "base"
+    sources = list(dict.fromkeys(row.surrogate for row in rows if row.threat == "transfer"))
+    base = BASE if BASE in sources else next(iter(sources), "")
+    return [
+        row
+        for row in rows
+        if (row.surrogate == base if row.threat == "transfer" else row.surrogate != ONE_MEMBER)
+    ]
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """Attacks of some rows, clean first and the worst case last."""
+    names = list(dict.fromkeys(name for row in rows for name in row.cells))
+    return sorted(names, key=lambda name: name == WORST)
+
+
+def one_or_other(values: Iterable[object]) -> str:
+    """Each value once, in order, e.g. ``100 or 500``."""
+    return " or ".join(map(str, sorted(set(values))))  # pyright: ignore[reportArgumentType]
+
+
+def over_seeds(seeds: int) -> str:
+    """What a number is the mean over."""
+    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
+
+
+def describe(rows: Sequence[Row]) -> str:
+    """One line on what the numbers of some rows are over."""
+    images = one_or_other(row.images for row in rows)
+    split = one_or_other(row.split for row in rows)
+    return f"{images} {split} images, {over_seeds(max(row.seeds for row in rows))}, L-infinity"
 
 
 def _cell(records: list[Record], lowest: float | None) -> Cell:
-    # A target is evaluated once a threat; the clean record is then there once for each.
+    # A target is evaluated once per threat; the clean record is then there once for each.
     by_seed = {record.seed: record.accuracy for record in records}
     values = list(by_seed.values())
     mean = statistics.mean(values) if values else float("nan")

@@ -1,31 +1,18 @@
-"""A sweep's table: clean and worst-case accuracy of each target at each value."""
+"""The numbers of a sweep: clean and worst-case accuracy of each target at each value."""
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from rich import box
-from rich.table import Table
+from dataclasses import astuple, dataclass
 
 from divtrain.data import Split
 from divtrain.evaluation import CLEAN, WORST, Threat
-from divtrain.report.rows import Cell, Row
+from divtrain.report.rows import Cell, Row, main_rows, one_or_other, over_seeds
 
-SWEEP_LEGEND = (
-    "Accuracy in percent over all images. *worst*: share of images right when clean and under every"
-    " attack at that eps (L-infinity, [0, 1] pixel units), transferred from the surrogate, which is"
-    " the same for all, or white-box, then with the transferred ones. *coherence*: mean over the"
-    " images."
-)
-ZEROS_LEGEND = (
-    "In percent, exact zeros in eval mode (section 3.4): *zeros*, entries of the members' input"
-    " gradients; *zero products*, terms of the inner products of every two of them; *dead*, input"
-    " gradients that are zero as a whole; *idle weights*, entries of the gradient of GAL at one"
-    " image with respect to the weights, mean over some of the images."
-)
-ZERO_COLUMNS = ("zeros", "zero products", "dead", "idle weights")
+SLOPE = "slope"
+"""The field of the ablation of section 3.4."""
+
+Histories = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
+"""By what records call the target, for each seed a row per epoch, as training wrote them."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +65,15 @@ class ZeroMeans:
     dead: float
     idle: float
 
+    @classmethod
+    def over(cls, seeds: Sequence["ZeroMeans"]) -> "ZeroMeans":
+        """The mean over some seeds."""
+        kinds = zip(*map(astuple, seeds), strict=True)
+        return cls(*(statistics.mean(shares) for shares in kinds))
+
 
 Zeros = Mapping[str, Sequence[ZeroMeans]]
-"""By what records call the target, a seed each; empty where nobody looked."""
+"""By what records call the target, for each seed; empty where nobody looked."""
 
 
 def sweep_points(
@@ -93,7 +86,7 @@ def sweep_points(
         swept: Defence and values of each target, in the order to show them.
     """
     order = list(swept)
-    mine = [row for row in rows if row.target in swept and WORST in row.cells]
+    mine = [row for row in main_rows(rows) if row.target in swept and WORST in row.cells]
     points = [
         SweepPoint(row.target, *swept[row.target], row.threat, row.eps, row.cells[CLEAN],
                    row.cells[WORST], row.images, row.seeds, row.split)
@@ -102,62 +95,11 @@ def sweep_points(
     return sorted(points, key=lambda point: order.index(point.target))
 
 
-def sweep_terminal(
-    points: Sequence[SweepPoint], coherence: Mapping[str, float], zeros: Zeros
-) -> Table:
-    """Render the table for a terminal, a line a target and combination of values."""
-    names, lines = _lines(points, coherence, zeros)
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for name in names:
-        table.add_column(name, justify="left" if name == "target" else "right")
-    for line in lines:
-        table.add_row(*line)
-    return table
-
-
-def sweep_markdown(
-    points: Sequence[SweepPoint], coherence: Mapping[str, float], zeros: Zeros
-) -> str:
-    """Render the table as Markdown, with the legend below."""
-    names, lines = _lines(points, coherence, zeros)
-    rules = ["---" if name == "target" else "---:" for name in names]
-    table = [f"| {' | '.join(cells)} |" for cells in (names, rules, *lines)]
-    return "\n".join([*table, "", f"{describe_sweep(points)}. {sweep_legend(zeros)}", ""])
-
-
-def sweep_csv(points: Sequence[SweepPoint], zeros: Zeros) -> str:
-    """Render one line a point, in percent; shares of zeros only where there are some."""
-    fields = _fields(points)
-    told = [name.replace(" ", "_") for name in ZERO_COLUMNS] if zeros else []
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["target", *fields, "threat", "eps", "clean_percent", "clean_deviation_percent",
-         "worst_percent", "worst_deviation_percent", "images", "seeds",
-         *(f"{name}_percent" for name in told)]
-    )  # fmt: skip
-    for point in points:
-        values = [f"{point.values[f]:g}" if f in point.values else "" for f in fields]
-        cells = [text for cell in (point.clean, point.worst) for text in _percent(cell)]
-        writer.writerow(
-            [point.defence, *values, point.threat, f"{point.eps:g}", *cells, point.images,
-             point.seeds, *(_zero_cells(zeros, point.target, 4) if zeros else [])]
-        )  # fmt: skip
-    return out.getvalue()
-
-
-def sweep_legend(zeros: Zeros) -> str:
-    """What the numbers of the table mean."""
-    return f"{SWEEP_LEGEND} {ZEROS_LEGEND}" if zeros else SWEEP_LEGEND
-
-
 def describe_sweep(points: Sequence[SweepPoint]) -> str:
     """One line on what the numbers are over."""
-    images = " or ".join(str(n) for n in sorted({point.images for point in points}))
+    images = one_or_other(point.images for point in points)
     seeds = max((point.seeds for point in points), default=0)
-    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
-    split = " or ".join(sorted({point.split for point in points}))
-    return f"{images} {split} images, {spread}"
+    return f"{images} {one_or_other(p.split for p in points)} images, {over_seeds(seeds)}"
 
 
 def describe_bars(points: Sequence[SweepPoint], where: str = "") -> str:
@@ -170,38 +112,6 @@ def describe_bars(points: Sequence[SweepPoint], where: str = "") -> str:
     return f", 95 % intervals{where}" if all(point.seeds == 1 for point in points) else ""
 
 
-def _lines(
-    points: Sequence[SweepPoint], coherence: Mapping[str, float], zeros: Zeros
-) -> tuple[list[str], list[list[str]]]:
-    fields = _fields(points)
-    worst = sorted({(point.threat, point.eps) for point in points})
-    names = ["target", *fields, "clean", *(f"{t} worst, eps {e:g}" for t, e in worst), "coherence"]
-    names += ZERO_COLUMNS if zeros else ()
-    lines: list[list[str]] = []
-    for target in dict.fromkeys(point.target for point in points):
-        mine = {(point.threat, point.eps): point for point in points if point.target == target}
-        one = next(iter(mine.values()))
-        values = [f"{one.values[f]:g}" if f in one.values else "" for f in fields]
-        cells = [str(mine[place].worst) if place in mine else "" for place in worst]
-        told = f"{coherence[target]:.2f}" if target in coherence else ""
-        sparse = _zero_cells(zeros, target, 2) if zeros else []
-        lines.append([one.defence, *values, str(one.clean), *cells, told, *sparse])
-    return names, lines
-
-
-def _zero_cells(zeros: Zeros, target: str, digits: int) -> list[str]:
-    """The mean over the seeds of each share, in percent."""
-    seeds = zeros.get(target, ())
-    if not seeds:
-        return [""] * len(ZERO_COLUMNS)
-    kinds = zip(*((z.entries, z.products, z.dead, z.idle) for z in seeds), strict=True)
-    return [f"{100 * statistics.mean(shares):.{digits}f}" for shares in kinds]
-
-
-def _fields(points: Sequence[SweepPoint]) -> list[str]:
+def swept_fields(points: Sequence[SweepPoint]) -> list[str]:
+    """Names of the fields swept over."""
     return list(dict.fromkeys(field for point in points for field in point.values))
-
-
-def _percent(cell: Cell) -> list[str]:
-    deviation = "" if cell.deviation is None else f"{100 * cell.deviation:.4f}"
-    return [f"{100 * cell.mean:.4f}", deviation]

@@ -9,8 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from divtrain.errors import DivtrainError
-from divtrain.evaluation import paired_interval, wilson_interval
-from divtrain.report.rows import Cell
+from divtrain.evaluation import Evaluation, paired_interval, wilson_interval
+from divtrain.report.rows import BASE, Cell
 
 EVERY = "best of all"
 """Name of the attacker who has all surrogates and, image by image, picks the one that fools."""
@@ -69,7 +69,18 @@ class TransferCell:
     seeds: int
 
 
-def compare_surrogates(answers: Iterable[Answers], base: str) -> list[TransferCell]:
+def answers_of(evaluation: Evaluation) -> list[Answers]:
+    """Return what the target of an evaluation answered, for each surrogate."""
+    right: dict[str, dict[tuple[str, float], Tensor]] = {}
+    for eps in evaluation.eps():
+        for run in evaluation.runs("transfer", eps):
+            masks = right.setdefault(run.source, {})
+            masks[run.attack, eps] = evaluation.correct_on_all(run)
+    target, seed, clean = evaluation.target, evaluation.seed, evaluation.clean
+    return [Answers(source, target, seed, clean, masks) for source, masks in right.items()]
+
+
+def compare_surrogates(answers: Iterable[Answers], base: str = BASE) -> list[TransferCell]:
     """Compare surrogates by the share of images that what is crafted on them fools.
 
     Args:

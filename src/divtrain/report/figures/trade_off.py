@@ -2,9 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from divtrain.report.drawing import STYLES, colour_of, new_figure, to_png
+from divtrain.report.figures.canvas import (
+    STYLES,
+    colour_of,
+    label_axis,
+    legend_below,
+    new_figure,
+    to_png,
+)
 from divtrain.report.sweep import SweepPoint, describe_bars, describe_sweep
 
 if TYPE_CHECKING:
@@ -12,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
-    """Draw clean against worst-case accuracy, a panel each threat and eps, as PNG bytes.
+    """Draw clean against worst-case accuracy, a panel for each threat and eps, as PNG bytes.
 
     Panels of one eps have one x-axis. Bars are standard deviations over the seeds, or Wilson's
     intervals of 95 % for one seed.
@@ -37,21 +44,14 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
             style = STYLES[before[defence] % len(STYLES)]
             _join(axis, line, colour_of(defence, defences), style, defence in touched)
             before[defence] += 1
-        axis.set_title(f"{threat}, eps {eps:g}", fontsize=9, loc="left")
-        axis.set_xlabel("worst-case accuracy, %", fontsize=8)
-        axis.tick_params(labelsize=7)
+        label_axis(axis, f"{threat}, eps {eps:g}", "worst-case accuracy, %")
         axis.margins(0.15)
-        axis.spines[["top", "right"]].set_visible(False)
         if first.setdefault(eps, axis) is not axis:
             axis.sharex(first[eps])
     for axis in first.values():
         axis.autoscale()
     axes[0].set_ylabel("clean accuracy, %", fontsize=8)
-    legend: dict[str, Any] = {}
-    for bar, name in zip(*axes[0].get_legend_handles_labels(), strict=True):
-        legend.setdefault(name, bar)  # a defence may have several lines
-    figure.legend(list(legend.values()), list(legend), loc="outside lower center",
-                  ncols=len(defences), fontsize=8, frameon=False)  # fmt: skip
+    legend_below(figure, axes[:1], len(defences))
     swept = ", ".join(max((point.values for point in points), key=len))  # as the labels go
     told = describe_sweep(points) + describe_bars(points)
     figure.suptitle(f"{title}: {swept} ({told})", fontsize=10)

@@ -8,14 +8,22 @@ from torch import Tensor
 from divtrain.analysis import roc_curve
 from divtrain.analysis.detection import TITLES
 from divtrain.report.detection import ALL, Scored, kind_order, short_name, trained_on, with_pooled
-from divtrain.report.drawing import colour_of, new_figure, to_png
+from divtrain.report.figures.canvas import (
+    colour_of,
+    label_axis,
+    legend_below,
+    new_figure,
+    to_png,
+)
+from divtrain.report.rows import one_or_other
 
+LINES = {"max_softmax": "--", "disagreement": "-", "incoherence": ":"}
 GRID = torch.linspace(0, 1, 201, dtype=torch.float64)
 """False positive rates at which curves of several seeds are averaged."""
 
 
 def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
-    """Draw ROC curves, a panel a kind of inputs, the attacks of one eps together, as PNG bytes.
+    """Draw ROC curves, a panel for each kind of inputs, the attacks of one eps together, as PNG.
 
     Every target's disagreement; the softmax of base, or the first; the incoherence of detector, or
     the last. Of several seeds the mean true positive rate.
@@ -28,7 +36,6 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
     ours = "detector" if "detector" in targets else targets[-1]
     lines = [(baseline, "max_softmax"), *((target, "disagreement") for target in targets)]
     lines.append((ours, "incoherence"))
-    styles = {"max_softmax": "--", "disagreement": "-", "incoherence": ":"}
     down = -(-len(kinds) // 4)
     across = -(-len(kinds) // down)
     figure = new_figure(2.5 * across + 0.4, 2.6 * down + 0.9)
@@ -36,45 +43,28 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
     for axis, kind in zip(axes.flat, kinds, strict=False):
         for target, score in lines:
             mine = [each for each in pooled if (each.kind, each.target) == (kind, target)]
-            if not mine:
-                continue
-            curves = [
-                _on_grid(*roc_curve(each.scores[score], clean[target, each.seed].scores[score]))
-                for each in mine
-            ]
-            axis.plot(GRID, torch.stack(curves).mean(0), styles[score], linewidth=1.3,
-                      color=colour_of(target, targets),
-                      label=f"{target}: {TITLES[score]}")  # fmt: skip
+            if mine:
+                rates = [
+                    _on_grid(*roc_curve(each.scores[score], clean[target, each.seed].scores[score]))
+                    for each in mine
+                ]
+                axis.plot(GRID, torch.stack(rates).mean(0), LINES[score], linewidth=1.3,
+                          color=colour_of(target, targets),
+                          label=f"{target}: {TITLES[score]}")  # fmt: skip
         axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=0)
         known = any(trained_on(each, kind) for each in pooled if each.kind == kind)
+        name = f"{kind.threat}, eps {kind.eps:g}"
+        name = short_name(kind.name) if kind.threat == "outside" else name
         note = "\n(detector trained on this kind)" if known else ""
-        name = (
-            short_name(kind.name)
-            if kind.threat == "outside"
-            else f"{kind.threat}, eps {kind.eps:g}"
-        )
-        axis.set_title(name + note, fontsize=8, loc="left")
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.set_xlabel("share of clean images flagged", fontsize=7)
+        label_axis(axis, name + note, "share of clean images flagged")
     for axis in axes.flat[len(kinds) :]:
         axis.set_visible(False)
     for line in axes:
-        line[0].set_ylabel("share of these inputs flagged", fontsize=7)
-    labelled = [axis.get_legend_handles_labels() for axis in axes.flat]
-    legend = {name: line for own in labelled for line, name in zip(*own, strict=True)}
-    figure.legend(
-        legend.values(),
-        list(legend),
-        loc="outside lower center",
-        ncols=3,
-        fontsize=7,
-        frameon=False,
-    )
-    images = sorted({len(each.scores["disagreement"]) for each in clean.values()})
-    over = f"{' or '.join(map(str, images))} clean images"
+        line[0].set_ylabel("share of these inputs flagged", fontsize=8)
+    legend_below(figure, axes.flat, 3)
+    images = one_or_other(len(each.scores["disagreement"]) for each in clean.values())
     seeds = len({each.seed for each in scored})
-    over += f", mean of {seeds} seeds" if seeds > 1 else ""
+    over = f"{images} clean images{f', mean of {seeds} seeds' if seeds > 1 else ''}"
     figure.suptitle(f"{title}: detection ({over}; all attacks together)", fontsize=10)
     return to_png(figure)
 

@@ -4,14 +4,29 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from divtrain.report.drawing import COLOURS, STYLES, colour_of, new_figure, to_png
-from divtrain.report.sweep import SweepPoint, Zeros, describe_bars, describe_sweep
-from divtrain.report.trade_off import joined_points
+from divtrain.report.figures.canvas import (
+    COLOURS,
+    STYLES,
+    colour_of,
+    label_axis,
+    legend_below,
+    new_figure,
+    to_png,
+)
+from divtrain.report.figures.trade_off import joined_points
+from divtrain.report.sweep import (
+    SLOPE,
+    Histories,
+    SweepPoint,
+    Zeros,
+    describe_bars,
+    describe_sweep,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SLOPE = "slope"
+BELOW_ZERO = "slope below zero"
 SHADES = ("#9ECAE1", "#6BAED6", "#3182BD", "#08519C", "#08306B")
 """Of slopes above 0, rising; ReLU is red."""
 
@@ -22,10 +37,8 @@ KINDS = {
 }
 """Which shares of zeros are drawn (fields of `ZeroMeans`), with their marker and name."""
 
-Histories = Mapping[str, Sequence[Sequence[Mapping[str, float]]]]
-"""By what records call the target, for each seed a row an epoch, as training wrote them."""
 Values = Sequence[tuple[float, Sequence[float]]]
-"""Places on the x-axis, each with a value a seed."""
+"""Places on the x-axis, each with a value per seed."""
 Line = Sequence[SweepPoint]
 """Points that differ in the slope only."""
 
@@ -39,9 +52,9 @@ def activation_figure(
 ) -> bytes:
     """Draw a sweep over the slope (section 3.4) as PNG bytes.
 
-    Above: coherence and GAL over training, a line each slope; then, by slope, the coherence of
+    Above: coherence and GAL over training, a line for each slope; then, by slope, the coherence of
     what was trained, and the zeros in its input gradients and in the gradient of GAL. Below:
-    worst-case accuracy by slope, a panel each threat and eps. Means over the seeds; bars are
+    worst-case accuracy by slope, a panel for each threat and eps. Means over the seeds; bars are
     standard deviations, or Wilson's intervals of 95 % for the accuracies of one seed.
 
     Args:
@@ -60,7 +73,7 @@ def activation_figure(
     upper = above.subplots(1, 4)
     for axis, kind, name in zip(upper, ("coherence", "gal"), ("coherence", "GAL"), strict=False):
         _over_training(axis, kind, lines, histories, slopes)
-        axis.set_title(f"{name} in training", fontsize=9, loc="left")
+        label_axis(axis, f"{name} in training", "epoch (mean over its steps)")
     handles, names = upper[1].get_legend_handles_labels()
     if handles:
         upper[1].legend(handles, names, title=SLOPE, title_fontsize=7, fontsize=7, frameon=False)
@@ -76,17 +89,11 @@ def activation_figure(
                 yerr=list(zip(*(p.worst.bar for p in line), strict=True)),
                 marker="o", capsize=2, elinewidth=0.7, **look,
             )  # fmt: skip
-        axis.set_title(f"worst case, {threat}, eps {eps:g}, %", fontsize=9, loc="left")
+        label_axis(axis, f"worst case, {threat}, eps {eps:g}, %", BELOW_ZERO)
     for axis in (*upper[2:], *lower):
-        axis.set_xticks(range(len(slopes)), [slope_name(slope) for slope in slopes], fontsize=7)
-        axis.set_xlabel("slope below zero", fontsize=8)
+        axis.set_xticks(range(len(slopes)), [slope_name(slope) for slope in slopes])
         axis.margins(x=0.1)
-    for axis in (*upper, *lower):
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    handles, names = lower[0].get_legend_handles_labels()
-    below.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=8,
-                 frameon=False)  # fmt: skip
+    legend_below(below, lower[:1], 6)
     told = describe_sweep(points) + describe_bars(mine, " below")
     figure.suptitle(f"{title}: ReLU and LeakyReLU, section 3.4 ({told})", fontsize=10)
     return to_png(figure)
@@ -104,7 +111,7 @@ def _over_training(
     histories: Histories,
     slopes: Sequence[float],
 ) -> None:
-    """Draw what training logged, a colour each slope, a style each line of targets."""
+    """Draw what training logged, a colour for each slope, a style for each line of targets."""
     logged = [
         [(point, by_epoch) for point in line if (by_epoch := _epochs(kind, point, histories))]
         for line in lines
@@ -120,7 +127,6 @@ def _over_training(
                 color=SHADES[shade % len(SHADES)] if slope else COLOURS[4],
                 label=name if len(drawn) == 1 else f"{_name(point)}: {name}",
             )  # fmt: skip
-    axis.set_xlabel("epoch (mean over its steps)", fontsize=8)
     axis.set_xticks(sorted({place for line in drawn for _, values in line for place, _ in values}))
 
 
@@ -144,7 +150,7 @@ def _coherence(
         there = [point for point in line if point.target in coherence]
         axis.plot(_places(there, slopes), [coherence[p.target] for p in there], marker="o",
                   **look)  # fmt: skip
-    axis.set_title("coherence afterwards, eval mode", fontsize=9, loc="left")
+    label_axis(axis, "coherence afterwards, eval mode", BELOW_ZERO)
 
 
 def _zeros(axis: "Axes", lines: Sequence[Line], zeros: Zeros, slopes: Sequence[float]) -> None:
@@ -156,7 +162,7 @@ def _zeros(axis: "Axes", lines: Sequence[Line], zeros: Zeros, slopes: Sequence[f
             label = f"{look['label']}: {name}"
             _spread(axis, values, marker=marker, **look | {"label": label})
     axis.set_ylim(-3, 103)
-    axis.set_title("exact zeros, %", fontsize=9, loc="left")
+    label_axis(axis, "exact zeros, %", BELOW_ZERO)
     axis.legend(fontsize=6, frameon=False)
 
 

@@ -1,15 +1,16 @@
 """What all figures share: the colours of the defences, a canvas without a display, PNG bytes."""
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ("#4C72B0", "#DD8452", "#55A868", "#8C8C8C", "#C44E52", "#8172B3")
 OWN_COLOUR = {"base": 0, "div": 1, "detector": 2, "base+noise": 3}
-"""The defences look alike in every figure; other targets take the colours that are left."""
+"""The defences look alike in every figure; other targets take the remaining colours."""
 STYLES = ("-", "--", ":", "-.")
 """Of lines of one defence that differ in other values swept."""
 
@@ -30,6 +31,26 @@ def new_figure(width: float, height: float) -> "Figure":
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def label_axis(axis: "Axes", title: str = "", x: str = "", y: str = "") -> None:
+    """Give an axis its title and labels, small numbers, and no frame above and at the right."""
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_xlabel(x, fontsize=8)
+    axis.set_ylabel(y, fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:
+    """Put one legend below a figure, or a part of one: each name of its axes once."""
+    names: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            names.setdefault(name, handle)
+    if names:
+        figure.legend(list(names.values()), list(names), loc="outside lower center",
+                      ncols=min(columns, len(names)), fontsize=8, frameon=False)  # fmt: skip
 
 
 def to_png(figure: "Figure") -> bytes:

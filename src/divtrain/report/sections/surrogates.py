@@ -1,0 +1,128 @@
+"""The comparison of surrogates (section 6): which one's examples fool more."""
+
+from collections.abc import Sequence
+
+from divtrain.report.figures.transfer_map import transfer_figure
+from divtrain.report.output import percent
+from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
+from divtrain.report.rows import Cell
+from divtrain.report.stand_ins import attack_title
+from divtrain.report.transfer import EVERY, TransferCell
+
+NOTE = (
+    "Transfer threat model: the attacker trains surrogates of his own and never sees the target's"
+    " weights. Fooled: share of all images, in percent, that the target classifies right when clean"
+    " and wrong when attacked. Worst case: by any of the attacks, image by image. Best of all: by"
+    " any attack on any of the surrogates, image by image. In parentheses: points above what is"
+    " crafted on base, on the same images, in brackets a 95 % interval. eps in [0, 1] pixel units,"
+    " L-infinity."
+)
+
+
+def surrogates_section(cells: Sequence[TransferCell], title: str) -> Section:
+    """Return, for each eps, surrogate (rows) by target (columns): worst case, best attack.
+
+    Args:
+        cells: From `compare_surrogates`.
+        title: Name of the experiment.
+    """
+    targets = list(dict.fromkeys(cell.target for cell in cells))
+    header = ("crafted on", *(f"{target} fooled" for target in targets))
+    tables: list[Table] = []
+    for eps in dict.fromkeys(cell.eps for cell in cells):
+        here = {(cell.surrogate, cell.target): cell for cell in cells if cell.eps == eps}
+        surrogates = list(dict.fromkeys(surrogate for surrogate, _ in here))
+        for name, entry, without in (
+            ("worst case over the attacks", _worst, ""),
+            ("the best single attack", _best, EVERY),
+        ):
+            rows = [
+                (Entry(surrogate), *(entry(here.get((surrogate, target))) for target in targets))
+                for surrogate in surrogates
+                if surrogate != without
+            ]
+            tables.append(Table(f"eps {eps:g}, {name}", header, rows))
+    alt = "Percent of the images fooled, for each eps, surrogate and target"
+    figure = Figure("transfer", transfer_figure(cells, title), alt)
+    return Section(
+        "Which surrogate transfers better", transfer_sentences(cells), tables, [figure], [NOTE],
+        data={"transfer.csv": _data(cells)},
+    )  # fmt: skip
+
+
+def transfer_sentences(cells: Sequence[TransferCell]) -> list[str]:
+    """Return the answer in words, by surrogate: counted first, then eps by eps."""
+    others = [cell for cell in cells if cell.difference is not None and cell.surrogate != EVERY]
+    bases = {(c.target, c.eps): c.worst for c in cells if c.difference is None}
+    sentences: list[str] = []
+    for surrogate in dict.fromkeys(cell.surrogate for cell in others):
+        mine = [cell for cell in others if cell.surrogate == surrogate]
+        sentences.append(_counted(surrogate, [c.difference for c in mine if c.difference]))
+        for eps in dict.fromkeys(cell.eps for cell in mine):
+            parts = [
+                f"{c.target} at {c.worst} % ({bases[c.target, eps]} %)"
+                for c in mine
+                if c.eps == eps
+            ]
+            sentences.append(
+                f"At eps {eps:g}, examples crafted on {surrogate} (on base) fool"
+                f" {', '.join(parts)} of the images."
+            )
+    return sentences
+
+
+def _counted(surrogate: str, differences: Sequence[Cell]) -> str:
+    more, less = (sum(sign * d.mean > 0 for d in differences) for sign in (1, -1))
+    ends = [d.interval for d in differences if d.interval is not None]
+    clearly = ""
+    if len(ends) == len(differences):
+        above, below = sum(low > 0 for low, _ in ends), sum(high < 0 for _, high in ends)
+        clearly = f"; clearly so, by the paired intervals of 95 %, in {above} and {below}"
+    return (
+        f"Examples crafted on {surrogate} fool more images than those crafted on base in {more} of"
+        f" {len(differences)} cells (target and eps), fewer in {less}{clearly}."
+    )
+
+
+def _worst(cell: TransferCell | None) -> Entry:
+    return Entry("") if cell is None else Entry(str(cell.worst), _points(cell.difference))
+
+
+def _best(cell: TransferCell | None) -> Entry:
+    if cell is None:
+        return Entry("")
+    return Entry(f"{attack_title(cell.best_attack)} {cell.best}", _points(cell.best_difference))
+
+
+def _points(difference: Cell | None) -> str:
+    """A difference in points, with its deviation or interval: ``(+3.1 [1.0, 5.2])``."""
+    if difference is None:
+        return ""
+    return f"({' '.join(filter(None, (difference.signed, difference.brackets)))})"
+
+
+def _data(cells: Sequence[TransferCell]) -> list[CsvRow]:
+    """Percent and points."""
+    return [
+        {
+            "surrogate": cell.surrogate,
+            "target": cell.target,
+            "eps": f"{cell.eps:g}",
+            "best_attack": cell.best_attack,
+            **_numbers("worst", cell.worst),
+            **_numbers("difference", cell.difference),
+            **_numbers("best", cell.best),
+            **_numbers("best_difference", cell.best_difference),
+            "images": cell.images,
+            "seeds": cell.seeds,
+        }
+        for cell in cells
+    ]
+
+
+def _numbers(name: str, cell: Cell | None) -> CsvRow:
+    """Mean, deviation, low and high; empty where there are none."""
+    low, high = (cell and cell.interval) or (None, None)
+    shares = (cell and cell.mean, cell and cell.deviation, low, high)
+    ends = ("", "_deviation", "_low", "_high")
+    return {f"{name}{end}": percent(share) for end, share in zip(ends, shares, strict=True)}
