@@ -132,8 +132,8 @@ def _load_torchvision(name: str, root: Path) -> Dataset:
 
 def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bool) -> Any:
     advice = (
-        f"torchvision reads them from {root.resolve()}; name another folder with --data.root, or"
-        " try `divtrain run digits`, which needs no files"
+        f"torchvision reads them from {root.resolve()}; name another folder as `root`, or try the"
+        " data set digits, which needs no files"
     )
     try:
         return kind(root, train=train, download=False)

@@ -1,5 +1,6 @@
 """Images outside the training distribution: noise, or another data set; they have no class."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -107,8 +108,8 @@ class OtherImages:
             chosen = torch.randperm(len(images), generator=generator, device=device)[:count]
         else:
             raise DivtrainError(
-                f"{self.name} has {len(images)} test images, {count} are asked for; lower"
-                " --detection.images"
+                f"{self.name} has {len(images)} test images, {count} are asked for; ask for"
+                " fewer"
             )
         return images[chosen.to(images.device)].to(device)
 
@@ -147,7 +148,7 @@ def check_outside_name(name: str) -> None:
     Raises:
         DivtrainError: for an unknown name, with the nearest that there are.
     """
-    path = "/" in name or name.endswith(".npz") or Path(name).is_dir()
+    path = "/" in name or name.endswith(".npz") or os.path.isdir(name)  # noqa: PTH112, takes any text
     if name not in (*NOISES, *DATASETS) and not path:
         known = [*NOISES, *DATASETS, "FILE.npz", "FOLDER/"]
         raise unknown_name("kind of images from outside", name, known)
@@ -174,7 +175,7 @@ def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
     if isinstance(outside, OtherImages) and same_source(outside.name, inside.name):
         raise DivtrainError(
             f"{outside.name} is the data set itself, not outside of it; name another set, or"
-            f" {' or '.join(NOISES)}, with --train.outside or --detection.against"
+            f" {' or '.join(NOISES)}"
         )
     shape = inside.train.x.shape[1:]
     outside((1, *shape), torch.Generator().manual_seed(0))

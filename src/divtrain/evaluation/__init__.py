@@ -5,7 +5,7 @@ from divtrain.evaluation.diagnosis import Diagnosis, diagnose
 from divtrain.evaluation.effort import Passes, count_passes
 from divtrain.evaluation.evaluation import Evaluation, AttackResult, evaluate
 from divtrain.evaluation.intervals import paired_interval, wilson_interval
-from divtrain.evaluation.plan import AttackRun, Suite, check_suite, make_plan, quick
+from divtrain.evaluation.plan import PAPER_SUITE, AttackRun, Suite, check_suite, make_plan, quick
 from divtrain.evaluation.records import CLEAN, WORST, Record, make_records, worst_case
 from divtrain.evaluation.sanity import WarningSign, warning_signs
 from divtrain.evaluation.signs import SIGNS, not_asked, warning_signs_of
@@ -15,6 +15,7 @@ from divtrain.evaluation.transfer import correct_mask, evaluate_transfer
 __all__ = [
     "CLEAN",
     "KNOWLEDGE",
+    "PAPER_SUITE",
     "SIGNS",
     "WORST",
     "AttackRun",

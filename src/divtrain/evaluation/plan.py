@@ -34,6 +34,10 @@ class Suite:
     """Crafted on the target itself: those above, and apgdt (targeted), autoattack."""
     query: tuple[str, ...] = ("square",)
     """From the target's answers alone: square. Empty for none."""
+    noise: tuple[str, ...] = ("noise",)
+    """Random perturbations, which every attack must beat. Empty for none."""
+    members: tuple[str, ...] = ("pgd",)
+    """White-box attacks on one member at a time. Empty for none."""
     steps: int = 20
     """Steps of pgd and of each run of apgd and apgdt."""
     restarts: int = 1
@@ -52,6 +56,17 @@ class Suite:
     """The curve is over this many images, evenly chosen."""
     batch_size: int = 128
     """Images attacked at a time."""
+
+
+PAPER_SUITE = Suite(
+    eps=(0.1, 0.3),
+    transfer=("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw"),
+    white_box=("mifgsm", "mifgsm:ce_of_mean_logit"),
+    query=(),
+    noise=(),
+    members=(),
+    sweep=(),
+)
 
 
 def quick(suite: Suite) -> Suite:
