@@ -1,10 +1,11 @@
 """Dataclasses that check their fields when built, and any dataclass from JSON: both pydantic's."""
 
 import dataclasses
+import inspect
 import json
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -35,17 +36,19 @@ def checked(kind: type[T]) -> type[T]:
     divtrain.errors.DivtrainError: `low`: expected greater than or equal to 0, got -1
     """
     made: Any = pydantic.dataclasses.dataclass(frozen=True, config=CONFIG)(kind)
-    build = made.__init__
+    build, signature = made.__init__, inspect.signature(made)
 
+    @wraps(build)
     def init(self: Any, *values: Any, **named: Any) -> None:
+        given = signature.bind(*values, **named).arguments  # by name, as mistakes are told
         try:
-            build(self, *values, **named)
+            build(self, **given)
         except ValidationError as error:
-            found = [f"`{'.'.join(path)}`: {text}" if path else text for path, text in mistakes_of(error)]
+            found = [
+                f"`{'.'.join(path)}`: {text}" if path else text for path, text in mistakes_of(error)
+            ]
             raise DivtrainError("\n".join(found)) from error
 
-    init.__wrapped__ = build
-    init.__signature__ = made.__signature__
     made.__init__ = init
     return made
 
@@ -90,8 +93,8 @@ def from_json(kind: Callable[..., T], value: Any, path: Path | str) -> T:
         found = mistakes_of(error) if isinstance(error, ValidationError) else [((), str(error))]
         first = ", ".join(f"{'.'.join(where) or 'content'}: {text}" for where, text in found[:1])
         raise DamagedFileError(
-            f"{path} is damaged, or of another version of divtrain: {first}; delete it and run"
-            " again"
+            f"{path} is damaged, or of another version of divtrain: {first}; delete it and make"
+            " it again"
         ) from error
 
 
@@ -101,6 +104,6 @@ def to_json(value: Any) -> Any:
 
 
 @cache
-def adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> Any:
     """Return what validates a tuple of one `kind`; a dataclass inside takes the strict config."""
-    return TypeAdapter(tuple[kind], config=CONFIG)
+    return TypeAdapter(tuple[kind], config=CONFIG)  # type: ignore

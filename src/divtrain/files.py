@@ -1,8 +1,8 @@
 """Files that are whole or absent: written aside, flushed to disk, then renamed into place.
 
-What is read is not trusted: nothing is unpickled, and sizes are looked at first. A file of a run is
-told from a changed one by its SHA-256 in the manifest of its stage (`file_digest`); tensors that are
-read without a manifest, such as checkpoints, carry a digest in their metadata.
+What is read is not trusted: nothing is unpickled, and sizes are looked at first. A file of a run
+is told from a changed one by its SHA-256 in the manifest of its stage (`file_digest`); tensors that
+are read without a manifest, such as checkpoints, carry a digest in their metadata.
 """
 
 import errno

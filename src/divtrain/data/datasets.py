@@ -208,7 +208,7 @@ def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
         array = array[:, 0]
     if array.shape != (images,) or array.dtype.kind not in "ui":
         raise DivtrainError(
-            f"{name}: expected {images} integer labels, one an image, got {array.dtype} of shape"
+            f"{name}: expected {images} integer labels, one per image, got {array.dtype} of shape"
             f" {array.shape}; turn one-hot labels into classes with argmax(1)"
         )
     if array.min() < 0 or array.max() > np.iinfo(np.int64).max:

@@ -108,8 +108,7 @@ class OtherImages:
             chosen = torch.randperm(len(images), generator=generator, device=device)[:count]
         else:
             raise DivtrainError(
-                f"{self.name} has {len(images)} test images, {count} are asked for; ask for"
-                " fewer"
+                f"{self.name} has {len(images)} test images, {count} are asked for; ask for fewer"
             )
         return images[chosen.to(images.device)].to(device)
 

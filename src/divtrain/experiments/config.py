@@ -1,4 +1,4 @@
-"""What is to be done: frozen dataclasses that check themselves, each field a flag of the command line.
+"""What is to be done: frozen dataclasses that check themselves, each field a flag.
 
 `divtrain run` and `train` take an `ExperimentConfig`, `sweep` also a `SweepConfig`, `evaluate` an
 `EvaluationConfig`. Bounds stand on the fields; rules about several fields stand in a validator of
@@ -110,8 +110,8 @@ class ModelConfig:
     """Which ensemble; surrogate and targets share it, trained separately."""
 
     members: Annotated[tuple[Annotated[str, _each(_check_architecture)], ...], Some] = (
-        ("conv3",) * 5
-    )
+        "conv3",
+    ) * 5
     """Architecture of each member: conv3, conv4, resnet20, resnet26."""
     activation: ActivationName = "leaky_relu"
     """Follows every convolution."""

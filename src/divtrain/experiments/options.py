@@ -1,7 +1,8 @@
 """From the words of a command to a checked dataclass: tyro reads them, pydantic checks them.
 
 The options of a command are a dataclass. Those of its fields that are dataclasses themselves (a
-config) are annotated with ``tyro.conf.arg(name="")``, so that their fields are flags without prefix.
+config) are annotated with ``tyro.conf.arg(name="")``, so that their fields are flags without
+prefix.
 """
 
 import re
@@ -127,7 +128,7 @@ def _registry() -> ConstructorRegistry:
         return replace(spec, instantiate=dict)  # type: ignore
 
     @registry.primitive_rule
-    def fraction(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[float] | None:
+    def fraction(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         if info.type is not float:
             return None
         return PrimitiveConstructorSpec(
