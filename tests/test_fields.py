@@ -1,15 +1,17 @@
 """Dataclasses from JSON: what fits comes back, what does not is told by its place."""
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+import pickle
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
-from divtrain.errors import DamagedFileError
-from divtrain.fields import from_json
+from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.fields import checked, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -63,41 +65,83 @@ inner = st.builds(
     )
 )
 def test_every_dataclass_survives_json(made: Outer) -> None:
-    assert from_json(Outer, json.loads(json.dumps(asdict(made))), "file") == made
+    assert from_json(Outer, json.loads(json.dumps(to_json(made))), "file") == made
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"count": 3.0}, "a int for count, got 3.0"),
-        ({"count": True}, "a int for count, got True"),
-        ({"count": 2**63}, "a int for count"),
-        ({"count": None}, "a int for count, got None"),
-        ({"kind": "three"}, "one of one, two for kind, got 'three'"),
-        ({"kind": ["one"]}, "one of one, two for kind"),
-        ({"inner": []}, "an object for inner"),
-        ({"inner": {}}, "a value for inner.share"),
-        ({"inner": {"share": float("nan")}}, "a float for inner.share, got nan"),
-        ({"inner": {"share": float("inf")}}, "a float for inner.share, got inf"),
-        ({"inner": {"share": 10**400}}, "a float for inner.share"),
-        ({"inner": {"share": False}}, "a float for inner.share, got False"),
-        ({"inner": {"share": 1, "names": "ab"}}, "a list for inner.names"),
-        ({"inner": {"share": 1, "names": ["a", 1]}}, r"a str for inner.names\[1\], got 1"),
-        ({"inner": {"share": 1, "names": ["\ud800"]}}, r"a str for inner.names\[0\]"),
-        ({"many": {"x": {"share": "1"}}}, "a float for many.x.share, got '1'"),
-        ({"many": []}, "an object for many"),
-        ({"rows": {"0": 1}}, "a list for rows"),
-        ({"maybe": "0"}, "a float for maybe, got '0'"),
-        ({"sure": 1}, "a bool for sure, got 1"),
-        ({"other": 1}, "no field 'other' for the whole, got 1"),
+        ({"count": 3.0}, "count: expected a valid integer, got 3.0"),
+        ({"count": True}, "count: expected a valid integer, got True"),
+        ({"count": None}, "count: expected a valid integer, got None"),
+        ({"kind": "three"}, "kind: unknown choice 'three'. Known: one, two"),
+        ({"kind": ["one"]}, "kind: expected 'one' or 'two'"),
+        ({"inner": []}, "inner: expected an object"),
+        ({"inner": {}}, "inner.share: Field required"),
+        ({"inner": {"share": float("nan")}}, "inner.share: expected a finite number, got nan"),
+        ({"inner": {"share": float("inf")}}, "inner.share: expected a finite number, got inf"),
+        ({"inner": {"share": 10**400}}, "inner.share: expected a finite number"),
+        ({"inner": {"share": False}}, "inner.share: expected a valid number, got False"),
+        ({"inner": {"share": 1, "names": "ab"}}, "inner.names: expected a valid array"),
+        ({"inner": {"share": 1, "names": ["a", 1]}}, "inner.names: expected a valid string, got 1"),
+        ({"inner": {"share": 1, "names": ["\ud800"]}}, "content: Invalid JSON"),
+        ({"inner": {"share": 1, "more": 0}}, "inner.more: Unexpected"),
+        ({"many": {"x": {"share": "1"}}}, "many.x.share: expected a valid number, got '1'"),
+        ({"many": []}, "many: expected an object"),
+        ({"rows": {"0": 1}}, "rows: expected a valid array"),
+        ({"maybe": "0"}, "maybe: expected a valid number, got '0'"),
+        ({"sure": 1}, "sure: expected a valid boolean, got 1"),
+        ({"other": 1}, "other: Unexpected"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], expected: str) -> None:
-    with pytest.raises(DamagedFileError, match=f"^file.json is damaged, .*expected {expected}"):
+    with pytest.raises(
+        DamagedFileError, match=f"^file.json is damaged, or .* divtrain: {expected}"
+    ):
         from_json(Outer, WHOLE | change, "file.json")
 
 
-def test_long_values_are_shown_in_short() -> None:
+@pytest.mark.parametrize("value", ["x" * 10_000, WHOLE | {"kind": "x" * 10_000}])
+def test_long_values_are_shown_in_short(value: Any) -> None:
     with pytest.raises(DamagedFileError) as caught:
-        from_json(Outer, "x" * 10_000, "file.json")
+        from_json(Outer, value, "file.json")
     assert len(str(caught.value)) < 200
+
+
+@checked
+class Low:
+    """A part."""
+
+    size: Annotated[int, Field(ge=1)] = 1
+
+
+@checked
+class High:
+    """The whole."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    low: Low = field(default_factory=Low)
+    kind: Literal["plain", "fancy"] = "plain"
+
+
+def test_a_checked_dataclass_tells_every_mistake_whenever_it_is_built() -> None:
+    with pytest.raises(DivtrainError) as caught:
+        High(share=1.5, low={"size": 0}, kind="fance")  # type: ignore
+    assert str(caught.value).split("\n") == [
+        "`share`: expected less than or equal to 1, got 1.5",
+        "`low.size`: expected greater than or equal to 1, got 0",
+        "`kind`: unknown choice 'fance': did you mean 'fancy'? Known: plain, fancy.",
+    ]
+    with pytest.raises(DivtrainError, match="`share`: expected a finite number"):
+        replace(High(), share=float("nan"))
+    with pytest.raises(DamagedFileError, match="low.size: expected greater"):
+        from_json(High, {"low": {"size": 0}}, "file.json")
+
+
+def test_a_checked_dataclass_is_a_frozen_dataclass_like_any_other() -> None:
+    made = High(0.25, Low(3))
+    assert [each.name for each in fields(made)] == ["share", "low", "kind"]
+    assert len({made, High(0.25, Low(3)), pickle.loads(pickle.dumps(made))}) == 1
+    assert from_json(High, to_json(made), "file.json") == made
+    with pytest.raises(AttributeError):
+        made.share = 1.0  # type: ignore

@@ -1,7 +1,9 @@
 """The exceptions that a user's mistake raises, and the sentence that offers the nearest names."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class DivtrainError(ValueError):
@@ -28,3 +30,23 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
     close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
     hint = f": did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
     return DivtrainError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
+
+
+@contextmanager
+def arguments_as(**names: str) -> Iterator[None]:
+    """Context in which errors call arguments by the names that the caller knows them by.
+
+    Messages put the names of arguments in backticks; there they are replaced, so that somebody who
+    set ``data.root`` is not told of a `root`.
+
+    >>> with arguments_as(root="data.root"):
+    ...     raise DivtrainError("no folder at x: name another `root`")
+    Traceback (most recent call last):
+    divtrain.errors.DivtrainError: no folder at x: name another `data.root`
+    """
+    try:
+        yield
+    except DivtrainError as error:
+        message = re.sub(r"`(\w+)`", lambda it: f"`{names.get(it[1], it[1])}`", str(error))
+        error.args = (message, *error.args[1:])
+        raise

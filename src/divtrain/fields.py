@@ -1,17 +1,77 @@
-"""Dataclasses from what a JSON file holds, every field checked against its annotation."""
+"""Dataclasses that check their fields when built, and any dataclass from JSON: both pydantic's."""
 
-import math
+import dataclasses
+import inspect
+import json
+import re
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from functools import cache, wraps
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, dataclass_transform
 
-from divtrain.errors import DamagedFileError
+import pydantic.dataclasses
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from divtrain.errors import DamagedFileError, DivtrainError, unknown_name
 
 T = TypeVar("T")
 
-LARGEST_INTEGER = 2**63 - 1
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def checked(kind: type[T]) -> type[T]:
+    """Make a frozen dataclass whose fields are checked whenever one is built or replaced.
+
+    Bounds stand on the annotations, e.g. ``Annotated[int, Field(ge=1)]``. All mistakes in the
+    fields are told in one `DivtrainError`.
+
+    >>> from typing import Annotated
+    >>> from pydantic import Field
+    >>> @checked
+    ... class Bounds:
+    ...     low: Annotated[float, Field(ge=0)] = 0.0
+    >>> Bounds(low=-1)
+    Traceback (most recent call last):
+    divtrain.errors.DivtrainError: `low`: expected greater than or equal to 0, got -1
+    """
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, config=CONFIG)(kind)
+    build, signature = made.__init__, inspect.signature(made)
+
+    @wraps(build)
+    def init(self: Any, *values: Any, **named: Any) -> None:
+        given = signature.bind(*values, **named).arguments  # by name, as mistakes are told
+        try:
+            build(self, **given)
+        except ValidationError as error:
+            found = [
+                f"`{'.'.join(path)}`: {text}" if path else text for path, text in mistakes_of(error)
+            ]
+            raise DivtrainError("\n".join(found)) from error
+
+    made.__init__ = init
+    return made
+
+
+def mistakes_of(error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    """Return each mistake of a validation: the path to the field, and what is wrong with it."""
+    return [
+        (tuple(each for each in mistake["loc"] if isinstance(each, str)), text)
+        for mistake in error.errors(include_url=False)
+        for text in _explain(mistake).split("\n")
+    ]
+
+
+def _explain(mistake: Any) -> str:
+    context, value = mistake.get("ctx", {}), mistake["input"]
+    if mistake["type"] == "literal_error" and isinstance(value, str) and len(value) <= 40:
+        known = re.findall(r"'([^']*)'", context["expected"])
+        return str(unknown_name("choice", value, known))
+    if "error" in context and isinstance(context["error"], Exception):
+        return str(context["error"])
+    shown = repr(value)
+    shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
+    return f"{mistake['msg'].replace('Input should be', 'expected')}, got {shown}"
 
 
 def from_json(kind: Callable[..., T], value: Any, path: Path | str) -> T:
@@ -24,94 +84,26 @@ def from_json(kind: Callable[..., T], value: Any, path: Path | str) -> T:
         path: The file it came from, for the message.
 
     Raises:
-        DamagedFileError: for a field too many or too few, or a value of another type; a float may
-            not be NaN or infinite, an integer must fit into 64 bits.
+        DamagedFileError: for a field too many or too few, or a value of another type or out of its
+            bounds; a float may not be NaN or infinite.
     """
     try:
-        return _build(kind, value, "")
-    except _Mismatch as mismatch:
+        return adapter(kind).validate_json(json.dumps([value]), strict=True)[0]
+    except (ValidationError, RecursionError) as error:
+        found = mistakes_of(error) if isinstance(error, ValidationError) else [((), str(error))]
+        first = ", ".join(f"{'.'.join(where) or 'content'}: {text}" for where, text in found[:1])
         raise DamagedFileError(
-            f"{path} is damaged, or of another version of divtrain: expected {mismatch}; delete it"
-            " and run again"
-        ) from mismatch
+            f"{path} is damaged, or of another version of divtrain: {first}; delete it and make"
+            " it again"
+        ) from error
 
 
-class _Mismatch(Exception):  # noqa: N818
-    """What was expected where, and what came."""
-
-    def __init__(self, name: str, expected: str, value: Any):
-        shown = repr(value)
-        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
-        super().__init__(f"{expected} for {name.lstrip('.') or 'the whole'}, got {shown}")
+def to_json(value: Any) -> Any:
+    """Return a dataclass as the JSON-able data that `from_json` reads."""
+    return adapter(type(value)).dump_python((value,), mode="json")[0]
 
 
-def _build(kind: Any, value: Any, name: str) -> Any:
-    if kind is Any:
-        return value
-    if is_dataclass(kind):
-        return _build_dataclass(kind, value, name)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return _build_union(arguments, value, name)
-    if origin is Literal:
-        if isinstance(value, str) and value in arguments:
-            return value
-        raise _Mismatch(name, f"one of {', '.join(map(str, arguments))}", value)
-    if origin in (tuple, list):
-        if not isinstance(value, list):
-            raise _Mismatch(name, "a list", value)
-        return origin(_build(arguments[0], each, f"{name}[{i}]") for i, each in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _Mismatch(name, "an object", value)
-        parts = {key: _build(arguments[1], each, f"{name}.{key}") for key, each in value.items()}
-        return {_build(arguments[0], key, f"{name}.{key}"): part for key, part in parts.items()}
-    if not _is_scalar(kind, value):
-        raise _Mismatch(name, f"a {kind.__name__}", value)
-    return value
-
-
-def _build_dataclass(kind: Any, value: Any, name: str) -> Any:
-    if not isinstance(value, dict):
-        raise _Mismatch(name, "an object", value)
-    hints = get_type_hints(kind)
-    known = {field.name: field for field in fields(kind)}
-    for unknown in value.keys() - known.keys():
-        raise _Mismatch(name, f"no field {unknown!r}", value[unknown])
-    for field in known.values():
-        needed = field.default is MISSING and field.default_factory is MISSING
-        if needed and field.name not in value:
-            raise _Mismatch(f"{name}.{field.name}", "a value", None)
-    return kind(**{each: _build(hints[each], v, f"{name}.{each}") for each, v in value.items()})
-
-
-def _build_union(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    mismatches: list[_Mismatch] = []
-    for kind in kinds:
-        try:
-            return _build(kind, value, name)
-        except _Mismatch as mismatch:
-            mismatches.append(mismatch)
-    raise mismatches[0]
-
-
-def _is_scalar(kind: type, value: Any) -> bool:
-    if kind is float:
-        whole = _is_scalar(int, value)
-        return whole or (isinstance(value, float) and math.isfinite(value))
-    if kind is int:
-        return type(value) is int and abs(value) <= LARGEST_INTEGER
-    if kind is str:
-        return isinstance(value, str) and _is_text(value)
-    if kind in (bool, NoneType):
-        return type(value) is kind
-    raise TypeError(f"from_json cannot tell whether JSON is a {kind!r}")
-
-
-def _is_text(value: str) -> bool:
-    """Whether it can be written to a file: JSON's escapes can spell halves of characters."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+@cache
+def adapter(kind: Any) -> Any:
+    """Return what validates a tuple of one `kind`; a dataclass inside takes the strict config."""
+    return TypeAdapter(tuple[kind], config=CONFIG)  # type: ignore

@@ -1,7 +1,8 @@
 """Files that are whole or absent: written aside, flushed to disk, then renamed into place.
 
-What is read is not trusted: nothing is unpickled, sizes are looked at first, and a digest of the
-content, written with it, tells a changed file from a whole one.
+What is read is not trusted: nothing is unpickled, and sizes are looked at first. A file of a run
+is told from a changed one by its SHA-256 in the manifest of its stage (`file_digest`); tensors that
+are read without a manifest, such as checkpoints, carry a digest in their metadata.
 """
 
 import errno
@@ -23,21 +24,20 @@ from torch import Tensor
 from divtrain.errors import DamagedFileError, DivtrainError
 
 _REMEDY = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again, it goes on"
-    " where it stopped",
+    errno.ENOSPC: "the disk is full; free some space and run the same command again to resume",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-    errno.EACCES: "no permission to write there; choose another folder with --out",
-    errno.EPERM: "no permission to write there; choose another folder with --out",
-    errno.EROFS: "the file system is read-only; choose another folder with --out",
-    errno.ENOTDIR: "a part of that path is a file, not a folder; choose another with --out",
-    errno.ENOENT: "that folder cannot be made there; choose another with --out",
-    errno.EEXIST: "a file of that name is in the way; choose another folder with --out",
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of that path is a file, not a folder; choose another",
+    errno.ENOENT: "that folder cannot be made there; choose another",
+    errno.EEXIST: "a file of that name is in the way; choose another folder",
 }
 
-SEAL = "sha256"
-"""Under this key JSON keeps the digest of the rest of itself; metadata of tensors begin with it."""
-SEALED = "sealed"
-"""Under this one JSON says that it has a digest, so that damage to that key is seen as well."""
+SEAL = "sha256:"
+"""Before the digest in the metadata of tensors that have one."""
+LARGEST_INTEGER = 2**63 - 1
+"""Beyond which JSON is not taken, as no field holds a larger one."""
 LARGEST_JSON = 256 << 20
 """Bytes of JSON beyond which a file is not read: divtrain's own are a thousand times smaller."""
 
@@ -91,13 +91,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write one JSON object a line as `write_bytes` does."""
+    """Write one JSON object per line as `write_bytes` does."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def write_sealed_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object with a digest of itself, which `read_sealed_json` checks."""
-    write_json(path, {SEALED: True, **content, SEAL: _json_digest(content)})
 
 
 def check_regular_file(path: Path) -> int:
@@ -152,9 +147,16 @@ def _read_text(path: Path) -> str:
 
 def _parse(path: Path, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged: {error}; delete it and run again") from error
+
+
+def _integer(digits: str) -> int:
+    value = int(digits)
+    if abs(value) > LARGEST_INTEGER:
+        raise ValueError(f"{digits[:40]} does not fit into 64 bits")
+    return value
 
 
 def read_json(path: Path) -> Any:
@@ -168,51 +170,53 @@ def read_json(path: Path) -> Any:
         return _parse(path, _read_text(path))
 
 
-def read_sealed_json(path: Path) -> dict[str, Any]:
-    """Read what `write_sealed_json` wrote; objects without a digest (of old files) are taken.
-
-    Raises:
-        DivtrainError: as `read_json` does; `DamagedFileError` also when the digest does not fit.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        found = type(content).__name__
-        raise DamagedFileError(
-            f"{path} is damaged: expected an object, got {found}; delete it and run again"
-        )
-    sealed, seal = content.pop(SEALED, None), content.pop(SEAL, None)
-    if (sealed, seal) not in ((None, None), (True, _json_digest(content))):
-        raise DamagedFileError(
-            f"{path} is damaged: its content does not fit the digest in it; delete it and run again"
-        )
-    return content
-
-
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line; raises as `read_json` does."""
+    """Read one JSON object per line; raises as `read_json` does."""
     with reading(path):
         rows = [_parse(path, line) for line in _read_text(path).split("\n") if line]
     if not all(isinstance(row, dict) for row in rows):
         raise DamagedFileError(
-            f"{path} is damaged: expected an object a line; delete it and run again"
+            f"{path} is damaged: expected an object per line; delete it and run again"
         )
     return rows
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], about: Any) -> None:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Raises:
+        DivtrainError: when there is no file, or it cannot be read.
+    """
+    check_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DivtrainError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: Any, *, sealed: bool = True
+) -> None:
     """Write tensors and a JSON-able `about` to one safetensors file, as `write_bytes` does.
 
-    Tensors that share memory (tied weights) are written each for itself. A digest of it all goes
-    into the metadata, for `read_tensors` to check.
+    Tensors that share memory (tied weights) are written each for itself.
+
+    Args:
+        path: File to write.
+        tensors: By name.
+        about: What they are.
+        sealed: Whether to put a digest of it all into the metadata, which `read_tensors` checks;
+            not needed for a file whose SHA-256 is kept elsewhere.
     """
-    tensors = {
+    whole = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     text = json.dumps(about)
-    # One key, since safetensors writes several in an order that changes from run to run.
-    sealed = f"{SEAL}:{_tensor_digest(tensors, text)} {text}"
-    write_bytes(path, safetensors.torch.save(tensors, {"divtrain": sealed}))
+    if sealed:  # in the one key, since safetensors writes several in a changing order
+        text = f"{SEAL}{_tensor_digest(whole, text)} {text}"
+    write_bytes(path, safetensors.torch.save(whole, {"divtrain": text}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -220,7 +224,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
 
     Raises:
         DivtrainError: when the file is missing, or holds tensors that are not divtrain's;
-            `DamagedFileError` when it is truncated, changed or no safetensors.
+            `DamagedFileError` when it is truncated, no safetensors, or does not fit its digest.
     """
     check_regular_file(path)
     try:
@@ -234,42 +238,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             f"{path} is not a readable safetensors file ({error}); it may be truncated, or of"
             " another format such as a pickled .pt, which is never loaded"
         ) from error
-    about, sealed = metadata.get("divtrain"), any(v.startswith(SEAL) for v in metadata.values())
-    if about is None and not sealed:
+    text, sealed = metadata.get("divtrain"), any(v.startswith(SEAL) for v in metadata.values())
+    if text is None and not sealed:
         raise DivtrainError(
             f"{path} holds tensors but no divtrain metadata; to load weights from elsewhere, build"
             " the ensemble yourself and use load_state_dict"
         )
     if sealed:
-        seal, _, text = (about or "").partition(" ")
-        if len(metadata) > 1 or seal != f"{SEAL}:{_tensor_digest(tensors, text)}":
+        seal, _, text = (text or "").partition(" ")
+        if len(metadata) > 1 or seal != f"{SEAL}{_tensor_digest(tensors, text)}":
             raise DamagedFileError(
                 f"{path} is damaged: its content does not fit the digest in it; take it from where"
                 " it came from again, or make it anew"
             )
-        about = text
-    try:
-        return tensors, json.loads(about or "")
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} has damaged divtrain metadata: {error}") from error
-
-
-def stored_seal(path: Path) -> str | None:
-    """Return the digest that a file of `write_tensors` says it has, reading its header alone.
-
-    None where it says none: another kind of file, or a damaged one.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get("divtrain", "")
-    except Exception:  # safetensors has its own words for damage, and it is no safetensors at all
-        return None
-    seal = about.partition(" ")[0]
-    return seal if seal.startswith(f"{SEAL}:") else None
-
-
-def _json_digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return tensors, _parse(path, text or "")
 
 
 def _tensor_digest(tensors: Mapping[str, Tensor], about: str) -> str:

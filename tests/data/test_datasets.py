@@ -161,8 +161,8 @@ def one_pixel(value: float) -> np.ndarray:
         ({"x_train": UINT8.astype(str)}, "expected images of numbers, got dtype"),
         ({"y_train": LABELS * 0, "y_test": LABELS[:4] * 0}, "at least two classes, got 1"),
         ({"y_train": LABELS - 1}, "expected labels from 0 up, got -1"),
-        ({"y_train": LABELS.astype(float)}, "6 integer labels, one an image, got float64"),
-        ({"y_train": LABELS[:5]}, r"6 integer labels, one an image, got int64 of shape \(5,\)"),
+        ({"y_train": LABELS.astype(float)}, "6 integer labels, one per image, got float64"),
+        ({"y_train": LABELS[:5]}, r"6 integer labels, one per image, got int64 of shape \(5,\)"),
         ({"y_test": np.eye(4, dtype=int)}, r"4 integer labels, .* shape \(4, 4\)"),
         ({"y_train": LABELS.astype(str)}, "6 integer labels"),
     ],
@@ -321,7 +321,7 @@ def test_missing_files_without_a_network_name_the_ways_out(
     monkeypatch.setattr(getattr(torchvision.datasets, kind), "download", download)
     with pytest.raises(DivtrainError, match=f"the {name} files are missing") as caught:
         load_dataset(name, tmp_path)
-    for part in (str(error), str(tmp_path), "--data.root", "`divtrain run digits`"):
+    for part in (str(error), str(tmp_path), "another folder as `root`", "the data set digits"):
         assert part in str(caught.value)
 
 

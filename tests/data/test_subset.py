@@ -79,7 +79,7 @@ def test_the_order_mixes_the_classes() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 7])
 def test_sizes_that_do_not_exist_are_refused(size: int) -> None:
-    with pytest.raises(DivtrainError, match=f"subset of 1 to 6 images, got {size}"):
+    with pytest.raises(DivtrainError, match=f"`size` from 1 to 6 images, got {size}"):
         balanced_subset(made([3, 3]), size)
 
 

@@ -1,37 +1,48 @@
-import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import divtrain as dt
-from divtrain.experiments import PRESETS, AttackConfig, DataConfig, ModelConfig, TrainConfig
-from divtrain.experiments.config import DetectionConfig, check_config, flatten, unflatten
-from divtrain.experiments.defences import DEFENCES, build_defence
-from divtrain.experiments.graph import experiment_graph
+from divtrain.experiments import (
+    PRESETS,
+    DataConfig,
+    DetectionConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    GaasConfig,
+    ModelConfig,
+    SweepConfig,
+    TrainConfig,
+    differences,
+)
 from divtrain.experiments.presets import digits, mnist_conv3
-from divtrain.training import CrossEntropy, GradientAlignment
-
-COMMON = {"data": "mnist", "fingerprint": "0", "device": "cpu"}
+from divtrain.fields import from_json, to_json
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_every_preset_is_valid_documented_and_named_after_itself(preset: Any) -> None:
+def test_every_preset_is_documented_named_after_itself_and_survives_json(preset: Any) -> None:
     config = preset()
-    check_config(config)
     assert PRESETS[config.preset] is preset
     assert len(preset.__doc__) > 200
+    assert from_json(ExperimentConfig, to_json(config), "config.json") == config
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_a_config_survives_json(preset: Any) -> None:
-    config = preset()
-    assert unflatten(json.loads(json.dumps(flatten(config)))) == config
-
-
-def test_a_saved_config_with_unknown_fields_is_refused() -> None:
-    with pytest.raises(dt.DivtrainError, match="does not fit this version"):
-        unflatten({**flatten(digits()), "train.colour": 3})
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": 3}, "colour: Unexpected"),
+        ({"train": {"epochs": 0}}, "train.epochs: expected greater than or equal to 1"),
+        ({"train": {"gal_weight": float("nan")}}, "train.gal_weight: expected a finite number"),
+        ({"seeds": True}, "seeds: expected a valid integer"),
+        ({"seed": 2**63}, "seed: expected less than"),
+        ({"gaas": {"orders": [10**9]}}, "gaas.orders: expected less than"),
+        ({"data": {"name": 3}}, "data.name: expected a valid string"),
+    ],
+)
+def test_a_saved_config_that_none_could_have_written_is_refused(change: Any, message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=f"config.json is damaged, .*{message}"):
+        from_json(ExperimentConfig, to_json(digits()) | change, "config.json")
 
 
 def test_mnist_conv3_has_the_papers_values() -> None:
@@ -41,7 +52,7 @@ def test_mnist_conv3_has_the_papers_values() -> None:
     assert (train.epochs, train.batch_size, train.learning_rate) == (10, 128, 1e-3)
     assert (train.schedule, train.gal_weight, train.noise) == ("constant", 0.5, 0.3)
     assert config.attack.eps == (0.1, 0.3)
-    assert config.attack.names == ("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw")
+    assert config.attack.transfer == ("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw")
     assert (config.data.shift, config.data.flip, config.data.train_size) == (2, False, None)
 
 
@@ -53,148 +64,105 @@ def test_a_quick_preset_is_the_reduced_run_it_says_it_is(name: str) -> None:
     assert f"{quick.data.train_size:,} images" in said
     assert f"{quick.train.epochs} short epochs" in said
     assert quick.preset == name
-    assert (quick.model, quick.attack.eps, quick.attack.names) == (
-        full.model, full.attack.eps, full.attack.names
-    )  # fmt: skip
-    assert (quick.train.gal_weight, quick.train.noise) == (full.train.gal_weight, full.train.noise)
+    assert differences(quick, full, aside=False).keys() <= {
+        "data.train_size", "data.test_size", "train.epochs", "train.learning_rate",
+        "train.schedule", "train.precision", "gaas.images", "targets",
+    }  # fmt: skip
     assert quick.targets == (("base", "div") if name == "mnist-quick" else full.targets)
 
 
-def test_defences_are_what_the_specification_says() -> None:
-    train = TrainConfig(gal_weight=0.7, noise=0.2)
-    base, noisy, div = (build_defence(name, train) for name in ("base", "base+noise", "div"))
-    assert list(base.terms) == list(noisy.terms) == [CrossEntropy()]
-    assert list(div.terms) == [CrossEntropy(), GradientAlignment(0.7)]
-    assert len(base.views) == 1
-    assert list(noisy.views) == list(div.views)
-    assert len(div.views) == 2
-    assert list(DEFENCES) == ["base", "base+noise", "div", "adv", "adv+div", "detector"]
-
-
-def test_the_graph_names_each_stage_once_and_after_its_inputs() -> None:
-    stages = experiment_graph(replace(mnist_conv3(), seeds=2), COMMON)
-    names = [stage.name for stage in stages]
-    assert len(set(names)) == len(names)
-    for place, stage in enumerate(stages):
-        assert all(names.index(each.name) < place for each in stage.inputs)
-
-
-def test_crafted_sets_belong_to_the_surrogate_and_are_shared_by_all_targets() -> None:
-    stages = {stage.name: stage for stage in experiment_graph(mnist_conv3(), COMMON)}
-    sets = [
-        {each.name for each in stages[f"transfer-{target}-s0"].inputs if "craft" in each.name}
-        for target in ("base", "base+noise", "div")
-    ]
-    assert sets[0] == sets[1] == sets[2]
-    assert len(sets[0]) == 10
-    assert all(stages[name].inputs == (stages["train-surrogate-s0"],) for name in sets[0])
-
-
-def keys(config: Any, common: dict[str, Any] = COMMON) -> dict[str, str]:
-    return {stage.name: stage.key for stage in experiment_graph(config, common)}
-
-
-def test_a_key_changes_with_what_determines_the_result_and_with_nothing_else() -> None:
-    config = mnist_conv3()
-    before = keys(config)
-
-    def changed(after: dict[str, str]) -> set[str]:
-        return {name.split("-s0")[0] for name in before if after.get(name) != before[name]}
-
-    heavier = changed(keys(replace(config, train=replace(config.train, gal_weight=1.0))))
-    assert {"train-div", "transfer-div", "coherence-div"} <= heavier
-    assert not any("base" in name or "surrogate" in name for name in heavier)
-    assert not changed(keys(replace(config, train=replace(config.train, save_every=1.0))))
-    assert not changed(keys(replace(config, data=replace(config.data, root="elsewhere"))))
-    assert not changed(keys(replace(config, seeds=3)))
-    assert changed(keys(config, COMMON | {"fingerprint": "1"})) == changed({})
-
-
-def test_targets_of_a_seed_share_their_initial_weights_and_the_surrogate_does_not() -> None:
-    stages = {
-        stage.name: stage for stage in experiment_graph(replace(mnist_conv3(), seeds=2), COMMON)
+def test_differences_tell_both_values_by_path() -> None:
+    one = mnist_conv3()
+    other = replace(
+        one,
+        train=replace(one.train, epochs=3, save_every=1.0),
+        attack=replace(one.attack, white_box=(), eps=(0.1,)),
+        seeds=2,
+    )
+    assert differences(one, one) == {}
+    assert differences(one, other, aside=False) == {
+        "train.epochs": (10, 3),
+        "attack.eps": ((0.1, 0.3), (0.1,)),
     }
-    seeds = {n: s.config["own_seed"] for n, s in stages.items() if n.startswith("train")}
-    assert seeds["train-base-s0"] == seeds["train-div-s0"]
-    assert len({seeds[f"train-{n}-s{s}"] for n in ("surrogate", "div") for s in (0, 1)}) == 4
+    assert differences(one, other).keys() == {
+        "train.epochs", "train.save_every", "attack.eps", "attack.white_box", "seeds",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ModelConfig(members=()), "`members`: expected at least one"),
+        (lambda: ModelConfig(members=("conv3", "conv33")), "`members`: .* did you mean 'conv3'"),
+        (lambda: ModelConfig(slope=-0.1), "`slope`: expected greater than or equal to 0, got -0.1"),
+        (lambda: ModelConfig(slope=5), "`slope`: expected less than or equal to 1"),
+        (lambda: ModelConfig(activation="rely"), "`activation`: .*did you mean 'relu'"),  # type: ignore
+        (lambda: TrainConfig(outside="niose"), "`outside`: .*did you mean 'noise'"),
+        (lambda: TrainConfig(noise=1.5), "`noise`: expected less"),
+        (lambda: TrainConfig(gal_weight=-1.0), "`gal_weight`: expected greater"),
+        (lambda: TrainConfig(gal_weight=float("nan")), "`gal_weight`: expected a finite"),
+        (lambda: TrainConfig(gal_every=0), "`gal_every`: expected greater"),
+        (lambda: TrainConfig(gal_part=0.0), "`gal_part`: expected greater than 0"),
+        (lambda: TrainConfig(gal_part=1.5), "`gal_part`: expected less than or equal to 1"),
+        (lambda: TrainConfig(temperature=0.0), "`temperature`: expected greater than 0"),
+        (lambda: TrainConfig(epochs=0), "`epochs`: expected greater than or equal to 1"),
+        (lambda: TrainConfig(learning_rate=0.0), "`learning_rate`: expected greater than 0"),
+        (lambda: TrainConfig(batch_size=0), "`batch_size`: expected greater than or equal to 1"),
+        (lambda: TrainConfig(static_nets=0), "`static_nets`: expected greater"),
+        (lambda: TrainConfig(devices=0), "`devices`: expected greater"),
+        (lambda: TrainConfig(save_every=-1), "`save_every`: expected greater"),
+        (lambda: TrainConfig(precision="fp23"), "`precision`: .*did you mean 'fp32'"),  # type: ignore
+        (lambda: TrainConfig(adv_step="fgms"), "`adv_step`: .*did you mean 'fgsm'"),  # type: ignore
+        (lambda: TrainConfig(strategy="dpd"), "`strategy`: .*did you mean 'ddp'"),  # type: ignore
+        (lambda: DataConfig(shift=-1), "`shift`: expected greater than or equal to 0"),
+        (lambda: DataConfig(held_out=-1), "`held_out`: expected greater than or equal to 0"),
+        (lambda: DataConfig(train_size=0), "`train_size`: expected greater"),
+        (lambda: GaasConfig(images=-1), "`images`: expected greater"),
+        (lambda: GaasConfig(eps=(0.1, 8.0)), "`eps`: .*8/255"),
+        (lambda: GaasConfig(eps=()), "`eps`: expected at least one"),
+        (lambda: GaasConfig(orders=(4, 7)), "`orders`: .* the nearest are 4 and 16"),
+        (lambda: DetectionConfig(against=("smoth",)), "`against`: .*did you mean 'smooth'"),
+        (lambda: DetectionConfig(against=("x/", "./x/")), "`against`: expected each kind once"),
+        (lambda: SweepConfig(gal_weight=(1, 1.0)), "`gal_weight`: expected each value once"),
+        (lambda: SweepConfig(ensemble_size=(1,)), "`ensemble_size`: expected greater .* 2, got 1"),
+        (lambda: EvaluationConfig(()), "`targets`: expected at least one"),
+        (lambda: EvaluationConfig(("a=b", "a=b")), "`targets`: expected each value once"),
+        (lambda: EvaluationConfig(("a=b",), data=DataConfig(held_out=3)), "`data.held_out` out"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_it_is_built(make: Any, message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": ModelConfig(members=("conv3",))}, "at least two --model.members"),
-        ({"model": ModelConfig(members=("conv3", "conv33"))}, "did you mean 'conv3'"),
-        ({"attack": AttackConfig(names=("fgms",))}, "did you mean .*'fgsm'"),
-        ({"attack": AttackConfig(white_box=("mifgms",))}, "did you mean 'mifgsm'"),
-        ({"attack": AttackConfig(names=())}, "at least one attack"),
-        ({"attack": AttackConfig(eps=(0.1, 8.0))}, "8/255"),
-        ({"attack": AttackConfig(eps=(0.1, 0.1))}, "each attack and eps once"),
-        ({"attack": AttackConfig(eps=(0.1, 0.1 + 1e-9))}, "each attack and eps once"),
-        ({"attack": AttackConfig(white_box=("mifgsm:margins",))}, "did you mean 'margin'"),
-        ({"attack": AttackConfig(batch_size=0)}, "batch-size >= 1"),
-        ({"attack": AttackConfig(eps=(0.0, 0.1))}, "eps above 0"),
-        ({"train": TrainConfig(outside="niose")}, "did you mean .*'noise'"),
-        ({"detection": DetectionConfig(against=("smoth",))}, "did you mean 'smooth'"),
-        ({"train": TrainConfig(noise=1.5)}, "train.noise"),
-        ({"train": TrainConfig(gal_weight=-1.0)}, "train.gal-weight"),
-        ({"train": TrainConfig(gal_weight=float("nan"))}, "train.gal-weight"),
-        ({"train": TrainConfig(temperature=0.0)}, "train.temperature"),
-        ({"train": TrainConfig(epochs=0)}, "train.epochs >= 1"),
-        ({"train": TrainConfig(learning_rate=0.0)}, "train.learning-rate > 0"),
-        ({"train": TrainConfig(batch_size=0)}, "train.batch-size >= 1"),
-        ({"model": ModelConfig(slope=-0.1)}, "model.slope from 0"),
-        ({"model": ModelConfig(slope=5)}, "model.slope from 0"),
-        ({"targets": ("div", "base", "div")}, "each of --targets once"),
-        ({"data": DataConfig(shift=-1)}, "data.shift"),
-        ({"seeds": 0}, "--seeds >= 1"),
-        ({"targets": ()}, "--targets"),
+        ({"model": ModelConfig(("conv3",))}, "at least two `model.members`, got 1"),
+        ({"targets": ("div", "base", "div")}, "`targets`: expected each value once"),
+        ({"targets": ()}, "`targets`: expected at least one"),
+        ({"seeds": 0}, "`seeds`: expected greater than or equal to 1"),
+        ({"data": DataConfig(test_size=5), "gaas": GaasConfig(images=6)}, "`gaas.images` of at m"),
+        (
+            {"data": DataConfig(test_size=5), "detection": DetectionConfig(images=6)},
+            "`detection.images` of at most the 5 test images",
+        ),
+        (
+            {"detection": DetectionConfig(images=6, targets=("adv",))},
+            "expected some of `targets`, base, base.noise, div, in `detection.targets`, got adv",
+        ),
+        ({"train": TrainConfig(devices=3)}, "a batch size that 3 devices divide, got 128"),
+        ({"train": TrainConfig(devices=6, strategy="members")}, "at most one device"),
+        (
+            {"train": TrainConfig(devices=2, batch_size=6), "targets": ("detector",)},
+            "from outside the training distribution, which 2 devices do not divide",
+        ),
+        (
+            {"train": TrainConfig(batch_size=1), "targets": ("base", "detector")},
+            "detector needs `train.batch_size` >= 2, got 1",
+        ),
     ],
 )
-def test_bad_configs_are_refused_before_anything_runs(change: Any, message: str) -> None:
+def test_fields_that_do_not_go_together_are_refused(change: Any, message: str) -> None:
     with pytest.raises(dt.DivtrainError, match=message):
-        check_config(replace(digits(), **change))
-
-
-def test_an_unknown_defence_offers_the_nearest() -> None:
-    with pytest.raises(dt.DivtrainError, match=r"did you mean 'base\+noise'"):
-        experiment_graph(replace(digits(), targets=("base+noisy",)), COMMON)
-
-
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        (TrainConfig(gal_every=0), "gal-every >= 1"),
-        (TrainConfig(gal_part=0.0), r"gal-part in \(0, 1\]"),
-        (TrainConfig(gal_part=1.5), r"gal-part in \(0, 1\]"),
-    ],
-)
-def test_lazy_gal_out_of_range_is_refused_before_anything_runs(
-    train: TrainConfig, message: str
-) -> None:
-    with pytest.raises(dt.DivtrainError, match=message):
-        check_config(replace(digits(), train=train))
-
-
-@pytest.mark.parametrize(
-    ("train", "accelerator", "message"),
-    [
-        (TrainConfig(cuda_graph=True), "cpu", "cuda-graph needs a CUDA GPU, training is on cpu"),
-        (TrainConfig(cuda_graph=True, by_member=True), "auto", "--train.by-member"),
-        (TrainConfig(cuda_graph=True, devices=2, strategy="members"), "cuda", "strategy members"),
-    ],
-)
-def test_what_a_cuda_graph_does_not_go_with_is_refused_before_anything_runs(
-    train: TrainConfig, accelerator: Any, message: str
-) -> None:
-    config = replace(digits(), train=train, accelerator=accelerator)
-    with pytest.raises(dt.DivtrainError, match=message):
-        check_config(config)
-    fits = replace(train, by_member=False, devices=1)
-    check_config(replace(config, train=fits, accelerator="cuda"))
-
-
-def test_a_part_of_the_batch_and_batch_norm_are_refused_before_anything_runs() -> None:
-    part = replace(digits(), train=TrainConfig(gal_part=0.5))
-    check_config(part)
-    with pytest.raises(dt.DivtrainError, match="gal-part 0.5 does not go with resnet20"):
-        check_config(replace(part, model=ModelConfig(("conv3", "resnet20"))))
+        replace(digits(), **change)

@@ -76,16 +76,16 @@ def damaged(metadata: object) -> bytes:
         (safetensors.torch.save({"a": torch.zeros(1)}), "no divtrain metadata"),
         (damaged({"format": "something else"}), "expected format"),
         (damaged([1, 2]), "expected format"),
-        (damaged({"format": "divtrain-ensemble-1"}), "damaged metadata: aggregate"),
+        (damaged({"format": "divtrain-ensemble-1"}), "is damaged, .* aggregate: Field required"),
         (
             damaged({"format": "divtrain-ensemble-1", "aggregate": "prob", "about": {},
                      "members": [{"name": "conv3"}]}),
-            "damaged metadata",
+            "is damaged, .* members",
         ),
         (
             damaged({"format": "divtrain-ensemble-1", "aggregate": "prob", "about": {},
                      "members": [7]}),
-            "damaged metadata",
+            "is damaged, .* members",
         ),
     ],
 )  # fmt: skip

@@ -132,8 +132,8 @@ def _load_torchvision(name: str, root: Path) -> Dataset:
 
 def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bool) -> Any:
     advice = (
-        f"torchvision reads them from {root.resolve()}; name another folder with --data.root, or"
-        " try `divtrain run digits`, which needs no files"
+        f"torchvision reads them from {root.resolve()}; name another folder as `root`, or try the"
+        " data set digits, which needs no files"
     )
     try:
         return kind(root, train=train, download=False)
@@ -208,7 +208,7 @@ def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
         array = array[:, 0]
     if array.shape != (images,) or array.dtype.kind not in "ui":
         raise DivtrainError(
-            f"{name}: expected {images} integer labels, one an image, got {array.dtype} of shape"
+            f"{name}: expected {images} integer labels, one per image, got {array.dtype} of shape"
             f" {array.shape}; turn one-hot labels into classes with argmax(1)"
         )
     if array.min() < 0 or array.max() > np.iinfo(np.int64).max:

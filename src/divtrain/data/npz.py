@@ -85,5 +85,5 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as content:
         array = np.lib.format.read_array(content, allow_pickle=False)
         if content.read(1):
-            raise ValueError(f"{entry.filename} goes on behind its array")
+            raise ValueError(f"{entry.filename} has more bytes than its array")
     return np.asarray(array)

@@ -1,5 +1,6 @@
 """Images outside the training distribution: noise, or another data set; they have no class."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -116,14 +117,15 @@ NOISES: dict[str, Outside] = {"noise": UniformNoise(), "smooth": SmoothNoise()}
 """Images from outside that need no files."""
 
 
-def open_outside(name: str, root: str | Path = "data", expected: str = "") -> Outside:
+def open_outside(name: str, root: str | Path = "data", expected: Any = None) -> Outside:
     """Open images from outside the training distribution.
 
     Args:
         name: ``noise``, ``smooth``, or a data set as `load_dataset` takes it: ``mnist``, FILE.npz,
             FOLDER. Its labels are not used.
         root: Where torchvision's files are.
-        expected: The `repr` of what was opened under that name before, if anything was.
+        expected: The `divtrain.identity.spec_of` what was opened under that name before, if
+            anything was.
 
     Raises:
         DivtrainError: for an unknown name, files that cannot be read, or others than expected.
@@ -135,7 +137,7 @@ def open_outside(name: str, root: str | Path = "data", expected: str = "") -> Ou
     changed = file.stat().st_mtime_ns if name not in DATASETS and file.exists() else 0
     dataset = _load(name, str(root), changed)
     opened = OtherImages(name, dataset.fingerprint, dataset)
-    if expected and repr(opened) != expected:
+    if expected is not None and spec_of(opened) != expected:
         raise DivtrainError(f"{name} changed since the run began; run the same command again")
     return opened
 
@@ -146,7 +148,7 @@ def check_outside_name(name: str) -> None:
     Raises:
         DivtrainError: for an unknown name, with the nearest that there are.
     """
-    path = "/" in name or name.endswith(".npz") or Path(name).is_dir()
+    path = "/" in name or name.endswith(".npz") or os.path.isdir(name)  # noqa: PTH112, takes any text
     if name not in (*NOISES, *DATASETS) and not path:
         known = [*NOISES, *DATASETS, "FILE.npz", "FOLDER/"]
         raise unknown_name("kind of images from outside", name, known)

@@ -22,8 +22,8 @@ def balanced_subset(images: Images, size: int, seed: int = 0) -> Images:
     """
     if not 1 <= size <= len(images):
         raise DivtrainError(
-            f"expected a subset of 1 to {len(images)} images, got {size}; leave the size out to use"
-            " them all"
+            f"expected `size` from 1 to {len(images)} images, got {size}; leave it out to"
+            " use them all"
         )
     chosen = _balanced(images.y, size, seed)
     return Images(images.x[chosen], images.y[chosen])

@@ -1,58 +1,33 @@
 """Experiments as graphs of stages; the only part of divtrain that touches a run directory."""
 
-from divtrain.experiments.cards import Cards, rewrite_report
 from divtrain.experiments.config import (
-    AttackConfig,
     DataConfig,
+    DetectionConfig,
+    EvaluationConfig,
     ExperimentConfig,
+    GaasConfig,
     ModelConfig,
+    SweepConfig,
     TrainConfig,
+    differences,
 )
-from divtrain.experiments.evaluation import EvaluationConfig, defaults_from, evaluate_models
-from divtrain.experiments.executors import Executor, LocalExecutor, RayExecutor, WorkOptions
+from divtrain.experiments.options import build, parse, read, with_flags
 from divtrain.experiments.presets import PRESETS, find_preset
-from divtrain.experiments.progress import LineProgress, Progress, TerminalProgress
-from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.runner import (
-    open_dataset,
-    run_experiment,
-    train_ensembles,
-)
-from divtrain.experiments.stages import dismiss, follow, is_follower
-from divtrain.experiments.summary import Summary, rewrite_summary
-from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep, sweep_flags
 
 __all__ = [
     "PRESETS",
-    "AttackConfig",
-    "Cards",
     "DataConfig",
+    "DetectionConfig",
     "EvaluationConfig",
-    "Executor",
     "ExperimentConfig",
-    "LineProgress",
-    "LocalExecutor",
+    "GaasConfig",
     "ModelConfig",
-    "Progress",
-    "RayExecutor",
-    "RunDirectory",
-    "Summary",
     "SweepConfig",
-    "SweepSummary",
-    "TerminalProgress",
     "TrainConfig",
-    "WorkOptions",
-    "defaults_from",
-    "dismiss",
-    "evaluate_models",
+    "build",
+    "differences",
     "find_preset",
-    "follow",
-    "is_follower",
-    "open_dataset",
-    "rewrite_report",
-    "rewrite_summary",
-    "run_experiment",
-    "run_sweep",
-    "sweep_flags",
-    "train_ensembles",
+    "parse",
+    "read",
+    "with_flags",
 ]

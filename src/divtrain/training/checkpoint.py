@@ -1,6 +1,6 @@
 """Ensembles on disk: weights as safetensors, everything needed to build them again as metadata."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,16 @@ from divtrain.version import __version__
 FORMAT = "divtrain-ensemble-1"
 
 
+@dataclass(frozen=True)
+class _Metadata:
+    """What a checkpoint tells beside its weights; None stands for a member of the user's own."""
+
+    format: str
+    aggregate: Aggregate
+    members: list[Architecture | None]
+    about: dict[str, Any]
+
+
 def save_ensemble(path: str | Path, ens: Ensemble, about: dict[str, Any] | None = None) -> None:
     """Save an ensemble to one safetensors file.
 
@@ -29,16 +39,10 @@ def save_ensemble(path: str | Path, ens: Ensemble, about: dict[str, Any] | None 
         about: JSON-able facts to keep with it: data, training, seed, versions.
     """
     members = [
-        asdict(member.architecture) if isinstance(member, Normalized) else None
-        for member in ens.members
+        member.architecture if isinstance(member, Normalized) else None for member in ens.members
     ]
-    metadata = {
-        "format": FORMAT,
-        "aggregate": ens.aggregate,
-        "members": members,
-        "about": {"divtrain": __version__, **(about or {})},
-    }
-    write_tensors(Path(path), ens.state_dict(), metadata)
+    metadata = _Metadata(FORMAT, ens.aggregate, members, {"divtrain": __version__, **(about or {})})
+    write_tensors(Path(path), ens.state_dict(), asdict(metadata))
 
 
 def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
@@ -53,16 +57,16 @@ def load_ensemble(path: str | Path) -> tuple[Ensemble, dict[str, Any]]:
             is taken for an architecture before the file is seen to hold its weights.
     """
     tensors, metadata = _read(path)
-    architectures = _architectures(path, metadata["members"], tensors)
+    architectures = _architectures(path, metadata.members, tensors)
     try:
         with torch.device("meta"):
-            outline = _assemble(architectures, metadata["aggregate"])
+            outline = _assemble(architectures, metadata.aggregate)
     except (RuntimeError, OverflowError, TypeError) as error:  # torch cannot count so far
         raise DamagedFileError(f"{path} has damaged metadata: no such network: {error}") from error
     _check_fit(path, outline, tensors)
-    ens = _assemble(architectures, metadata["aggregate"])
+    ens = _assemble(architectures, metadata.aggregate)
     ens.load_state_dict(tensors)
-    return ens.eval(), metadata["about"]
+    return ens.eval(), metadata.about
 
 
 def load_weights(path: str | Path, ens: Ensemble) -> dict[str, Any]:
@@ -77,41 +81,35 @@ def load_weights(path: str | Path, ens: Ensemble) -> dict[str, Any]:
     tensors, metadata = _read(path)
     _check_fit(path, ens, tensors)
     ens.load_state_dict(tensors)
-    return metadata["about"]
+    return metadata.about
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: str | Path) -> tuple[dict[str, Tensor], _Metadata]:
     tensors, metadata = read_tensors(Path(path))
-    keys = {"aggregate": str, "members": list, "about": dict}
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        found = metadata.get("format") if isinstance(metadata, dict) else metadata
+    found = metadata.get("format") if isinstance(metadata, dict) else metadata
+    if found != FORMAT:
         raise DivtrainError(
             f"{path} is not a saved ensemble: expected format {FORMAT}, got {found!r}"
         )
-    for key, kind in keys.items():
-        if not isinstance(metadata.get(key), kind):
-            raise DamagedFileError(
-                f"{path} has damaged metadata: {key} is missing or of another type"
-            )
-    return tensors, metadata
+    return tensors, from_json(_Metadata, metadata, f"the metadata of {path}")
 
 
 def _architectures(
-    path: str | Path, members: list[Any], tensors: dict[str, Tensor]
+    path: str | Path, members: list[Architecture | None], tensors: dict[str, Tensor]
 ) -> list[Architecture]:
-    foreign = next((index for index, fields in enumerate(members) if fields is None), None)
-    if foreign is not None:
-        raise DivtrainError(
-            f"member {foreign} in {path} was not built by divtrain.models; build the ensemble"
-            " yourself and use load_weights(path, ensemble)"
-        )
     there = {name.split(".")[1] for name in tensors if name.startswith("members.")}
     if len(members) != len(there):
         raise DamagedFileError(
             f"{path} has damaged metadata: it names {len(members)} members and holds weights of"
             f" {len(there)}"
         )
-    return [from_json(Architecture, fields, f"the metadata of {path}") for fields in members]
+    architectures = [each for each in members if each is not None]
+    if len(architectures) < len(members):
+        raise DivtrainError(
+            f"member {members.index(None)} in {path} was not built by divtrain.models; build the"
+            " ensemble yourself and use load_weights(path, ensemble)"
+        )
+    return architectures
 
 
 def _assemble(architectures: list[Architecture], aggregate: Aggregate) -> Ensemble:

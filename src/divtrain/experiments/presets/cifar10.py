@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from divtrain.evaluation import PAPER_SUITE
 from divtrain.experiments.config import (
-    AttackConfig,
     DataConfig,
     ExperimentConfig,
     GaasConfig,
@@ -46,8 +46,8 @@ def cifar10_conv4() -> ExperimentConfig:
             noise=0.09,
             precision="fp32",
         ),
-        attack=AttackConfig(
-            eps=(0.03, 0.09), white_box=("mifgsm", "mifgsm:ce_of_mean_logit", "pgdcw")
+        attack=replace(
+            PAPER_SUITE, eps=(0.03, 0.09), white_box=("mifgsm", "mifgsm:ce_of_mean_logit", "pgdcw")
         ),
         gaas=GaasConfig(images=500, eps=(0.03, 0.06, 0.09)),
         targets=("base", "base+noise", "div", "adv", "adv+div"),

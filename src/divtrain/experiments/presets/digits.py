@@ -1,7 +1,9 @@
 """The idea in two minutes on a laptop, on scikit-learn's handwritten digits."""
 
+from dataclasses import replace
+
+from divtrain.evaluation import PAPER_SUITE
 from divtrain.experiments.config import (
-    AttackConfig,
     DataConfig,
     ExperimentConfig,
     GaasConfig,
@@ -33,6 +35,6 @@ def digits() -> ExperimentConfig:
             noise=0.2,
             precision="bf16",
         ),
-        attack=AttackConfig(eps=(0.1, 0.2)),
+        attack=replace(PAPER_SUITE, eps=(0.1, 0.2)),
         gaas=GaasConfig(orders=(4, 16, 36, 64), eps=(0.1, 0.2)),
     )

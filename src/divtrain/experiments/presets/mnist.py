@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from divtrain.evaluation import PAPER_SUITE
 from divtrain.experiments.config import (
-    AttackConfig,
     DataConfig,
     ExperimentConfig,
     ModelConfig,
@@ -43,8 +43,8 @@ def mnist_conv3() -> ExperimentConfig:
             noise=0.3,
             precision="fp32",
         ),
-        attack=AttackConfig(
-            eps=(0.1, 0.3), white_box=("mifgsm", "mifgsm:ce_of_mean_logit", "pgdcw")
+        attack=replace(
+            PAPER_SUITE, eps=(0.1, 0.3), white_box=("mifgsm", "mifgsm:ce_of_mean_logit", "pgdcw")
         ),
         targets=("base", "base+noise", "div", "adv", "adv+div"),
         group="Conv3",

@@ -1,0 +1,155 @@
+"""From the words of a command to a checked dataclass: tyro reads them, pydantic checks them.
+
+The options of a command are a dataclass. Those of its fields that are dataclasses themselves (a
+config) are annotated with ``tyro.conf.arg(name="")``, so that their fields are flags without
+prefix.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import is_dataclass, replace
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+from pydantic import ValidationError
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
+
+from divtrain.errors import DivtrainError
+from divtrain.fields import adapter, mistakes_of
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], words: Sequence[str], prog: str, default: T | None = None) -> T:
+    """Read the options of a command; ``--help`` prints them and exits.
+
+    Args:
+        kind: A dataclass of options.
+        words: What follows the command.
+        prog: The command, for help and usage.
+        default: What words left out stand for; the defaults of the fields if None.
+
+    Raises:
+        DivtrainError: with every value that cannot be, by its flag.
+        SystemExit: for a flag that does not exist or lacks its value, told by tyro.
+    """
+    return build(kind, read(kind, words, prog, default))
+
+
+def read(
+    kind: type[T], words: Sequence[str], prog: str, default: T | None = None
+) -> dict[str, Any]:
+    """Read the options of a command into nested dictionaries by field, with nothing checked yet.
+
+    For defaults that depend on other words: read, look at those, and `parse` with these defaults.
+    Arguments and what is raised are as in `parse`.
+    """
+    with _registry():
+        return tyro.cli(kind, args=list(words), prog=prog, default=default)  # type: ignore
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """Build options from what `read` returned.
+
+    Raises:
+        DivtrainError: with every value that cannot be, by its flag.
+    """
+    try:
+        return adapter(kind).validate_python((values,))[0]
+    except ValidationError as error:
+        mistakes = [_with_flag(kind, path, text) for path, text in mistakes_of(error)]
+    if len(mistakes) > 1:
+        mistakes = [f"{len(mistakes)} mistakes:", *(f"  {each}" for each in mistakes)]
+    raise DivtrainError("\n".join(mistakes))
+
+
+def with_flags(message: str, kind: type, group: str = "") -> str:
+    """Replace names of options, in backticks, by their flags: `data.root` by --data.root.
+
+    Args:
+        message: Of an error; see `divtrain.errors.arguments_as`.
+        kind: The options of the command that was given.
+        group: What the names stand in, e.g. ``data``.
+    """
+    known = set(_names(kind).values())
+
+    def flag(found: re.Match[str]) -> str:
+        name = f"{group}.{found[1]}".lstrip(".")
+        return _flag(name) if name in known else found[0]
+
+    return re.sub(r"`([\w.]+)`", flag, message)
+
+
+def _with_flag(kind: type, path: tuple[str, ...], text: str) -> str:
+    """Put its flag before a mistake in a field, and for the names that stand in the text."""
+    names = _names(kind)
+    name = names.get(path, "")
+    if any(other[: len(path)] == path != other for other in names):
+        return with_flags(text, kind, name)  # a rule about several fields
+    return f"{_flag(name)}: {with_flags(text, kind, name.rpartition('.')[0])}"
+
+
+def _names(kind: type, top: bool = True) -> dict[tuple[str, ...], str]:
+    """What the command line calls each field, e.g. ``data.root``, by the path to it."""
+    found: dict[tuple[str, ...], str] = {}
+    for name, hint in get_type_hints(kind).items():
+        called = "" if top and is_dataclass(hint) else name
+        found[(name,)] = called
+        if is_dataclass(hint) and isinstance(hint, type):
+            for path, below in _names(hint, top=False).items():
+                found[(name, *path)] = f"{called}.{below}".lstrip(".")
+    return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _registry() -> ConstructorRegistry:
+    """Rules for tyro: dataclasses are left as dictionaries, and numbers may be fractions."""
+    registry = ConstructorRegistry()
+    asking: list[Any] = []
+
+    @registry.struct_rule
+    def as_dictionary(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if asking or not is_dataclass(info.type):
+            return None
+        asking.append(info)
+        try:
+            spec = ConstructorRegistry.get_struct_spec(info)  # tyro's own rule
+        finally:
+            asking.pop()
+        return replace(spec, instantiate=dict)  # type: ignore
+
+    @registry.primitive_rule
+    def fraction(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type is not float:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FLOAT",
+            instance_from_str=lambda words: _number(words[0]),
+            is_instance=lambda value: isinstance(value, (int, float)),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def _number(word: str) -> float:
+    """Read a number or a fraction.
+
+    >>> _number("0.1"), _number("51/255")
+    (0.1, 0.2)
+    """
+    above, line, below = word.partition("/")
+    try:
+        return float(above) / float(below) if line else float(above)
+    except ZeroDivisionError as error:
+        raise ValueError(f"{word} divides by zero") from error
