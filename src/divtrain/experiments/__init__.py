@@ -18,9 +18,9 @@ from divtrain.experiments.runner import (
     run_experiment,
     train_ensembles,
 )
-from divtrain.experiments.stages import dismiss, follow, is_follower
 from divtrain.experiments.summary import Summary, rewrite_summary
 from divtrain.experiments.sweep import SweepConfig, SweepSummary, run_sweep, sweep_flags
+from divtrain.experiments.torchrun import by_first, speak_once
 
 __all__ = [
     "PRESETS",
@@ -42,17 +42,16 @@ __all__ = [
     "TerminalProgress",
     "TrainConfig",
     "WorkOptions",
+    "by_first",
     "defaults_from",
-    "dismiss",
     "evaluate_models",
     "find_preset",
-    "follow",
-    "is_follower",
     "open_dataset",
     "rewrite_report",
     "rewrite_summary",
     "run_experiment",
     "run_sweep",
+    "speak_once",
     "sweep_flags",
     "train_ensembles",
 ]

@@ -30,6 +30,7 @@ from divtrain.experiments.sources import Source, is_source, open_source
 from divtrain.experiments.stages import open_fabric
 from divtrain.experiments.stages.given import check_fits
 from divtrain.experiments.surrogates import OWN, Recipe, parse_recipe
+from divtrain.experiments.torchrun import by_first
 from divtrain.fields import from_json
 from divtrain.files import reading
 from divtrain.report import Facts
@@ -113,7 +114,6 @@ def evaluate_models(
     progress: Progress,
     command: str,
     executor: Executor | None = None,
-    join: bool = False,
 ) -> Cards:
     """Evaluate models by transfer from every surrogate, by queries, and white-box.
 
@@ -123,7 +123,6 @@ def evaluate_models(
         progress: What to show.
         command: How it was asked for; it stands on the card.
         executor: What works the stages off; this process if None.
-        join: Whether to work beside other processes, as in `run_experiment`.
 
     Raises:
         DivtrainError: for anything the user can mend; what was computed stays on disk.
@@ -141,10 +140,14 @@ def evaluate_models(
         for target in parts.targets
     }
     described = {"kind": "evaluate", **flatten(config), **weights}
-    with directory.entered(described, graph.stages, join):
-        run_stages(EvaluationBlueprint(config), graph, directory, progress, executor)
+
+    def report() -> Cards:
         write_facts(directory, facts)
         return write_cards(directory, [directory.folder(stage) for stage in graph.stages])
+
+    by_first(config.accelerator, lambda: directory.enter(described, graph.stages))
+    run_stages(EvaluationBlueprint(config), graph, directory, progress, executor)
+    return by_first(config.accelerator, report)
 
 
 def _assemble(config: EvaluationConfig) -> _Parts:

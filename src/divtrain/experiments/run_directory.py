@@ -15,7 +15,6 @@ from typing import Any
 
 from divtrain.errors import DamagedFileError, DivtrainError
 from divtrain.experiments.lock import Holder, Lock
-from divtrain.experiments.presence import LOCKS, at_the_door, others, sit_down
 from divtrain.experiments.stages import (
     COHERENCE,
     DETECTION,
@@ -42,10 +41,14 @@ from divtrain.files import (
 from divtrain.version import versions
 
 CONFIG = "config.json"
+LOCKS = "locks"
+LOG = "log.txt"
 MANIFEST = "manifest.json"
 PLAN = "stages.json"
 REPORTED = (RECORDS, MASKS, COHERENCE, GAAS_FILE, DETECTION, HISTORY, JUDGED, OUTCOMES, ZEROS)
 """Files of stages that a report is made of."""
+PATIENCE = 60.0
+"""Seconds to wait for who writes config and plan, which takes milliseconds."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on nearly every file system."""
 FREE_TO_CHANGE = (
@@ -91,57 +94,39 @@ class RunDirectory:
 
     path: Path
 
-    @contextmanager
-    def entered(
-        self,
-        config: dict[str, Any],
-        stages: Sequence[Stage],
-        join: bool = False,
-        whole: bool = True,
-    ) -> Iterator[None]:
-        """Work on the directory while the context is open: alone, or beside others with `join`.
+    def enter(self, config: dict[str, Any], stages: Sequence[Stage], whole: bool = True) -> None:
+        """Make the folder, or take up what is there, and write config and plan down.
 
-        The first one in makes the folder and writes down config and plan; who joins must be about
-        to run stages of that plan.
+        Other processes may work in it, with the same command or another: the last command counts
+        for what a report is of.
 
         Args:
             config: Fields by flag name, from `flatten`.
             stages: The graph.
-            join: Whether other processes may be there.
             whole: Whether a report is to be of these stages alone. If not, it stays of what an
                 earlier command planned, as long as that was made from the same stages.
 
         Raises:
-            DivtrainError: when another process is there, naming it, or runs another graph; when
-                the folder holds something else or another config, naming the fields that differ,
-                or cannot be written.
+            DivtrainError: when the folder holds something else or another config, naming the
+                fields that differ, or cannot be written.
         """
         self.check(config)
-        with at_the_door(self.path):
-            there = others(self.path)
-            if there and not join:
+        lock = Lock(make_folder(self.path / LOCKS), "config")
+        with lock.held(PATIENCE) as mine:
+            if not mine:
                 raise DivtrainError(
-                    f"{self.path} is in use by {' and '.join(there)}. Wait until it is done, give"
-                    " --join to take other stages of the same run, or choose another folder with"
-                    " --out. If that process is gone for sure, remove the file named"
+                    f"{self.path} is being opened by {lock.holder() or 'another process'} and has"
+                    f" been for {PATIENCE:.0f} s; if that process is gone, remove {lock.file}"
                 )
             self.check(config)
-            if there:
-                self._check_plan(stages)
-            else:
-                make_folder(self.path / "stages")
-                write_sealed_json(self.path / CONFIG, config)
-                keys = {stage.name: stage.key for stage in stages}
-                if not whole and (self.path / PLAN).exists():
-                    before = self._read_plan()
-                    if all(before.get(name, key) == key for name, key in keys.items()):
-                        keys = {**before, **keys}
-                write_sealed_json(self.path / PLAN, {"stages": keys})
-            seat = sit_down(self.path)
-        try:
-            yield
-        finally:
-            seat.remove()
+            make_folder(self.path / "stages")
+            write_sealed_json(self.path / CONFIG, config)
+            keys = {stage.name: stage.key for stage in stages}
+            if not whole and (self.path / PLAN).exists():
+                before = self._read_plan()
+                if all(before.get(name, key) == key for name, key in keys.items()):
+                    keys = {**before, **keys}
+            write_sealed_json(self.path / PLAN, {"stages": keys})
 
     def is_open(self) -> bool:
         """Whether a run is here, as seen from this machine."""
@@ -161,10 +146,10 @@ class RunDirectory:
         return Lock(self.path / LOCKS, f"stage-{stage.name}")
 
     def check(self, config: dict[str, Any]) -> None:
-        """Check that the folder is this run's, or free; `entered` does, this is for before.
+        """Check that the folder is this run's, or free; `enter` does, this is for before.
 
         Raises:
-            DivtrainError: as `entered` does for what the folder holds.
+            DivtrainError: as `enter` does for what the folder holds.
         """
         file = self.path / CONFIG
         if file.exists():
@@ -189,6 +174,7 @@ class RunDirectory:
             self.path.is_dir()
             and any(map(_foreign, self.path.iterdir()))
             and not self._holds_stages()
+            and not file.exists()  # written by another process, a moment ago
         ):
             raise DivtrainError(
                 f"{self.path} is not empty and holds no run (no {CONFIG}); choose another folder"
@@ -198,17 +184,6 @@ class RunDirectory:
     def _holds_stages(self) -> bool:
         """Whether this is a run whose config.json somebody deleted, say because it was damaged."""
         return any((self.path / "stages").glob("*/key"))
-
-    def _check_plan(self, stages: Sequence[Stage]) -> None:
-        """Check that the stages are among those the processes there are running."""
-        plan = self._read_plan()
-        for stage in stages:
-            if plan.get(stage.name) != stage.key:
-                raise DivtrainError(
-                    f"cannot join the run in {self.path}: its processes run another graph, without"
-                    f" this stage {stage.name}. Give the same command as they were given (seeds,"
-                    " targets, attacks, --only), or wait until they are done"
-                )
 
     def read_config(self) -> dict[str, Any]:
         """Return the config that the run was made with.
@@ -276,6 +251,21 @@ class RunDirectory:
             raise storage_error(folder, error) from error
         return folder
 
+    def check_unchanged(self, stages: Sequence[Stage]) -> None:
+        """Check that the folders of stages are still theirs, and not begun for other keys.
+
+        Raises:
+            DivtrainError: when another command has begun one of them anew.
+        """
+        for stage in stages:
+            marker = self.folder(stage) / "key"
+            if not marker.is_file() or marker.read_text() != stage.key:
+                raise DivtrainError(
+                    f"{self.folder(stage)} was begun anew by another command with other values;"
+                    " wait until that is done and give this command again, or choose another folder"
+                    " with --out"
+                )
+
     def finish(self, stage: Stage, seconds: float) -> None:
         """Write the manifest that marks the stage as done, and remove what let it go on."""
         folder = self.folder(stage)
@@ -315,7 +305,7 @@ class RunDirectory:
     def log(self, line: str) -> None:
         """Append a line with the time to log.txt."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        file = self.path / "log.txt"
+        file = self.path / LOG
         try:
             with file.open("a") as log:
                 log.write(f"{stamp} {line}\n")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import Stage, open_fabric
 from divtrain.experiments.summary import Summary, write_summary
 from divtrain.experiments.surrogates import attackers
+from divtrain.experiments.torchrun import by_first
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,18 @@ def run_experiment(
     out: Path,
     progress: Progress,
     executor: Executor | None = None,
-    join: bool = False,
     parts: Sequence[str] = (),
 ) -> Summary:
-    """Run an experiment, or go on with one that was stopped.
+    """Run an experiment, or resume one that was stopped; several processes may at once.
+
+    Each takes stages that are ready and that no other has. Processes that torchrun started act as
+    one, and all return the result.
 
     Args:
         config: The experiment.
         out: Its run directory.
         progress: What to show.
         executor: What works the stages off; this process if None.
-        join: Whether to work beside other processes on the same run directory: each takes stages
-            that are ready and that no other has.
         parts: Parts of the paper to compute and report and nothing else, of `PARTS`: ``table2``,
             ``coherence``, ``gaas``, ``detection``. A later call without goes on from there.
 
@@ -98,9 +100,10 @@ def run_experiment(
     directory, blueprint = RunDirectory(out), ExperimentBlueprint(config, parts=tuple(parts))
     directory.check(flatten(config))
     graph = blueprint.build()
-    with directory.entered(flatten(config), graph.stages, join):
-        run_stages(blueprint, graph, directory, progress, executor)
-        return write_summary(directory, graph.stages, config.preset, whole=not parts)
+    first = partial(by_first, config.accelerator)
+    first(lambda: directory.enter(flatten(config), graph.stages))
+    run_stages(blueprint, graph, directory, progress, executor)
+    return first(lambda: write_summary(directory, graph.stages, config.preset, whole=not parts))
 
 
 def train_ensembles(
@@ -109,7 +112,6 @@ def train_ensembles(
     out: Path,
     progress: Progress,
     executor: Executor | None = None,
-    join: bool = False,
 ) -> list[Path]:
     """Run only the training of some targets (or ``surrogate``) of an experiment.
 
@@ -120,8 +122,9 @@ def train_ensembles(
     directory, blueprint = RunDirectory(out), ExperimentBlueprint(config, tuple(names))
     directory.check(flatten(config))
     graph = blueprint.build()
-    with directory.entered(flatten(config), graph.stages, join, whole=False):
-        run_stages(blueprint, graph, directory, progress, executor)
+    enter = partial(directory.enter, flatten(config), graph.stages, whole=False)
+    by_first(config.accelerator, enter)
+    run_stages(blueprint, graph, directory, progress, executor)
     return [directory.folder(stage) for stage in graph.stages]
 
 
@@ -186,6 +189,7 @@ def run_stages(
     """Have every stage run that is not done, in a directory that was entered."""
     progress.plan(len(graph.stages))
     (executor or LocalExecutor()).run(blueprint, graph, directory, progress)
+    directory.check_unchanged(graph.stages)
 
 
 def common_inputs(dataset: Dataset, accelerator: str) -> dict[str, Any]:

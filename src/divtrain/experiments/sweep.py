@@ -38,6 +38,7 @@ from divtrain.experiments.runner import (
 )
 from divtrain.experiments.stages import HISTORY, ZEROS, open_fabric, read_zeros
 from divtrain.experiments.summary import read_coherence, read_records
+from divtrain.experiments.torchrun import by_first
 from divtrain.fields import from_json
 from divtrain.files import (
     make_folder,
@@ -226,7 +227,6 @@ def run_sweep(
     out: Path,
     progress: Progress,
     executor: Executor | None = None,
-    join: bool = False,
 ) -> SweepSummary:
     """Train and evaluate the targets of an experiment at every combination of some values.
 
@@ -239,7 +239,6 @@ def run_sweep(
         out: Run directory; the same call goes on, and more values add to what is there.
         progress: What to show.
         executor: What works the stages off; this process if None.
-        join: Whether to work beside other processes, as in `run_experiment`.
 
     Raises:
         DivtrainError: for anything the user can mend; what was computed stays on disk.
@@ -251,10 +250,15 @@ def run_sweep(
         shown.label: [shown.defence, dict(shown.values)]
         for shown in shown_targets(config, blueprint.variants)
     }
-    with directory.entered({"kind": "sweep", **flatten(config), **values}, graph.stages, join):
-        run_stages(blueprint, graph, directory, progress, executor)
+    described = {"kind": "sweep", **flatten(config), **values}
+
+    def report() -> SweepSummary:
         write_sealed_json(out / SWEPT, swept)
         return write_sweep(directory, [directory.folder(stage) for stage in graph.stages])
+
+    by_first(config.accelerator, lambda: directory.enter(described, graph.stages))
+    run_stages(blueprint, graph, directory, progress, executor)
+    return by_first(config.accelerator, report)
 
 
 def write_sweep(directory: RunDirectory, folders: Sequence[Path]) -> SweepSummary:

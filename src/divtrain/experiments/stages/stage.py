@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from divtrain.data import Dataset
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.parts import PART
-from divtrain.training import load_ensemble, torchrun_processes
+from divtrain.training import load_ensemble
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,15 +30,13 @@ if TYPE_CHECKING:
 ENSEMBLE = "ensemble.safetensors"
 """Where a stage that yields an ensemble keeps it."""
 
-SCRATCH = ("training-state", PART)
-"""How the names of files begin that let a stage go on; the run directory removes them when the
-stage is written down as done, not before: whatever comes between loses nothing."""
+SCRATCH = ("training-state", PART, "processes")
+"""How the names of files begin that let a stage resume, or say why it could not; the run directory
+removes them when the stage is written down as done, not before: whatever comes between loses
+nothing."""
 
 OnProgress = Callable[[int, int, str], None]
 """Called with (done, total, a few words on how it goes)."""
-
-Work = Callable[["Fabric", OnProgress], None]
-"""What each of several processes does: with its device, and what shows progress. Picklable."""
 
 
 def _no_log(line: str) -> None:
@@ -64,9 +63,9 @@ class Context:
     on_progress: OnProgress
     log: Callable[[str], None] = _no_log
 
-    def fabric(self, precision: str = "fp32") -> "Fabric":
-        """Return the device with a precision."""
-        return open_fabric(self.accelerator, precision)
+    def fabric(self, precision: str = "fp32", devices: int = 1) -> "Fabric":
+        """Return the device with a precision; of several that share the work, this process's."""
+        return open_fabric(self.accelerator, precision, devices)
 
     def load(self, stage: "Stage") -> nn.Module:
         """Return the model that an input stage yields, on the device."""
@@ -89,6 +88,7 @@ class Stage:
         inputs: Stages whose files it reads.
         work: Does it.
         model: What it yields, where that is there already instead of in a file.
+        devices: How many processes do it together, a device each.
     """
 
     name: str
@@ -96,6 +96,7 @@ class Stage:
     inputs: tuple["Stage", ...]
     work: Callable[[Context], None]
     model: nn.Module | None = None
+    devices: int = 1
 
     @cached_property
     def key(self) -> str:
@@ -115,24 +116,23 @@ def load_trained(folder: Path, device: torch.device) -> Ensemble:
 def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> "Fabric":
     """Return a device, in Fabric's words, with a precision, in ours.
 
-    With several devices it is for processes that `divtrain.experiments.stages.launch` starts, or
-    that torchrun did.
+    With several devices, each process that torchrun started is to open one, and launch it.
 
     Raises:
         DivtrainError: when this machine has no such device, or not so many.
     """
     from lightning_fabric import Fabric  # here: it takes longer to import than torch
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     words = {"fp32": "32-true", "bf16": "bf16-mixed"}
     several: dict[str, Any] = {}
-    if devices > 1 and torchrun_processes() > 1:
-        several = {"strategy": "ddp", "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
+    if devices > 1:
+        # Processes wait for the first one's stages, which may take long.
+        strategy = DDPStrategy(timeout=timedelta(days=30))
+        several = {"strategy": strategy, "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
-    elif devices > 1:
-        several = {"strategy": "ddp", "plugins": [LightningEnvironment()]}
     try:
         kind: Any = words[precision]
         return Fabric(accelerator=accelerator, devices=devices, precision=kind, **several)

@@ -12,7 +12,6 @@ from divtrain.ensemble import Ensemble
 from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig, ModelConfig, TrainConfig
 from divtrain.experiments.defences import OUTSIDE_SHARE, Defence, build_defence
-from divtrain.experiments.stages.launch import launch
 from divtrain.experiments.stages.stage import (
     ENSEMBLE,
     SCRATCH,
@@ -26,7 +25,6 @@ from divtrain.models import build
 from divtrain.training import (
     TrainingSettings,
     save_ensemble,
-    torchrun_processes,
     train,
     training_processes,
 )
@@ -88,9 +86,8 @@ def train_stage(
     }
     about = {"name": name, "defence": defence, "seed": seed, **config, "recipe": recipe}
     devices = training_processes(settings.devices)
-    if settings.strategy == "members":  # static nets and surrogates may have fewer
-        fewer = min(devices, len(model.members))
-        devices = fewer if torchrun_processes() in (1, fewer) else 1
+    if settings.strategy == "members" and devices > len(model.members):
+        devices = 1  # static nets and surrogates may have fewer members
 
     def work(context: Context) -> None:
         fed, outside = None if static is None else context.inputs[static.name], None
@@ -100,23 +97,27 @@ def train_stage(
             built, model, settings, data, own_seed, about, context.dataset, context.folder, fed,
             outside,
         )  # fmt: skip
-        where = devices, context.accelerator, settings.precision
+        fabric = context.fabric(settings.precision, devices)
+        fabric.launch()
         state = context.folder / STATE
         if state.exists():
-            context.log(f"      {name} goes on from its saved state")
+            context.log(f"      {name} resumes from its saved state")
         try:
-            launch(training, *where, context.on_progress)
-        except DamagedFileError as error:  # told before anything of it was taken up
+            training(fabric, context.on_progress)
+        except DamagedFileError as error:  # in every process, before anything of it was taken up
             context.log(f"begin {name} again from the first step: {error}")
-            state.unlink(missing_ok=True)
-            launch(training, *where, context.on_progress)
+            if fabric.is_global_zero:
+                state.unlink(missing_ok=True)
+            fabric.barrier()
+            training(fabric, context.on_progress)
 
-    return Stage(name, config, () if static is None else (static,), work)
+    inputs = () if static is None else (static,)
+    return Stage(name, config, inputs, work, devices=devices)
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a process does, alone or as one of several, to train an ensemble; picklable.
+    """What a process does, alone or as one of several, to train an ensemble.
 
     Attributes:
         defence: Terms and views; static nets are yet to be loaded.
