@@ -33,14 +33,12 @@ from divtrain.experiments import (
     TerminalProgress,
     WorkOptions,
     defaults_from,
-    dismiss,
     evaluate_models,
     find_preset,
-    follow,
-    is_follower,
     rewrite_report,
     run_experiment,
     run_sweep,
+    speak_once,
     sweep_flags,
     train_ensembles,
 )
@@ -94,28 +92,9 @@ Start with `divtrain run digits`: no download, about two minutes."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 1 for a failure, 2 for a mistake, 130 stopped.
 
-    Of several processes that torchrun started the first does that, the others train with it.
+    Of several processes that torchrun started all do that, and the first is heard.
     """
-    if is_follower():
-        return _follow()
-    try:
-        return _command(arguments)
-    finally:
-        dismiss()
-
-
-def _follow() -> int:
-    keep_freed_memory()
-    try:
-        follow()
-    except DivtrainError as error:
-        rank, host = os.environ["RANK"], os.uname().nodename
-        errors.print(f"[bold red]error[/] in rank {rank} on {host}: {escape(str(error))}",
-                     highlight=False, soft_wrap=True)  # fmt: skip
-        return 2
-    except KeyboardInterrupt:
-        return 130  # the first process says so
-    return 0
+    return speak_once(partial(_command, arguments))
 
 
 def _command(arguments: Sequence[str] | None) -> int:
@@ -225,9 +204,7 @@ def _run(words: list[str]) -> int:
     out = options.out or Path("runs") / name
     executor = options.work.choose()
     with _progress(out) as progress:
-        summary = run_experiment(
-            options.config, out, progress, executor, options.work.join, options.only
-        )
+        summary = run_experiment(options.config, out, progress, executor, options.only)
     _print_summary(summary)
     return 0
 
@@ -247,7 +224,7 @@ def _train(words: list[str]) -> int:
     out = options.out or Path("runs") / name
     executor, only = options.work.choose(), options.only or known
     with _progress(out) as progress:
-        folders = train_ensembles(options.config, only, out, progress, executor, options.work.join)
+        folders = train_ensembles(options.config, only, out, progress, executor)
     for folder in folders:
         print(folder / "ensemble.safetensors")
     return 0
@@ -265,9 +242,7 @@ def _sweep(words: list[str]) -> int:
     out = options.out or Path("runs") / f"sweep-{name}"
     executor = options.work.choose()
     with _progress(out) as progress:
-        summary = run_sweep(
-            options.config, options.sweep, out, progress, executor, options.work.join
-        )
+        summary = run_sweep(options.config, options.sweep, out, progress, executor)
     _print_sweep(summary)
     return 0
 
@@ -290,7 +265,7 @@ def _evaluate(words: list[str]) -> int:
     command = shlex.join(["divtrain", "evaluate", *words])
     executor = options.work.choose()
     with _progress(out) as progress:
-        cards = evaluate_models(config, out, progress, command, executor, options.work.join)
+        cards = evaluate_models(config, out, progress, command, executor)
     _print_cards(cards)
     return 1 if options.strict and any(card.warnings for card in cards.cards) else 0
 

@@ -1,9 +1,11 @@
 """What an executor is given: a graph of stages, and a blueprint to build the same elsewhere."""
 
+import socket
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from divtrain.data import Dataset
+from divtrain.errors import DivtrainError
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stages import Stage
@@ -54,3 +56,19 @@ class Executor(Protocol):
             progress: What to show.
         """
         ...
+
+
+def find_stage(graph: Graph, name: str, key: str) -> Stage:
+    """Return a stage of a graph that was built elsewhere too.
+
+    Raises:
+        DivtrainError: when the graph has no such stage with this key.
+    """
+    for stage in graph.stages:
+        if stage.name == name and stage.key == key:
+            return stage
+    raise DivtrainError(
+        f"{socket.gethostname()} does not see what the process that started it sees of {name}:"
+        " expected the same divtrain, data and run directory on every machine, and no other command"
+        " on that directory meanwhile"
+    )

@@ -2,8 +2,8 @@
 
 import importlib
 import os
+import re
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,31 +14,30 @@ from typing import Any
 
 from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError
-from divtrain.experiments.executors.executor import Blueprint, Graph
-from divtrain.experiments.executors.perform import perform, wait
+from divtrain.experiments.executors.executor import Blueprint, Graph, find_stage
+from divtrain.experiments.executors.local import perform, wait
 from divtrain.experiments.progress import Progress
-from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import Stage
+from divtrain.experiments.run_directory import LOG, RunDirectory
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at how far the workers are."""
+"""Seconds between two looks at tasks and log."""
 LAST_WORDS = 30.0
 """Seconds that workers have to save their state when a run is stopped."""
 
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """A task a stage, on whatever machine of a Ray cluster is free.
+    """One task per stage, on whatever machine of a Ray cluster is free.
 
-    A worker builds the graph from the blueprint, once, and picks its stage by name; it claims the
-    stage as every process does, so what is written is what `LocalExecutor` writes. A stage whose
-    worker or machine is lost is done again elsewhere, from what the lost one had saved.
+    A task waits for those of its inputs, builds the graph from the blueprint and does its stage as
+    `LocalExecutor` would. One whose worker or machine is lost is done again elsewhere, from what
+    the lost one had saved. Progress is what the run directory's log tells.
 
     Attributes:
         address: The cluster, as ``ray start`` tells it; None for the one in RAY_ADDRESS, or else
             one of this machine alone for the time of the run.
-        cpus: CPUs of a stage, also its threads.
-        gpus: GPUs of a stage, may be a fraction; None for one where the cluster has any and the
+        cpus: CPUs per stage, also its threads.
+        gpus: GPUs per stage, may be a fraction; None for one where the cluster has any and the
             accelerator may be one.
         retries: How often a stage is tried again after its worker was lost.
     """
@@ -57,20 +56,28 @@ class RayExecutor:
             DivtrainError: when Ray is not installed, the cluster is not there or has no machine
                 that is large enough, a stage raises it, or its workers are lost too often.
         """
-        ray = _import_ray()
-        left = {stage.name: stage for stage in graph.stages}
-        for stage in graph.stages:
-            if directory.is_done(stage):
-                directory.tidy(stage)
-                progress.reused(stage.name)
-                del left[stage.name]
-        if left:
-            with _connected(ray, self.address):
-                resources = self._resources(ray, graph.accelerator)
-                _Run(ray, blueprint, directory, progress, resources, self.retries).work_off(left)
+        ray, news = _import_ray(), _News(directory.path / LOG, progress)
+        tasks: dict[str, Any] = {}
+        with _connected(ray, self.address):
+            resources = self._resources(ray, graph.accelerator)
+            place = (blueprint, str(directory.path.resolve()), str(Path.cwd()))
+            do: Any = ray.remote(_do)
+            for stage in graph.stages:
+                if directory.is_done(stage):
+                    directory.tidy(stage)
+                    progress.reused(stage.name)
+                    continue
+                inputs = [tasks[each.name] for each in stage.inputs if each.name in tasks]
+                task = do.options(name=stage.name, max_retries=self.retries, **resources)
+                tasks[stage.name] = task.remote(*place, stage.name, stage.key, *inputs)
+            try:
+                _watch(ray, tasks, news)
+            except BaseException:
+                _stop(ray, list(tasks.values()))
+                raise
 
     def _resources(self, ray: ModuleType, accelerator: str) -> dict[str, float]:
-        """CPUs and GPUs of a stage, checked against what is there."""
+        """Return CPUs and GPUs per stage, checked against what is there."""
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = self.gpus
         if gpus is None:
@@ -88,135 +95,83 @@ class RayExecutor:
         return {"num_cpus": self.cpus, "num_gpus": gpus}
 
 
-class _Run:
-    """One graph on its way through a cluster."""
+class _News:
+    """Shows what is new in a log since this was made."""
 
-    def __init__(
-        self,
-        ray: ModuleType,
-        blueprint: Blueprint,
-        directory: RunDirectory,
-        progress: Progress,
-        resources: dict[str, float],
-        retries: int,
-    ):
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        self._ray = ray
-        self._progress = progress
-        self._board: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
-        self._task: Any = ray.remote(_do)
-        self._options = {"max_retries": retries, **resources}
-        self._place = (blueprint, str(directory.path.resolve()), str(Path.cwd()), self._board)
-        self._running: dict[Any, Stage] = {}
-        self._begun: set[str] = set()
+    BEGIN = re.compile(r"[\d-]+ [\d:]+ begin (\S+) in process")
+    AT = re.compile(r"[\d-]+ [\d:]+   at  (\S+): (\d+) of (\d+)  (.*)")
 
-    def work_off(self, left: dict[str, Stage]) -> None:
-        """Give out what is ready until nothing is left."""
-        try:
-            while left:
-                given = {stage.name for stage in self._running.values()}
-                for stage in left.values():
-                    if stage.name not in given and not any(i.name in left for i in stage.inputs):
-                        task = self._task.options(name=stage.name, **self._options)
-                        self._running[task.remote(stage.name, stage.key, *self._place)] = stage
-                ended, _ = self._ray.wait(list(self._running), timeout=LOOK_EVERY)
-                self._show()
-                for task in ended:
-                    stage = self._running.pop(task)
-                    self._end(stage, task)
-                    del left[stage.name]
-        except BaseException:
-            self._stop()
-            raise
-        finally:
-            with suppress(Exception):
-                self._ray.kill(self._board)
+    def __init__(self, log: Path, progress: Progress):
+        self.progress = progress
+        self._log = log
+        self._read = log.stat().st_size if log.exists() else 0
 
-    def _end(self, stage: Stage, task: Any) -> None:
-        try:
-            seconds = self._ray.get(task)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, DivtrainError):
-                raise DivtrainError(str(error.cause)) from error
-            raise
-        except self._ray.exceptions.RayError as error:
-            raise DivtrainError(
-                f"the workers of {stage.name} were lost ({type(error).__name__}), also when it was"
-                " tried again; look at `ray status` and the memory of the machines, then give the"
-                " same command again: it goes on"
-            ) from error
-        if seconds is None:
-            self._progress.reused(stage.name)
-        else:
-            self._progress.end(stage.name, seconds)
-
-    def _show(self) -> None:
-        running = {stage.name for stage in self._running.values()}
-        for stage, news in self._ray.get(self._board.take.remote()).items():
-            if stage not in running:
-                continue  # it was overtaken by the news that it is done
-            if stage not in self._begun:
-                self._begun.add(stage)
-                self._progress.begin(stage)
-            if news is not None:
-                self._progress.update(stage, *news)
-
-    def _stop(self) -> None:
-        """Let the workers stop as on Ctrl-C: training saves its state."""
-        with suppress(self._ray.exceptions.RayError):
-            for task in self._running:
-                self._ray.cancel(task)
-            if self._running:
-                self._ray.wait(
-                    list(self._running), num_returns=len(self._running), timeout=LAST_WORDS
-                )
+    def show(self) -> None:
+        """Show the lines that are whole."""
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            lines = log.read().rpartition(b"\n")[0]
+        self._read += len(lines) + bool(lines)
+        for line in lines.decode().splitlines():
+            if begun := self.BEGIN.match(line):
+                self.progress.begin(begun[1])
+            elif at := self.AT.match(line):
+                self.progress.update(at[1], int(at[2]), int(at[3]), at[4])
 
 
-class _Board:
-    """Where workers write how far they are and the driver reads it; lives on its machine."""
+def _watch(ray: ModuleType, tasks: dict[str, Any], news: _News) -> None:
+    """Wait for all tasks and show how far they are; raise what the first that fails does."""
+    names = {task: name for name, task in tasks.items()}
+    while names:
+        ended, _ = ray.wait(list(names), timeout=LOOK_EVERY)
+        news.show()
+        for task in ended:
+            name = names.pop(task)
+            try:
+                seconds = ray.get(task)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DivtrainError):
+                    raise DivtrainError(str(error.cause)) from error
+                raise
+            except ray.exceptions.RayError as error:
+                raise DivtrainError(
+                    f"the workers of {name} were lost ({type(error).__name__}), also when it was"
+                    " tried again; look at `ray status` and the memory of the machines, then give"
+                    " the same command again: it resumes"
+                ) from error
+            if seconds is None:
+                news.progress.reused(name)
+            else:
+                news.progress.end(name, seconds)
 
-    def __init__(self) -> None:
-        self._news: dict[str, tuple[int, int, str] | None] = {}
 
-    def tell(self, stage: str, news: tuple[int, int, str] | None) -> None:
-        """The stage is at so much of so much; None when it begins."""
-        self._news[stage] = news
-
-    def take(self) -> dict[str, tuple[int, int, str] | None]:
-        """What came in since the last time."""
-        news, self._news = self._news, {}
-        return news
-
-
-class _Teller(Progress):
-    """A worker's progress: to the board, not more often than it is looked at."""
-
-    def __init__(self, board: Any):
-        self.seconds: float | None = None
-        self._board = board
-        self._last = 0.0
-
-    def begin(self, stage: str) -> None:
-        self._board.tell.remote(stage, None)
-
-    def update(self, stage: str, done: int, total: int, detail: str) -> None:
-        if time.monotonic() - self._last >= LOOK_EVERY:
-            self._last = time.monotonic()
-            self._board.tell.remote(stage, (done, total, detail))
-
-    def end(self, stage: str, seconds: float) -> None:
-        self.seconds = seconds
+def _stop(ray: ModuleType, tasks: list[Any]) -> None:
+    """Let the workers stop as on Ctrl-C: training saves its state."""
+    with suppress(ray.exceptions.RayError):
+        for task in reversed(tasks):
+            ray.cancel(task)
+        ray.wait(tasks, num_returns=len(tasks), timeout=LAST_WORDS)
 
 
 def _do(
-    name: str, key: str, blueprint: Blueprint, path: str, folder: str, board: Any
+    blueprint: Blueprint, path: str, folder: str, name: str, key: str, *inputs: object
 ) -> float | None:
-    """Do a stage, in a worker; returns the seconds it took, None if another process did it."""
+    """Do a stage, in a worker; returns the seconds it took, None if another process did it.
+
+    Args:
+        blueprint: What the graph is built from.
+        path: The run directory.
+        folder: Where relative paths of the config start.
+        name: Of the stage.
+        key: Of the stage.
+        inputs: What the tasks of its inputs returned; Ray waits for them.
+    """
+    del inputs
     keep_freed_memory()
     try:
-        os.chdir(folder)  # where relative paths of the config start
+        os.chdir(folder)
     except OSError as error:
         raise DivtrainError(
             f"no folder {folder} on {os.uname().nodename}: start from a folder that every machine"
@@ -224,36 +179,46 @@ def _do(
         ) from error
     if "" not in sys.path:
         sys.path.insert(0, "")  # where MODULE:ATTRIBUTE is looked for
-    graph, directory = _graph(blueprint), RunDirectory(Path(path))
-    stage = next((stage for stage in graph.stages if stage.name == name), None)
-    if stage is None or stage.key != key or not directory.is_open():
+    graph, directory, seconds = _graph(blueprint), RunDirectory(Path(path)), _Seconds()
+    stage = find_stage(graph, name, key)
+    if not directory.is_open():
         raise DivtrainError(
-            f"{os.uname().nodename} does not see what the others see of {name}: expected the same"
-            f" divtrain, the same data and the run directory {path} on every machine of the cluster"
+            f"{os.uname().nodename} does not see the run directory {path}; put --out where every"
+            " machine of the Ray cluster sees it"
         )
-    teller = _Teller(board)
-    while not perform(stage, graph, directory, teller):
-        wait(stage, directory, teller)
-    return teller.seconds
+    told = False
+    while not perform(stage, graph, directory, seconds):
+        wait(stage, directory, seconds, told)
+        told = True
+    return seconds.taken
+
+
+class _Seconds(Progress):
+    """Notes how long a stage took."""
+
+    taken: float | None = None
+
+    def end(self, stage: str, seconds: float) -> None:
+        """See `Progress`."""
+        del stage
+        self.taken = seconds
 
 
 @lru_cache(maxsize=1)
 def _graph(blueprint: Blueprint) -> Graph:
-    """Build the graph and load its data, once a worker."""
+    """Build the graph and load its data, once per worker."""
     return blueprint.build()
 
 
 def _import_ray() -> ModuleType:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     try:
-        ray = importlib.import_module("ray")  # pyright does without the library, too
-        importlib.import_module("ray.util.scheduling_strategies")
+        return importlib.import_module("ray")  # pyright does without the library, too
     except ImportError as error:
         raise DivtrainError(
             "--executor ray needs Ray, which is not installed; `pip install --editable '.[ray]'` in"
             " a clone"
         ) from error
-    return ray
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from divtrain.experiments.stages.stage import (
     Stage,
     open_fabric,
 )
-from divtrain.experiments.stages.torchrun import dismiss, follow, is_follower
 from divtrain.experiments.stages.train import HISTORY, STATE, train_stage
 from divtrain.experiments.stages.zeros import ZEROS, read_zeros, zeros_stage
 
@@ -43,12 +42,9 @@ __all__ = [
     "coherence_stage",
     "craft_stage",
     "detection_stage",
-    "dismiss",
     "evaluate_stage",
-    "follow",
     "gaas_stage",
     "given_stage",
-    "is_follower",
     "judge_stage",
     "open_fabric",
     "read_detection",

@@ -14,8 +14,6 @@ from divtrain.training import torchrun_processes
 class WorkOptions:
     """Who does the stages."""
 
-    join: bool = False
-    """Work beside other processes on the same run directory: each takes stages no other has."""
     executor: Literal["local", "ray"] = "local"
     """local (this process), or ray: a task a stage, on the machines of a Ray cluster."""
     address: str | None = None
