@@ -15,7 +15,7 @@ LEVEL = {
     "errors": 0, "version": 0, "allocator": 0,
     "checks": 1, "fields": 1, "files": 1, "module_state": 1, "identity": 1,
     "ensemble": 2, "cross_entropy": 2, "double_backward": 2,
-    "gal": 3,
+    
     "models": 4, "data": 4, "attacks": 4,
     "training": 5, "evaluation": 5, "analysis": 5,
     "report": 6,

@@ -5,18 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from divtrain.data.datasets import DATASETS, Dataset, load_dataset
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.identity import spec_of
 
 
 @runtime_checkable
 class Outside(Protocol):
-    """Draws images of no class; its `repr` tells it from every other."""
+    """Draws images of no class; `divtrain.identity.spec_of` tells it from every other."""
 
     def __call__(
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False

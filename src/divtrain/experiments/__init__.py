@@ -1,33 +1,50 @@
 """Experiments as graphs of stages; the only part of divtrain that touches a run directory."""
 
+from divtrain.experiments.blueprints.evaluate import defaults_from
 from divtrain.experiments.config import (
     DataConfig,
-    DetectionConfig,
     EvaluationConfig,
     ExperimentConfig,
-    GaasConfig,
     ModelConfig,
     SweepConfig,
     TrainConfig,
-    differences,
 )
-from divtrain.experiments.options import build, parse, read, with_flags
+from divtrain.experiments.executors import Executor, LocalExecutor, RayExecutor, WorkOptions
 from divtrain.experiments.presets import PRESETS, find_preset
+from divtrain.experiments.progress import LineProgress, Progress, TerminalProgress
+from divtrain.experiments.reports import Written, write_reports
+from divtrain.experiments.run_directory import RunDirectory
+from divtrain.experiments.runner import (
+    evaluate_models,
+    run_experiment,
+    run_sweep,
+    train_ensembles,
+)
+from divtrain.experiments.torchrun import speak_once
 
 __all__ = [
     "PRESETS",
     "DataConfig",
-    "DetectionConfig",
     "EvaluationConfig",
+    "Executor",
     "ExperimentConfig",
-    "GaasConfig",
+    "LineProgress",
+    "LocalExecutor",
     "ModelConfig",
+    "Progress",
+    "RayExecutor",
+    "RunDirectory",
     "SweepConfig",
+    "TerminalProgress",
     "TrainConfig",
-    "build",
-    "differences",
+    "WorkOptions",
+    "Written",
+    "defaults_from",
+    "evaluate_models",
     "find_preset",
-    "parse",
-    "read",
-    "with_flags",
+    "run_experiment",
+    "run_sweep",
+    "speak_once",
+    "train_ensembles",
+    "write_reports",
 ]

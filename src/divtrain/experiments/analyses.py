@@ -6,7 +6,5 @@ from divtrain.experiments.stages.detection import DETECTION
 from divtrain.experiments.stages.gaas import GAAS
 from divtrain.experiments.stages.zeros import ZEROS
 
-ANALYSES: dict[str, Analysis] = {
-    each.name: each for each in (COHERENCE, GAAS, DETECTION, ZEROS)
-}
+ANALYSES: dict[str, Analysis] = {each.name: each for each in (COHERENCE, GAAS, DETECTION, ZEROS)}
 """Figure 4, Figure 5, section 6, section 3.4."""

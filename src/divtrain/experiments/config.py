@@ -18,10 +18,12 @@ from divtrain.analysis import regular_hadamard
 from divtrain.attacks import ObjectiveName
 from divtrain.checks import check_eps
 from divtrain.data import check_outside_name, same_source
+from divtrain.defences import build_defence
 from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, arguments_as, unknown_name
 from divtrain.evaluation import PAPER_SUITE, Suite
 from divtrain.fields import checked
+from divtrain.forward import leading
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
 from divtrain.training import Schedule, Strategy, check_devices
@@ -248,17 +250,15 @@ def _check_members(config: ExperimentConfig) -> None:
 
 
 def _check_batch(config: ExperimentConfig) -> None:
-    """Check that the devices asked for can share a batch; half of detector's is from outside."""
-    train, outside = config.train, 0
-    if "detector" in config.targets:
-        if train.batch_size < 2:
-            raise DivtrainError(f"detector needs `train.batch_size` >= 2, got {train.batch_size}")
-        outside = (train.batch_size + 1) // 2
+    """Check that the devices asked for can share every target's batches."""
+    train, members = config.train, len(config.model.members)
     names = {name: f"train.{name}" for name in ("devices", "strategy", "batch_size")}
-    with arguments_as(**names):
-        check_devices(
-            train.devices, train.strategy, len(config.model.members), train.batch_size, outside
-        )
+    for name in config.targets:
+        outside = leading(build_defence(name, **vars(train)).outside_share, train.batch_size)
+        if outside == train.batch_size:
+            raise DivtrainError(f"{name} needs `train.batch_size` >= 2, got {train.batch_size}")
+        with arguments_as(**names):
+            check_devices(train.devices, train.strategy, members, train.batch_size, outside)
 
 
 def _check_images(config: ExperimentConfig) -> None:

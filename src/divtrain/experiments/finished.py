@@ -1,12 +1,12 @@
 """A stage that is done, as its manifest tells it, and its files, checked as they are opened."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from divtrain.errors import DamagedFileError
+from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.files import file_digest
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,6 @@ class FinishedStage:
 def is_whole(file: Path, digest: str) -> bool:
     """Whether a file is there and its SHA-256 is `digest`."""
     try:
-        return file.is_file() and file_digest(file) == digest
-    except OSError:
+        return file_digest(file) == digest
+    except DivtrainError:
         return False
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """Which stages an experiment has, and what feeds what: Table 2's protocol as a graph."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from divtrain.data import Images
@@ -18,7 +18,6 @@ from divtrain.experiments.stages.attack import attack_stage
 from divtrain.experiments.stages.evaluate import evaluate_stage
 from divtrain.experiments.stages.pretrained import pretrained_stage
 from divtrain.experiments.stages.train import SURROGATE, TARGET, train_recipe
-from divtrain.identity import key_of
 
 TABLE2 = "table2"
 
@@ -79,7 +78,9 @@ def target_variants(
 
 def makes_a_difference(config: ExperimentConfig, varied: ExperimentConfig) -> bool:
     """Whether any target of two experiments that differ in some values is trained differently."""
-    return any(_training_key(varied, name) != _training_key(config, name) for name in config.targets)
+    return any(
+        _training_key(varied, name) != _training_key(config, name) for name in config.targets
+    )
 
 
 def experiment_graph(
@@ -174,9 +175,7 @@ def evaluation_graph(
         }
         members = isinstance(target.model, Ensemble) and len(target.model) > 1
         gradients = is_differentiable(target.model, test)
-        _attack_and_evaluate(
-            stages, target.name, model, used, suite, members, gradients, seed
-        )
+        _attack_and_evaluate(stages, target.name, model, used, suite, members, gradients, seed)
     return list(stages.values())
 
 
@@ -231,7 +230,9 @@ def _attack_and_evaluate(
     attacks: dict[AttackRun, Stage] = {}
     for run in make_plan(label, list(surrogates), members, suite, gradients):
         source = surrogates[run.source] if run.threat == "transfer" else target
-        attacks[run] = _add(stages, attack_stage(run, source, suite.batch_size, seed, _name(source)))
+        attacks[run] = _add(
+            stages, attack_stage(run, source, suite.batch_size, seed, _name(source))
+        )
     _add(stages, evaluate_stage(label, target, surrogates, attacks, seed))
     return attacks
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from divtrain.errors import DivtrainError
-from divtrain.experiments.stages import OnProgress
+from divtrain.experiments.stage import OnProgress
 from divtrain.files import read_json
 from divtrain.training.interrupt import StopRequest
 

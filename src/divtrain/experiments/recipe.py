@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from divtrain.errors import DivtrainError, unknown_name
-from divtrain.experiments.config import ModelConfig, TrainConfig, check_detector
-from divtrain.defences import DEFENCES
-from divtrain.models import ARCHITECTURES
+import torch
+
+from divtrain.data import Dataset, Outside, check_outside
+from divtrain.defences import DEFENCES, Defence, build_defence
+from divtrain.ensemble import Ensemble
+from divtrain.errors import DivtrainError, arguments_as, unknown_name
+from divtrain.experiments.config import ModelConfig, TrainConfig
+from divtrain.models import ARCHITECTURES, build
 
 BASE = "base"
 OWN = "own"
@@ -30,6 +34,43 @@ class Recipe:
     model: ModelConfig
     train: TrainConfig
     seed: int
+
+    def build_defence(self) -> Defence:
+        """Return the defence with its settings.
+
+        Raises:
+            DivtrainError: for a name that is none.
+        """
+        return build_defence(self.defence, **vars(self.train))
+
+    def build_ensemble(self, dataset: Dataset) -> Ensemble:
+        """Build the members for the images of a data set, normalised by its training images."""
+        _, channels, size, _ = dataset.train.x.shape
+        model, mean, std = self.model, dataset.channel_mean, dataset.channel_std
+        members = [
+            build(name, channels, size, dataset.classes, model.activation, model.slope, mean, std)
+            for name in model.members
+        ]
+        return Ensemble(members, model.aggregate)
+
+    def check(self, dataset: Dataset, root: str) -> None:
+        """Check that it can be trained on a data set, before anything is.
+
+        Args:
+            dataset: The images.
+            root: Where torchvision's files are, for images from outside.
+
+        Raises:
+            DivtrainError: naming what does not fit.
+        """
+        defence, train = self.build_defence().with_outside(root), self.train
+        with torch.device("meta"):  # an outline, without weights
+            defence.check_ensemble(self.build_ensemble(dataset))
+        if isinstance(defence.outside, Outside):
+            check_outside(defence.outside, dataset)
+        with arguments_as(gal_every="train.gal_every"):
+            steps = defence.steps_per_epoch(len(dataset.train), train.batch_size)
+            defence.check_steps(train.epochs * steps)
 
 
 def parse_recipe(
@@ -90,13 +131,6 @@ def parse_recipe(
         else:
             known = [OWN, *DEFENCES, *CHANGES, "a checkpoint", "MODULE:NAME"]
             raise unknown_name(f"part of surrogate {word!r}:", part, known)
-    if len(model.members) < 2 and defence in ("div", "adv+div", "detector"):
-        raise DivtrainError(
-            f"surrogate {word!r} asks for {defence} with one member, but diversity is a property of"
-            " pairs"
-        )
-    if defence == "detector":
-        check_detector(model, train)
     return Recipe(word, defence, model, train, seed)
 
 

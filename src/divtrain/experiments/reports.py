@@ -9,7 +9,6 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation
 from divtrain.experiments.analyses import ANALYSES
 from divtrain.experiments.blueprints import (
-    Blueprint,
     EvaluationBlueprint,
     RunBlueprint,
     SweepBlueprint,

@@ -14,21 +14,30 @@ from typing import Any
 
 from divtrain.errors import DivtrainError
 from divtrain.experiments.batch_cache import PREFIX
+from divtrain.experiments.blueprints import BLUEPRINTS, Blueprint
 from divtrain.experiments.finished import FinishedStage, is_whole
 from divtrain.experiments.lock import Holder, Lock
 from divtrain.experiments.stage import Stage
 from divtrain.experiments.stages.train import STATE
-from divtrain.fields import from_json
-from divtrain.files import make_folder, read_json, reading, storage_error, write_json
+from divtrain.fields import from_json, to_json
+from divtrain.files import (
+    file_digest,
+    make_folder,
+    read_json,
+    reading,
+    storage_error,
+    write_json,
+)
 from divtrain.version import versions
 
 CONFIG = "config.json"
 PLAN = "stages.json"
 MANIFEST = "manifest.json"
 LOCKS = "locks"
+LOG = "log.txt"
 PATIENCE = 60.0
 """Seconds to wait for another process to write config and plan, which takes milliseconds."""
-SCRATCH = (STATE, PREFIX)
+SCRATCH = (STATE, PREFIX, "processes")
 """How the names of files begin that let a stage resume; they are removed once it is done."""
 CODE, INPUTS = "the code has changed", "what it is made from has changed"
 KINDS = {"run": "a run", "sweep": "a sweep", "evaluate": "an evaluation"}
@@ -40,12 +49,12 @@ class Request:
 
     Attributes:
         kind: ``run``, ``sweep`` or ``evaluate``.
-        blueprint: From which every process builds the same graph, as JSON.
+        blueprint: What every process builds the same graph from, as JSON.
         command: The command line or call it came from.
     """
 
     kind: str
-    blueprint: dict[str, Any]
+    blueprint: Any
     command: str
 
 
@@ -82,18 +91,25 @@ class RunDirectory:
 
     path: Path
 
-    def open(self, request: Request, stages: Sequence[Stage]) -> None:
+    def open(self, blueprint: Blueprint, stages: Sequence[Stage], command: str = "") -> list[str]:
         """Write down what is asked for and the plan, beside whatever was done here before.
 
         Results of other stages stay, so a later command may ask for more seeds, targets or attacks.
-        A stage of the same name that differs in its spec would replace what is there: the log says
-        so, and where that would throw training away it is refused.
+        A command that only trains leaves the plan of an earlier one that holds all its stages.
+
+        Args:
+            blueprint: What is asked for.
+            stages: Its graph.
+            command: How it was asked for.
+
+        Returns:
+            A line for each stage that is to be done again, and why.
 
         Raises:
             DivtrainError: when the folder holds something else, or an ensemble trained in another
                 way under the name of one of these stages; or when it cannot be written.
         """
-        self.check(request, stages)
+        self.check(blueprint, stages)
         lock = Lock(make_folder(self.path / LOCKS), "plan")
         with lock.held(PATIENCE) as mine:
             if not mine:
@@ -101,30 +117,36 @@ class RunDirectory:
                     f"{self.path} is being opened by {lock.holder() or 'another process'} and has"
                     f" been for {PATIENCE:.0f} s; if that process is gone, remove {lock.file}"
                 )
-            self.check(request, stages)
+            self.check(blueprint, stages)
             make_folder(self.path / "stages")
-            write_json(self.path / CONFIG, asdict(request))
-            write_json(self.path / PLAN, {stage.name: stage.key for stage in stages})
-            for stage in stages:
-                for line in self._changes(stage):
-                    self.log(f"again {stage.name}: {line}")
+            plan = {stage.name: stage.key for stage in stages}
+            larger = (self.path / PLAN).exists() and plan.items() <= self._read_plan().items()
+            if not (larger and getattr(blueprint, "only_train", ())):
+                request = Request(blueprint.kind, to_json(blueprint), command)
+                write_json(self.path / CONFIG, asdict(request))
+                write_json(self.path / PLAN, plan)
+        again = [f"again {stage.name}: {line}" for stage in stages for line in self._changes(stage)]
+        for line in again:
+            self.log(line)
+        return again
 
-    def check(self, request: Request, stages: Sequence[Stage]) -> None:
+    def check(self, blueprint: Blueprint, stages: Sequence[Stage]) -> None:
         """Check that the folder is free, or of the same kind; `open` does, this is for before.
 
         Raises:
             DivtrainError: as `open` does.
         """
-        if (self.path / CONFIG).exists():
-            before = self.request().kind
-            if before != request.kind:
+        if self.is_open():
+            before = self._request().kind
+            if before != blueprint.kind:
                 raise DivtrainError(
-                    f"{self.path} holds {KINDS[before]}, and this would be {KINDS[request.kind]};"
+                    f"{self.path} holds {KINDS[before]}, and this would be {KINDS[blueprint.kind]};"
                     " choose another folder with --out"
                 )
-        elif self.path.is_dir() and any(
-            file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")
-            for file in self.path.iterdir()
+        elif (
+            self.path.is_dir()
+            and any(map(_foreign, self.path.iterdir()))
+            and not self.is_open()  # written by another process, a moment ago
         ):
             raise DivtrainError(
                 f"{self.path} is not empty and holds no run (no {CONFIG}); choose another folder"
@@ -134,24 +156,41 @@ class RunDirectory:
             changed = [line for line in self._changes(stage) if line not in (CODE, INPUTS)]
             if changed and stage.kind == "train":
                 raise DivtrainError(
-                    f"{self.path} holds {stage.name} trained in another way: {'; '.join(changed)}."
-                    " Choose another folder with --out, or give the same values to resume this run"
+                    f"{self.path} holds {stage.name}, trained in another way:"
+                    f" {'; '.join(changed)}. Choose another folder with --out, or give the same"
+                    " values to resume this run"
                 )
 
-    def request(self) -> Request:
-        """Return what the run was made for.
+    def is_open(self) -> bool:
+        """Whether a run is here, as seen from this machine."""
+        return (self.path / CONFIG).exists()
+
+    def blueprint(self) -> Blueprint:
+        """Return what was asked for by the last command.
 
         Raises:
             DivtrainError: when there is no run here, or the file is damaged.
         """
-        file = self.path / CONFIG
-        if not file.exists():
+        request = self._request()
+        return from_json(BLUEPRINTS[request.kind], request.blueprint, self.path / CONFIG)
+
+    def command(self) -> str:
+        """Return the last command, as it was given."""
+        return self._request().command
+
+    def _request(self) -> Request:
+        if not self.is_open():
             raise DivtrainError(f"no run at {self.path}: it has no {CONFIG}")
+        file = self.path / CONFIG
         request = from_json(Request, read_json(file), file)
         with reading(file):
             if request.kind not in KINDS:
                 raise ValueError(f"kind is {request.kind!r}, expected one of {', '.join(KINDS)}")
         return request
+
+    def _read_plan(self) -> dict[str, str]:
+        """Keys of the stages by name, in the order of the graph."""
+        return from_json(dict[str, str], read_json(self.path / PLAN), self.path / PLAN)
 
     def finished(self) -> list[FinishedStage]:
         """Stages of the plan that are done, in the order of the graph.
@@ -159,9 +198,8 @@ class RunDirectory:
         Raises:
             DivtrainError: when there is no run here, or a file is damaged.
         """
-        self.request()
-        plan = from_json(dict[str, str], read_json(self.path / PLAN), self.path / PLAN)
-        found = [(key, self._read_manifest(name)) for name, key in plan.items()]
+        self._request()
+        found = [(key, self._read_manifest(name)) for name, key in self._read_plan().items()]
         return [
             _finished(self.path / "stages" / manifest.name, manifest)
             for key, manifest in found
@@ -203,6 +241,21 @@ class RunDirectory:
         write_json(folder / MANIFEST, asdict(_manifest(stage)))
         return folder
 
+    def check_unchanged(self, stages: Sequence[Stage]) -> None:
+        """Check that the folders of stages are still theirs, and not begun for other keys.
+
+        Raises:
+            DivtrainError: when another command has begun one of them again.
+        """
+        for stage in stages:
+            manifest = self._read_manifest(stage.name)
+            if manifest is None or manifest.key != stage.key:
+                raise DivtrainError(
+                    f"{self.folder(stage)} was begun again by another command with other values;"
+                    " wait until that is done and give this command again, or choose another folder"
+                    " with --out"
+                )
+
     def finish(self, stage: Stage, seconds: float) -> None:
         """Write the manifest that marks the stage as done, and remove what let it resume."""
         folder = self.folder(stage)
@@ -231,7 +284,7 @@ class RunDirectory:
     def log(self, line: str) -> None:
         """Append a line with the time to log.txt."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        file = self.path / "log.txt"
+        file = self.path / LOG
         try:
             with file.open("a") as log:
                 log.write(f"{stamp} {line}\n")
@@ -273,6 +326,11 @@ def _finished(folder: Path, manifest: Manifest) -> FinishedStage:
         folder, about["kind"], about["target"], about["seed"], about["spec"],
         manifest.files or {}, manifest.seconds, manifest.versions or {},
     )  # fmt: skip
+
+
+def _foreign(file: Path) -> bool:
+    """Whether a file is none of those that a run makes before its config."""
+    return file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")
 
 
 def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,11 +12,11 @@ from divtrain.experiments.blueprints import (
 )
 from divtrain.experiments.config import EvaluationConfig, ExperimentConfig, SweepConfig
 from divtrain.experiments.executors import Executor, LocalExecutor
-from divtrain.experiments.stages.train import STATIC
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.reports import Written, write_reports
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stage import Graph
+from divtrain.experiments.stages.train import STATIC
 from divtrain.experiments.torchrun import by_first
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from divtrain.errors import DivtrainError
-from divtrain.experiments.stages import open_fabric
+from divtrain.experiments.devices import open_fabric
 from divtrain.training import leave_group, torchrun_processes
 
 T = TypeVar("T")

@@ -13,11 +13,9 @@ from pathlib import Path
 
 from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError
-from divtrain.experiments.config import unflatten
-from divtrain.experiments.executors import Blueprint, find_stage, stage_context
+from divtrain.experiments.executors import find_stage, stage_context
 from divtrain.experiments.launch import FAILURE, PROGRESS
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.runner import ExperimentBlueprint
 from divtrain.experiments.torchrun import LAST_WORDS, is_first
 from divtrain.files import write_json
 from divtrain.training import leave_group
@@ -33,8 +31,9 @@ def main(arguments: Sequence[str]) -> int:
     directory, name = RunDirectory(Path(arguments[0])), arguments[1]
     folder = directory.path / "stages" / name
     try:
-        graph = read_blueprint(directory).build()
-        stage = find_stage(graph, name, (folder / "key").read_text())
+        graph = directory.blueprint().build()
+        stage = find_stage(graph, name)
+        directory.check_unchanged([stage])
         stage.work(stage_context(stage, graph, directory, _Teller(folder / PROGRESS)))
     except KeyboardInterrupt:
         if is_first():
@@ -48,11 +47,6 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         leave_group()
     return 0
-
-
-def read_blueprint(directory: RunDirectory) -> Blueprint:
-    """Return what the graph of a run directory is built from."""
-    return ExperimentBlueprint(unflatten(directory.read_config()))
 
 
 class _Teller:

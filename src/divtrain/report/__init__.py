@@ -13,6 +13,9 @@ from divtrain.report.markdown import to_markdown
 from divtrain.report.output import report_files, to_csv
 from divtrain.report.report import Entry, Figure, Notice, Report, Section, Table
 from divtrain.report.run import RunFacts, run_report, sweep_report
+from divtrain.report.sections.coherence import coherence_section
+from divtrain.report.sections.detection import detection_section
+from divtrain.report.sections.gaas import gaas_section
 from divtrain.report.sweep import Histories, ZeroMeans, Zeros
 from divtrain.report.terminal import to_terminal
 
@@ -32,6 +35,9 @@ __all__ = [
     "Zeros",
     "card_json",
     "card_report",
+    "coherence_section",
+    "detection_section",
+    "gaas_section",
     "report_files",
     "run_report",
     "sweep_report",

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from divtrain.evaluation import CLEAN, KNOWLEDGE, WORST, Evaluation, Record
+from divtrain.attacks import attack_title
+from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, WORST, Evaluation, Record
 from divtrain.report.figures.eps_curve import curve_figure
 from divtrain.report.report import Entry, Figure, Report, Section, Table
 from divtrain.report.rows import THREATS
-from divtrain.report.stand_ins import EVERY_SURROGATE, attack_title, not_asked, warnings_of
 
 MEANING = (
     "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward + backward"
@@ -63,7 +63,7 @@ def card_report(evaluation: Evaluation, facts: CardFacts, name: str = "card") ->
     return Report(
         f"{evaluation.target}: report card",
         lead=headline(evaluation),
-        warnings=warnings_of(evaluation),
+        warnings=evaluation.warnings(),
         sections=[
             Section(
                 "Accuracy", tables=[_table(evaluation)], figures=figures,
@@ -119,7 +119,7 @@ def card_notes(evaluation: Evaluation, facts: CardFacts) -> list[str]:
             )
     if facts.quick:
         notes.append(QUICK)
-    if missing := not_asked(evaluation):
+    if missing := evaluation.not_asked():
         asked = "; ".join(f"{name} (needs {what})" for name, what in missing.items())
         notes.append(f"Signs that could not have fired: {asked}.")
     if not facts.surrogates:
@@ -162,8 +162,8 @@ def card_json(evaluation: Evaluation, facts: CardFacts) -> dict[str, Any]:
         "diagnosis": asdict(evaluation.diagnosis),
         "surrogates": {n: asdict(check) for n, check in evaluation.surrogates.items()},
         "chance": evaluation.chance,
-        "warnings": [{**asdict(w), "anchor": w.anchor} for w in warnings_of(evaluation)],
-        "signs_not_asked": not_asked(evaluation),
+        "warnings": [{**asdict(w), "anchor": w.anchor} for w in evaluation.warnings()],
+        "signs_not_asked": evaluation.not_asked(),
         "notes": card_notes(evaluation, facts),
     }
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from divtrain.analysis import Detection, InputKind, detect
 from divtrain.analysis.detection import TITLES
+from divtrain.attacks import attack_title
 from divtrain.data import same_source
-from divtrain.report.stand_ins import attack_title
 
 ALL = "all attacks"
 """Name of the pseudo-attack that puts the examples of all attacks together."""

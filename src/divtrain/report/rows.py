@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from divtrain.data import Split
-from divtrain.evaluation import CLEAN, WORST, Record, Threat
-from divtrain.report.stand_ins import ONE_MEMBER
+from divtrain.evaluation import CLEAN, ONE_MEMBER, WORST, Record, Threat
 
 BASE = "base"
 """The surrogate that Table 2 of the paper transfers from, and others are compared with."""

@@ -3,23 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
-
 from divtrain.evaluation import KNOWLEDGE, Evaluation, Threat, WarningSign
-from divtrain.report.detection import Scored
-from divtrain.report.gaas import GaasPoint
 from divtrain.report.published import compare
 from divtrain.report.report import Notice, Report, Section
 from divtrain.report.rows import THREATS, Row, describe, main_rows, make_rows
 from divtrain.report.sections.ablation import ablation_section
 from divtrain.report.sections.accuracy import accuracy_section
-from divtrain.report.sections.coherence import coherence_section
-from divtrain.report.sections.detection import detection_section
-from divtrain.report.sections.gaas import gaas_section
 from divtrain.report.sections.surrogates import surrogates_section
 from divtrain.report.sections.table2 import table2_section
 from divtrain.report.sections.trade_off import trade_off_section
-from divtrain.report.stand_ins import warnings_of
 from divtrain.report.sweep import SLOPE, Histories, Zeros, sweep_points
 from divtrain.report.transfer import answers_of, compare_surrogates
 
@@ -48,48 +40,40 @@ class RunFacts:
 def run_report(
     facts: RunFacts,
     evaluations: Sequence[Evaluation] = (),
-    coherence: Mapping[str, Tensor] | None = None,
-    gaas: Sequence[GaasPoint] = (),
-    scored: Sequence[Scored] = (),
+    coherence: Mapping[str, float] | None = None,
+    analyses: Sequence[Section] = (),
 ) -> Report:
     """Report what a run measured; what it did not measure is left out.
 
     Args:
         facts: What the run was.
         evaluations: Of each target and seed.
-        coherence: Coherence at each image, (image,), of all seeds, by target.
-        gaas: Counts of GAAS, of all targets and seeds.
-        scored: Scores of clean and unusual inputs, of all targets and seeds.
+        coherence: Mean coherence by target, which stands beside the accuracies.
+        analyses: A section for each analysis that was made.
     """
-    title, coherence = facts.title, coherence or {}
+    title = facts.title
     rows = make_rows([record for each in evaluations for record in each.records()])
     split = rows[0].split if rows else "test"
     answers = [answers for each in evaluations for answers in answers_of(each)]
     sections: list[Section] = []
     if rows:
-        sections.append(accuracy_section(rows, _means(coherence), title))
+        sections.append(accuracy_section(rows, coherence or {}, title))
     several = len({each.surrogate for each in answers}) > 1
     if several and (cells := compare_surrogates(answers)):
         sections.append(surrogates_section(cells, title))
     if rows and facts.group and split == "test":
         sections.append(table2_section(facts.group, compare(facts.group, main_rows(rows))))
-    if coherence:
-        sections.append(coherence_section(coherence, title, split))
-    if gaas:
-        sections.append(gaas_section(gaas, title))
-    if scored:
-        sections.append(detection_section(scored, title))
     cautions = [*_threats(rows), *_reduced(facts)]
     warnings = _warnings(evaluations) if rows else None
     return Report(f"{title}: report", _lead(facts, rows), cautions, warnings,
-                  [*sections, _again(facts)])  # fmt: skip
+                  [*sections, *analyses, _again(facts)])  # fmt: skip
 
 
 def sweep_report(
     facts: RunFacts,
     evaluations: Sequence[Evaluation],
     swept: Mapping[str, tuple[str, Mapping[str, float]]],
-    coherence: Mapping[str, Tensor] | None = None,
+    coherence: Mapping[str, float] | None = None,
     zeros: Zeros | None = None,
     histories: Histories | None = None,
 ) -> Report:
@@ -99,24 +83,20 @@ def sweep_report(
         facts: What the sweep was.
         evaluations: Of each target and seed; those of targets not swept are left out.
         swept: Defence and values of each target, in the order to show them.
-        coherence: Coherence at each image, (image,), of all seeds, by target.
+        coherence: Mean coherence by target.
         zeros: How sparse the input gradients of each target are, for each seed.
         histories: What training logged of each target, for each seed.
     """
     title, zeros = facts.title, zeros or {}
     shown = [each for each in evaluations if each.target in swept]
     rows = make_rows([record for each in shown for record in each.records()])
-    points, means = sweep_points(rows, swept), _means(coherence or {})
+    points, means = sweep_points(rows, swept), coherence or {}
     sections = [trade_off_section(points, means, zeros, title)]
     if any(SLOPE in point.values for point in points):
         sections.append(ablation_section(points, means, zeros, histories or {}, title))
     cautions = [*_threats(rows), *_reduced(facts)]
     return Report(f"{title}: sweep", _lead(facts, rows), cautions, _warnings(shown),
                   [*sections, _again(facts)])  # fmt: skip
-
-
-def _means(coherence: Mapping[str, Tensor]) -> dict[str, float]:
-    return {target: values.mean().item() for target, values in coherence.items()}
 
 
 def _lead(facts: RunFacts, rows: Sequence[Row]) -> list[str]:
@@ -160,7 +140,7 @@ def _warnings(evaluations: Sequence[Evaluation]) -> list[WarningSign]:
     return [
         replace(sign, sentence=f"seed {each.seed}: {sign.sentence}") if several else sign
         for each in evaluations
-        for sign in warnings_of(each)
+        for sign in each.warnings()
     ]
 
 

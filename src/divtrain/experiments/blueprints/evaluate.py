@@ -10,11 +10,11 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import check_same_task
 from divtrain.experiments.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig
 from divtrain.experiments.devices import open_fabric
-from divtrain.experiments.stage import Graph
 from divtrain.experiments.graph import evaluation_graph
 from divtrain.experiments.model_source import ModelSource, is_source, open_model
 from divtrain.experiments.open_data import common_inputs, open_enough
 from divtrain.experiments.recipe import OWN, Recipe, parse_recipe
+from divtrain.experiments.stage import Graph
 from divtrain.experiments.stages.pretrained import check_fits
 from divtrain.fields import from_json
 
@@ -51,7 +51,7 @@ class EvaluationBlueprint:
                     check_fits(each, dataset.test)
                     check_same_task(each.model, target.model, dataset.test, each.name)
                 else:
-                    each.check(len(dataset.train))
+                    each.check(dataset, config.data.root)
         common = {**common_inputs(dataset, config.accelerator), "test_of": of}
         stages = evaluation_graph(
             targets, surrogates, config.attack, config.data, dataset.test, common, config.seed

@@ -1,24 +1,22 @@
 """The paper's experiment, or some of it: train, attack, evaluate, analyse."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from divtrain.analysis import check_orders
 from divtrain.data import Dataset, check_outside, open_outside
-from divtrain.defences import build_defence
 from divtrain.errors import DivtrainError
 from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.devices import open_fabric
-from divtrain.experiments.stage import Graph
 from divtrain.experiments.graph import (
     experiment_graph,
     select_parts,
     training_graph,
 )
 from divtrain.experiments.open_data import common_inputs, open_dataset
-from divtrain.experiments.recipe import attackers
-from divtrain.experiments.stage import Stage
+from divtrain.experiments.recipe import Recipe, attackers
+from divtrain.experiments.stage import Graph, Stage
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,9 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
         DivtrainError: before anything is computed.
     """
     root, detection = config.data.root, config.detection
-    settings = asdict(config.train)
-    theirs = attackers(config.surrogates, config.model, config.train, config.seed)
-    trained = [(name, config.train) for name in config.targets]
-    for name, train in [*trained, *((each.defence, each.train) for each in theirs)]:
-        built = build_defence(name, **asdict(train))
-        built.check(len(dataset.train), train.batch_size, train.epochs)
-        if built.outside is not None:
-            check_outside(open_outside(settings["outside"], root), dataset)
+    targets = [Recipe(name, name, config.model, config.train, 0) for name in config.targets]
+    for recipe in (*targets, *attackers(config.surrogates, config.model, config.train, 0)):
+        recipe.check(dataset, root)
     for field, images in (("gaas", config.gaas.images), ("detection", detection.images)):
         if images > len(dataset.test):
             raise DivtrainError(

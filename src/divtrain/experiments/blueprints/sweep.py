@@ -15,7 +15,6 @@ from divtrain.experiments.config import (
     SweepConfig,
 )
 from divtrain.experiments.devices import open_fabric
-from divtrain.experiments.stage import Graph
 from divtrain.experiments.graph import (
     Variant,
     experiment_graph,
@@ -23,6 +22,7 @@ from divtrain.experiments.graph import (
 )
 from divtrain.experiments.open_data import common_inputs, open_dataset
 from divtrain.experiments.recipe import BASE
+from divtrain.experiments.stage import Graph
 
 
 @dataclass(frozen=True)
@@ -56,37 +56,26 @@ def make_variants(config: ExperimentConfig, sweep: SweepConfig) -> list[Variant]
     """Return the experiment at every combination of the values, all checked.
 
     Raises:
-        DivtrainError: for no values at all, a value given twice, one that cannot be, or values
-            that make no difference to any target.
+        DivtrainError: for no values at all, one that cannot be, or values that make no difference
+            to any target.
     """
     swept = {name: values for name, values in asdict(sweep).items() if values}
     if not swept:
-        flags = ", ".join(sweep_flags())
+        flags = ", ".join(_flag(field.name) for field in fields(sweep))
         raise DivtrainError(f"expected values to sweep over, with one or more of {flags}")
-    for name, values in swept.items():
-        if len(set(values)) < len(values):
-            given = " ".join(f"{value:g}" for value in values)
-            raise DivtrainError(f"expected each value of {_flag(name)} once, got {given}")
-    if config.gaas.images:
-        raise DivtrainError("a sweep leaves GAAS out: --gaas.images is for `divtrain run`")
-    if config.detection.images:
-        raise DivtrainError("a sweep leaves detection out: that is for `divtrain run`")
-    if config.attack.surrogates != AttackConfig().surrogates:
+    if config.gaas.images or config.detection.images:
         raise DivtrainError(
-            "a sweep's attacker has a base surrogate alone: --attack.surrogates is for"
+            "a sweep leaves GAAS and detection out: --gaas.images and --detection.images are for"
             " `divtrain run`"
         )
-    for size in sweep.ensemble_size:
-        if size < 2:
-            raise DivtrainError(
-                f"expected --ensemble-size >= 2, got {size}: diversity is a property of pairs"
-            )
+    if config.surrogates != (BASE,):
+        raise DivtrainError(
+            "a sweep's attacker has a base surrogate alone: --surrogates is for `divtrain run`"
+        )
     variants: list[Variant] = []
     for combination in itertools.product(*swept.values()):
         values = dict(zip(swept, combination, strict=True))
-        varied = _at(config, values)
-        check_config(varied)
-        variants.append(Variant(values, varied))
+        variants.append(Variant(values, _at(config, values)))
     for name, values in swept.items():
         _check_use(config, name, [_at(config, {name: value}) for value in values])
     return variants

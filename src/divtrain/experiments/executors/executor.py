@@ -1,43 +1,13 @@
-"""What an executor is given: a graph of stages, and a blueprint to build the same elsewhere."""
+"""What works a graph of stages off."""
 
 import socket
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from divtrain.data import Dataset
 from divtrain.errors import DivtrainError
+from divtrain.experiments.blueprints import Blueprint
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import Stage
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Stages, each after its inputs, and what they work with.
-
-    Attributes:
-        stages: The stages; inputs come first.
-        dataset: Training and test images, subsets already drawn.
-        accelerator: Device, in Fabric's words.
-    """
-
-    stages: list[Stage]
-    dataset: Dataset
-    accelerator: str
-
-
-@runtime_checkable
-class Blueprint(Protocol):
-    """A description from which every process builds the same graph: picklable and hashable.
-
-    Stages hold functions and data and stay in their process; a blueprint is what travels.
-    """
-
-    def build(self) -> Graph:
-        """Load the data and build the graph."""
-        ...
-
-    def __hash__(self) -> int: ...
+from divtrain.experiments.stage import Graph, Stage
 
 
 @runtime_checkable
@@ -58,14 +28,19 @@ class Executor(Protocol):
         ...
 
 
-def find_stage(graph: Graph, name: str, key: str) -> Stage:
+def find_stage(graph: Graph, name: str, key: str | None = None) -> Stage:
     """Return a stage of a graph that was built elsewhere too.
 
+    Args:
+        graph: The graph.
+        name: Name of the stage.
+        key: Its key there, if that is known.
+
     Raises:
-        DivtrainError: when the graph has no such stage with this key.
+        DivtrainError: when the graph has no such stage.
     """
     for stage in graph.stages:
-        if stage.name == name and stage.key == key:
+        if stage.name == name and key in (None, stage.key):
             return stage
     raise DivtrainError(
         f"{socket.gethostname()} does not see what the process that started it sees of {name}:"

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 
 from divtrain.errors import DivtrainError
-from divtrain.experiments.executors.executor import Blueprint, Graph
+from divtrain.experiments.blueprints import Blueprint
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stages import Context, OnProgress, Stage
+from divtrain.experiments.stage import Context, Graph, OnProgress, Stage
 from divtrain.experiments.torchrun import by_first, is_first
 from divtrain.training import torchrun_processes
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError
-from divtrain.experiments.executors.executor import Blueprint, Graph, find_stage
+from divtrain.experiments.blueprints import Blueprint
+from divtrain.experiments.executors.executor import find_stage
 from divtrain.experiments.executors.local import perform, wait
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import LOG, RunDirectory
+from divtrain.experiments.stage import Graph
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at tasks and log."""

@@ -144,13 +144,13 @@ def _stages(config: ExperimentConfig, trained: Trained) -> list[Stage]:
     for name, stage in trained.targets.items():
         if name not in config.detection.targets:
             continue
-        crafted = {
-            InputKind(run.threat, run.attack, run.eps): crafting
-            for run, crafting in trained.attacks[name].items()
-            if run.images is None
-            and (run.threat == "white-box" or (run.threat, run.source) == ("transfer", BASE))
-        }
-        outside = str(stage.spec["defence"].get("outside", ""))
+        crafted: dict[InputKind, Stage] = {}
+        for run, crafting in trained.attacks[name].items():
+            if run.images is None and run.threat == "white-box":
+                crafted[InputKind("white-box", run.attack, run.eps)] = crafting
+            elif run.images is None and (run.threat, run.source) == ("transfer", BASE):
+                crafted[InputKind("transfer", run.attack, run.eps)] = crafting
+        outside = config.train.outside if "outside" in stage.spec["defence"] else ""
         stages.append(
             detection_stage(
                 name, stage, crafted, config.detection, config.data.root, outside, trained.seed

@@ -7,18 +7,16 @@ from typing import Any
 
 import torch
 
-from divtrain.data import Dataset, Outside, Stream, check_outside
-from divtrain.defences import Defence, build_defence
-from divtrain.ensemble import Ensemble
+from divtrain.data import Stream
+from divtrain.defences import Defence
 from divtrain.errors import DamagedFileError
-from divtrain.experiments.config import DataConfig, ModelConfig
+from divtrain.experiments.config import DataConfig
 from divtrain.experiments.finished import FinishedStage
 from divtrain.experiments.recipe import BASE, Recipe
 from divtrain.experiments.stage import ENSEMBLE, Context, OnProgress, Stage, load_trained
 from divtrain.fields import from_json, to_json
 from divtrain.files import read_json_lines, write_json_lines
 from divtrain.identity import spec_of
-from divtrain.models import build
 from divtrain.training import (
     History,
     adam,
@@ -34,9 +32,7 @@ HISTORY = "history.jsonl"
 STATE = "training-state.safetensors"
 
 
-def train_recipe(
-    recipe: Recipe, role: str, data: DataConfig, common: Mapping[str, Any]
-) -> Stage:
+def train_recipe(recipe: Recipe, role: str, data: DataConfig, common: Mapping[str, Any]) -> Stage:
     """Return the stage that trains a recipe, fed by its static nets where it needs them.
 
     Targets of one seed share their initial weights and their static nets, and those with as many
@@ -51,15 +47,14 @@ def train_recipe(
     drawn = role
     if role == SURROGATE and recipe.name != BASE:
         drawn = f"attacker's {recipe.name}"
-    defence = build_defence(recipe.defence, **vars(recipe.train)).with_outside(data.root)
+    defence = recipe.build_defence().with_outside(data.root)
     static = None
     if defence.needs_static_nets:
         count, members = recipe.train.static_nets, recipe.model.members
         few = replace(recipe.model, members=(members * count)[:count])
         nets = replace(recipe, name=STATIC, defence=BASE, model=few)
         own = STATIC if role == TARGET else f"{drawn} {STATIC}"
-        base = build_defence(BASE, **vars(recipe.train))
-        static = _train_stage(nets, base, STATIC, own, data, common)
+        static = _train_stage(nets, nets.build_defence(), STATIC, own, data, common)
     return _train_stage(recipe, defence, role, drawn, data, common, static)
 
 
@@ -154,12 +149,10 @@ def _train(
     fabric.launch()
     with torch.random.fork_rng():
         torch.manual_seed(own_seed)
-        ens = build_ensemble(recipe.model, dataset)
+        ens = recipe.build_ensemble(dataset)
     if static is not None:
         nets = load_trained(context.inputs[static.name], fabric.device)
         defence = defence.with_static_nets(nets.members)
-    if isinstance(defence.outside, Outside):
-        check_outside(defence.outside, dataset)
     stream = Stream(
         dataset.train.to(fabric.device),
         settings.batch_size,
@@ -211,17 +204,3 @@ def read_history(stage: FinishedStage) -> History:
     """
     file = stage.file(HISTORY)
     return from_json(History, read_json_lines(file), file)
-
-
-def build_ensemble(model: ModelConfig, dataset: Dataset) -> Ensemble:
-    """Build the members for the images of a data set, normalised by its training images."""
-    _, channels, size, _ = dataset.train.x.shape
-    mean, std = dataset.channel_mean, dataset.channel_std
-    members = [
-        build(
-            name, channels, size, dataset.classes, model.activation, model.slope,
-            mean, std,
-        )
-        for name in model.members
-    ]  # fmt: skip
-    return Ensemble(members, model.aggregate)

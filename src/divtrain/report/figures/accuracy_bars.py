@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from divtrain.attacks import attack_title
 from divtrain.report.figures.canvas import (
     colour_of,
     label_axis,
@@ -11,7 +12,6 @@ from divtrain.report.figures.canvas import (
     to_png,
 )
 from divtrain.report.rows import Row, columns_of, describe
-from divtrain.report.stand_ins import attack_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from divtrain.attacks import attack_title
 from divtrain.evaluation import Record
 from divtrain.report.figures.canvas import COLOURS, label_axis, new_figure, to_png
 from divtrain.report.rows import one_or_other
-from divtrain.report.stand_ins import attack_title
 
 
 def curve_figure(curve: Sequence[Record], target: str, chance: float) -> bytes:

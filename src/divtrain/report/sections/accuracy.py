@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from divtrain.evaluation import Threat
+from divtrain.attacks import attack_title
+from divtrain.evaluation import EVERY_SURROGATE, ONE_MEMBER, Threat
 from divtrain.report.figures.accuracy_bars import accuracy_figure
 from divtrain.report.output import percent
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
 from divtrain.report.rows import THREATS, Cell, Row, columns_of, describe, main_rows
-from divtrain.report.stand_ins import EVERY_SURROGATE, ONE_MEMBER, attack_title
 
 TITLES: dict[Threat, str] = {
     "noise": "Noise: random, no adversary",

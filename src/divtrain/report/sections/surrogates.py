@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from divtrain.attacks import attack_title
 from divtrain.report.figures.transfer_map import transfer_figure
 from divtrain.report.output import percent
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
 from divtrain.report.rows import Cell
-from divtrain.report.stand_ins import attack_title
 from divtrain.report.transfer import EVERY, TransferCell
 
 NOTE = (

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from divtrain.attacks import attack_title
 from divtrain.evaluation import CLEAN
 from divtrain.report.output import percent
 from divtrain.report.published import Comparison, count_claims
 from divtrain.report.report import CsvRow, Entry, Section, Table
-from divtrain.report.stand_ins import attack_title
 
 NOTE = (
     "measured / published, in percent; the attacks' transfer from a base surrogate of the same"
