@@ -1,5 +1,8 @@
-"""The analyses of an experiment by name; a further one is a further line."""
+"""The analyses of an experiment by name; a further one is a further line, or MODULE:NAME."""
 
+import importlib
+
+from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.analysis import Analysis
 from divtrain.experiments.stages.coherence import COHERENCE
 from divtrain.experiments.stages.detection import DETECTION
@@ -8,3 +11,23 @@ from divtrain.experiments.stages.zeros import ZEROS
 
 ANALYSES: dict[str, Analysis] = {each.name: each for each in (COHERENCE, GAAS, DETECTION, ZEROS)}
 """Figure 4, Figure 5, section 6, section 3.4."""
+
+
+def find_analysis(name: str) -> Analysis:
+    """Return the named analysis, or that of a module of one's own, ``MODULE:NAME``.
+
+    Raises:
+        DivtrainError: for an unknown name, or something else than an `Analysis`.
+    """
+    module, separator, attribute = name.partition(":")
+    if not separator:
+        if name not in ANALYSES:
+            raise unknown_name("analysis", name, [*ANALYSES, "MODULE:NAME"])
+        return ANALYSES[name]
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DivtrainError(f"no analysis {name!r}: {error}") from error
+    if not isinstance(found, Analysis):
+        raise DivtrainError(f"expected {name!r} to be an Analysis, got {type(found).__name__}")
+    return found

@@ -217,6 +217,9 @@ class ExperimentConfig:
     surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""
+    analyses: Annotated[tuple[str, ...], Once, ASIDE] = ("coherence", "gaas", "detection", "zeros")
+    """What to analyse of each target, where the other options ask for it: coherence (Figure 4),
+    gaas (Figure 5), detection (section 6), zeros (section 3.4, in sweeps), or MODULE:NAME."""
     seed: Annotated[Seed, ASIDE] = 0
     """First seed; everything random follows from it."""
     seeds: Annotated[Count, ASIDE] = 1

@@ -8,7 +8,7 @@ from divtrain.data import Images
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.evaluation import AttackRun, Suite, is_differentiable, make_plan
-from divtrain.experiments.analyses import ANALYSES
+from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.analysis import Trained
 from divtrain.experiments.config import DataConfig, ExperimentConfig
 from divtrain.experiments.model_source import ModelSource
@@ -116,8 +116,8 @@ def experiment_graph(
         }
         swept = sorted({field for variant in variants for field in variant.values})
         found = Trained(seed, targets, attacks, swept)
-        for analysis in ANALYSES.values():
-            for stage in analysis.stages(config, found):
+        for name in config.analyses:
+            for stage in find_analysis(name).stages(config, found):
                 _add(stages, stage)
     return list(stages.values())
 
@@ -179,19 +179,23 @@ def evaluation_graph(
     return list(stages.values())
 
 
-def select_parts(stages: Sequence[Stage], names: Sequence[str]) -> list[Stage]:
+def select_parts(
+    stages: Sequence[Stage], names: Sequence[str], analyses: Sequence[str]
+) -> list[Stage]:
     """Return the stages of some parts of the paper, with all that they need, in the graph's order.
 
     Args:
         stages: The whole graph, inputs first.
         names: ``table2`` or names of analyses; all stages if empty.
+        analyses: The analyses that were asked for.
 
     Raises:
         DivtrainError: for an unknown part, or one of which the graph has nothing.
     """
     if not names:
         return list(stages)
-    asked = {TABLE2: "some --targets"} | {name: each.ask for name, each in ANALYSES.items()}
+    asked = {TABLE2: "some --targets"}
+    asked |= {found.name: found.ask for found in map(find_analysis, analyses)}
     wanted: set[str] = set()
     for name in names:
         if name not in asked:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation
-from divtrain.experiments.analyses import ANALYSES
+from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.blueprints import (
     EvaluationBlueprint,
     RunBlueprint,
@@ -17,10 +18,11 @@ from divtrain.experiments.blueprints.sweep import make_variants
 from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.finished import FinishedStage
 from divtrain.experiments.graph import target_variants
+from divtrain.experiments.per_image import read_per_image
 from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stage import file_name
-from divtrain.experiments.stages.coherence import read_coherence
+from divtrain.experiments.stages.coherence import COHERENCE
 from divtrain.experiments.stages.evaluate import read_evaluation, read_weights
 from divtrain.experiments.stages.pretrained import read_source
 from divtrain.experiments.stages.train import read_history
@@ -99,8 +101,8 @@ def _run_report(
     facts = _run_facts(blueprint.config, directory, stages)
     sections = [
         section
-        for name, analysis in ANALYSES.items()
-        if (own := [stage for stage in stages if stage.kind == name])
+        for analysis in map(find_analysis, blueprint.config.analyses)
+        if (own := [stage for stage in stages if stage.kind == analysis.name])
         and (section := analysis.section(own, facts.title)) is not None
     ]
     if not evaluations and not sections:
@@ -130,8 +132,9 @@ def _sweep_report(
 
 def _coherence(stages: Sequence[FinishedStage]) -> dict[str, float]:
     """Mean coherence over the images and seeds, by target."""
-    found = read_coherence([stage for stage in stages if stage.kind == "coherence"])
-    return {target: values.mean().item() for target, values in found.items()}
+    own = [stage for stage in stages if stage.kind == COHERENCE.name]
+    found = read_per_image(own, -inf, inf)
+    return {target: values["coherence"].mean().item() for target, values in found.items()}
 
 
 def _run_facts(

@@ -49,7 +49,7 @@ class RunBlueprint:
     def _stages(self, common: Mapping[str, Any]) -> list[Stage]:
         if self.only_train:
             return training_graph(self.config, common, self.only_train)
-        return select_parts(experiment_graph(self.config, common), self.parts)
+        return select_parts(experiment_graph(self.config, common), self.parts, self.config.analyses)
 
 
 def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
