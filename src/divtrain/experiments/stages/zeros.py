@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from divtrain.analysis import ZeroShares, idle_weights, zero_shares
@@ -26,8 +27,11 @@ def measure_zeros(ens: Ensemble, images: Images, batch: int) -> dict[str, Tensor
     The former at every image, the latter at the first `IDLE_IMAGES` of the first batch.
     """
     values = dict(vars(zero_shares(ens, images, len(images))))
-    few = slice(IDLE_IMAGES if batch == 0 else 0)
-    values["idle"] = idle_weights(ens, Images(images.x[few], images.y[few]))
+    if batch == 0:
+        few = Images(images.x[:IDLE_IMAGES], images.y[:IDLE_IMAGES])
+        values["idle"] = idle_weights(ens, few)
+    else:
+        values["idle"] = torch.zeros(len(ens), 0, dtype=torch.float64)
     return values
 
 
