@@ -358,7 +358,9 @@ def test_damaged_mnist_files_are_refused(tmp_path: Path, keep: int) -> None:
     raw = save_mnist(tmp_path, *DRAW.integers(0, 256, (2, 12, 28, 28)).astype(np.uint8))
     file = raw / "t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(DivtrainError, match=r"the mnist files are .*damaged.*another folder as `root`"):
+    with pytest.raises(
+        DivtrainError, match=r"the mnist files are .*damaged.*another folder as `root`"
+    ):
         load_dataset("mnist", tmp_path)
 
 

@@ -173,8 +173,8 @@ def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
     """
     if isinstance(outside, OtherImages) and same_source(outside.name, inside.name):
         raise DivtrainError(
-            f"{outside.name} is the data set itself, not outside of it; name another set, or"
-            f" {' or '.join(NOISES)}"
+            f"expected images from outside the data set, got {outside.name}, the data set itself;"
+            f" name another set, or {' or '.join(NOISES)}"
         )
     shape = inside.train.x.shape[1:]
     outside((1, *shape), torch.Generator().manual_seed(0))
