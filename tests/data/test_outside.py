@@ -96,7 +96,7 @@ def test_a_set_of_another_size_is_refused_with_what_to_do(archive: Path, digits:
 def test_the_data_set_itself_is_not_outside(
     archive: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DivtrainError, match="digits is the data set itself.*noise or smooth"):
+    with pytest.raises(DivtrainError, match="got digits, the data set itself.*noise or smooth"):
         check_outside(open_outside("digits"), digits)
     monkeypatch.chdir(archive.parent)
     with pytest.raises(DivtrainError, match="itself"):
