@@ -116,7 +116,7 @@ def tensor(name: str, to: Tensor) -> Callable[[dict[str, Tensor], Any], None]:
         (change("results", 1, "source", to=1.1), "source"),
         (lambda tensors, about: about["results"].pop(), "shorter"),
         (tensor("clean", torch.ones(3, 2, dtype=torch.bool)), "mask of shape"),
-        (tensor("0.correct", torch.ones(300)), "mask of shape .* float32"),
+        (tensor("0.correct", torch.ones(300)), "mask of shape .*float32"),
         (tensor("0.members", torch.ones(2, 7, dtype=torch.bool)), "mask of shape"),
     ],
 )
