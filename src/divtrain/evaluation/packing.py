@@ -1,7 +1,8 @@
 """Results as tensors and JSON-able data, for whoever keeps them in files, and back again.
 
 What is unpacked is checked: numbers within their bounds, masks of the right shape, images in
-[0, 1]. Every function that unpacks raises a ValueError (pydantic's is one) for anything else.
+[0, 1]. A function that unpacks raises a ValueError (pydantic's is one) for anything else, or a
+KeyError for a tensor that is missing.
 """
 
 from dataclasses import asdict
