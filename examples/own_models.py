@@ -26,14 +26,14 @@ def main() -> list[dt.evaluation.Record]:
     suite = dt.evaluation.Suite(
         eps=(0.05, 0.1), transfer=("fgsm", "mifgsm"), white_box=("fgsm", "mifgsm", "apgd"), sweep=()
     )
-    found = dt.evaluation.evaluate(mine, digits.test, {"surrogate": surrogate}, suite, "mine")
+    found = dt.evaluation.evaluate(mine, digits.test, {"plain": surrogate}, suite, "mine")
     for record in found.records():
         low, high = record.interval
         print(
             f"{record.threat:9} eps {record.eps:<4} {record.attack:6} {record.accuracy:6.1%}"
             f"  [{low:.1%}, {high:.1%}]"
         )
-    for sign in dt.evaluation.warning_signs_of(found):
+    for sign in found.warnings():
         print(f"warning: {sign.sentence}")
     return found.records()
 

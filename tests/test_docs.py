@@ -14,18 +14,28 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md")])
 
 
-def test_the_attack_of_ones_own_runs_as_it_stands() -> None:
+def test_the_attack_of_ones_own_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/attacks.md").read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "class DecayingFGSM" in block]
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
-    x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 4
-    names = {"model": net, "surrogate": net, "x": x, "y": y, "images": Images(x, y)}
-    exec(compile(block, "docs/attacks.md", "exec"), names | {"__name__": "docs"}, names)
-    x_adv = names["x_adv"]
+    module, use = (block for block in blocks if "DecayingFGSM" in block)
+    (tmp_path / "my_attacks.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    model, surrogate = (nn.Sequential(nn.Flatten(), nn.Linear(16, 4)) for _ in range(2))
+    x = torch.rand(40, 1, 4, 4)
+    y = model(x).argmax(1)
+    names = {"model": model, "surrogate": surrogate, "x": x, "y": y, "images": Images(x, y)}
+    exec(compile(use, "docs/attacks.md", "exec"), names | {"dt": dt}, names)
+    x_adv, found = names["x_adv"], names["found"]
     assert isinstance(x_adv, torch.Tensor)
+    assert isinstance(found, dt.evaluation.Evaluation)
     assert 0 < (x_adv - x).abs().max() <= 0.1 + 1e-6
-    before, after = (dt.cross_entropy(net(each), y).mean() for each in (x, x_adv))
+    before, after = (dt.cross_entropy(model(each), y).mean() for each in (x, x_adv))
     assert after > before
+    own = [record for record in found.records() if record.attack == "my_attacks:DecayingFGSM"]
+    assert [record.threat for record in own] == ["transfer", "white-box"]
+    assert "DecayingFGSM" in capsys.readouterr().out
+    assert "one-step-beats-many" not in found.not_asked()  # the one step is FGSM, the many are its
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -225,7 +225,7 @@ def test_something_else_than_images_is_refused(change: Callable[[Tensor], Any], 
 
 @pytest.mark.parametrize(
     ("x", "y", "message"),
-    [(X * 255, Y, "divide 8-bit"), (X[0], Y, "height, width"), (X, Y[:1], "one label an image")],
+    [(X * 255, Y, "divide 8-bit"), (X[0], Y, "height, width"), (X, Y[:1], "expected one label")],
 )
 def test_bad_images_and_labels_are_refused(x: Tensor, y: Tensor, message: str) -> None:
     with pytest.raises(dt.DivtrainError, match=message):

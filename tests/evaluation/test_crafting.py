@@ -7,9 +7,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from divtrain.attacks import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, IterativeAttack, LinfAttack
+from divtrain.attacks import (
+    FGSM,
+    IFGSM,
+    MIFGSM,
+    PGDCW,
+    RFGSM,
+    Adapter,
+    Attack,
+    IterativeAttack,
+    LinfAttack,
+)
 from divtrain.data import Images
-from divtrain.evaluation import Violations, craft, enforce_threat_model
+from divtrain.evaluation import (
+    CraftedBatch,
+    Violations,
+    craft,
+    craft_batch,
+    enforce_threat_model,
+    join_batches,
+    split_images,
+)
 from divtrain.evaluation.crafting import TOLERANCE
 
 GREY = torch.full((4, 1, 2, 2), 0.5)
@@ -174,3 +192,45 @@ def test_progress_counts_the_images_done() -> None:
     calls: list[tuple[int, int]] = []
     craft(FGSM(eps=0.1), surrogate(), made(), 5, on_batch=lambda *call: calls.append(call))
     assert calls == [(5, 12), (10, 12), (12, 12)]
+
+
+THEIRS = Adapter("theirs", 0.1, lambda model: lambda x, y: x + 0.1 * torch.rand_like(x))
+"""Of another library, which reports no objective."""
+
+
+class Shaky(nn.Module):
+    """Draws noise at every pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(9, 4, generator=torch.Generator().manual_seed(1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) + 0.1 * torch.randn(len(x), 9)).tanh() @ self.weight
+
+
+@pytest.mark.parametrize("attack", [PGDCW(eps=0.2, steps=3), RFGSM(eps=0.2), THEIRS])
+def test_batches_crafted_alone_and_in_any_order_make_the_same_set(attack: Attack) -> None:
+    """Whatever was drawn before: so a caller may keep batches, and craft what is missing."""
+    images = made(10)
+    whole = craft(attack, Shaky(), images, 3, seed=5)
+    batches: dict[int, CraftedBatch] = {}
+    for index, batch in reversed(list(enumerate(split_images(images, 3)))):
+        torch.rand(index + 1)
+        batches[index] = craft_batch(attack, Shaky(), batch, index, seed=5)
+    joined = join_batches([batches[index] for index in sorted(batches)], images, attack.eps)
+    assert torch.equal(joined.x_adv, whole.x_adv)
+    assert (joined.passes, joined.violations) == (whole.passes, whole.violations)
+    if whole.growth is None:
+        assert joined.growth is None
+    else:
+        assert joined.growth is not None
+        assert torch.equal(joined.growth, whole.growth)
+    assert not torch.equal(batches[0].x_adv - images.x[:3], batches[1].x_adv - images.x[3:6])
+
+
+def test_the_digest_is_that_of_the_examples() -> None:
+    one, same = (craft(FGSM(eps=0.1), surrogate(), made()) for _ in range(2))
+    other = craft(FGSM(eps=0.2), surrogate(), made())
+    assert one.digest() == same.digest() != other.digest()
+    assert len(one.digest()) == 64

@@ -8,7 +8,7 @@ import divtrain as dt
 from divtrain.attacks import APGD, FGSM, IFGSM, PGD, Adapter, Square
 from divtrain.data import Images
 from divtrain.evaluation import count_passes, craft
-from divtrain.evaluation.effort import Growth, rise_at_the_end
+from divtrain.evaluation.effort import GrowthTracker, rise_at_the_end
 from evaluation.trained import images, trained
 
 FEW = Images(images().x[:10], images().y[:10])
@@ -68,45 +68,30 @@ def test_images_that_are_fooled_cost_nothing_more() -> None:
 
 
 def test_growth_keeps_first_late_and_last() -> None:
-    growth = Growth()
-    for offset in (0.0, 100.0):
-        watcher = growth.watch(steps=8)
-        for step in range(9):
-            watcher(step, torch.tensor([offset + step, offset - step]))
-        watcher.close(2)
-    expected = [[0, 0, 100, 100], [6, -6, 106, 94], [8, -8, 108, 92]]
-    grown = growth.tensor()
-    assert grown is not None
-    assert grown.tolist() == expected
+    tracker = GrowthTracker(steps=8)
+    for step in range(9):
+        tracker(step, torch.tensor([float(step), float(-step)]))
+    assert tracker.growth(2).tolist() == [[0, 0], [6, -6], [8, -8]]
 
 
 def test_only_the_first_run_of_a_search_counts() -> None:
     """Restarts that find something say nothing of whether the first run had come to rest."""
-    growth = Growth()
-    watcher = growth.watch(steps=4)
+    tracker = GrowthTracker(steps=4)
     for value, step in enumerate((0, 1, 2, 3, 4, 0, 1, 2, 3, 4)):
-        watcher(step, torch.tensor([float(value)]))
-    watcher.close(1)
-    grown = growth.tensor()
-    assert grown is not None
-    assert grown.flatten().tolist() == [0, 3, 4]
+        tracker(step, torch.tensor([float(value)]))
+    assert tracker.growth(1).flatten().tolist() == [0, 3, 4]
 
 
 def test_a_batch_that_reports_nothing_leaves_the_others_theirs() -> None:
-    growth = Growth()
-    watcher = growth.watch(steps=1)
-    watcher(0, torch.zeros(20))
-    watcher(1, torch.ones(20))
-    watcher.close(20)
-    growth.watch(steps=1).close(5)
-    grown = growth.tensor()
-    assert grown is not None
-    assert grown.shape == (3, 25)
-    assert rise_at_the_end(grown, torch.zeros(25, dtype=torch.bool)) == 1
+    tracker = GrowthTracker(steps=1)
+    tracker(0, torch.zeros(20))
+    tracker(1, torch.ones(20))
+    growth = torch.cat([tracker.growth(20), GrowthTracker(steps=1).growth(5)], dim=1)
+    assert growth.shape == (3, 25)
+    assert rise_at_the_end(growth, torch.zeros(25, dtype=torch.bool)) == 1
 
 
 def test_an_attack_that_reports_nothing_has_no_growth() -> None:
-    assert Growth().tensor() is None
     flip = Adapter("flip", 1.0, lambda model: lambda x, y: 1 - x)
     assert craft(flip, trained(0.0, 0), FEW).growth is None
 

@@ -4,11 +4,12 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import torch
 
 import divtrain as dt
 from divtrain.attacks import APGDT, PGD, Square
-from divtrain.evaluation import Suite, check_suite, make_plan, quick
-from divtrain.evaluation.plan import ONE_MEMBER, AttackRun
+from divtrain.data import Images
+from divtrain.evaluation import ONE_MEMBER, AttackRun, Suite, make_plan
 
 SUITE = Suite(eps=(0.1, 0.2), sweep=(0.0, 0.3, 0.5))
 
@@ -36,7 +37,7 @@ def test_the_curve_has_a_white_box_and_a_transferred_attack_at_each_radius() -> 
     assert {a.images for a in points} == {SUITE.sweep_images}
 
 
-def test_no_attempt_stands_twice() -> None:
+def test_no_run_stands_twice() -> None:
     made = plan(["a", "b"])
     assert len(set(made)) == len(made)
 
@@ -48,13 +49,58 @@ def test_what_cannot_be_done_is_left_out() -> None:
     assert {a.threat for a in blind} == {"noise", "query", "transfer"}
 
 
+def test_noise_and_attacks_on_members_are_as_asked_for() -> None:
+    for names in ((), ("pgd",), ("fgsm", "apgd:dlr")):
+        made = make_plan("target", ["a"], True, replace(SUITE, members=names, noise=()))
+        assert not any(a.threat == "noise" for a in made)
+        alone = [(a.attack, a.eps, a.images) for a in made if a.one_member]
+        few = SUITE.probe_images
+        assert alone == [(name, eps, few) for eps in SUITE.eps for name in names]
+
+
+def test_a_surrogate_may_be_called_as_the_target_is() -> None:
+    made = plan(["target"])
+    assert len(set(made)) == len(made)
+    assert [a.attack for a in made if a.threat == "transfer" and a.eps == 0.1] == [*SUITE.transfer]
+    transferred = AttackRun("transfer", ONE_MEMBER, "pgd", 0.1)
+    assert not transferred.one_member
+
+
+@pytest.mark.parametrize("name", [ONE_MEMBER, "all surrogates"])
+def test_names_that_mean_something_else_in_tables_are_refused(name: str) -> None:
+    for target, surrogates in ((name, ["a"]), ("target", ["a", name])):
+        with pytest.raises(dt.DivtrainError, match=f"'{name}' means something else"):
+            make_plan(target, surrogates, True, SUITE)
+
+
+def test_a_run_knows_the_family_of_its_attack_whatever_a_file_says() -> None:
+    families = {a.attack: a.family for a in plan(["a"])}
+    assert families["fgsm"] == "one-step"
+    assert families["square"] == "query"
+    assert families["noise"] == "noise"
+    assert families["reversed"] == "reversed"
+    assert families["apgd:ce_of_mean_logit"] == families["mifgsm"] == "iterative"
+    assert AttackRun("transfer", "a", "fgsm:margin", 0.1, family="noise").family == "one-step"
+    own = AttackRun("transfer", "a", "mine:Attack", 0.1, family="one-step")
+    assert own.family == "one-step"
+    assert own == AttackRun("transfer", "a", "mine:Attack", 0.1)
+
+
+def test_a_run_chooses_its_images_evenly() -> None:
+    images = Images(torch.rand(10, 1, 1, 1), torch.arange(10))
+    run = AttackRun("query", "t", "square", 0.1, images=4)
+    assert run.choose(images).y.tolist() == [0, 2, 5, 7]
+    assert replace(run, images=None).choose(images).y.tolist() == list(range(10))
+    assert replace(run, images=99).choose(images).y.tolist() == list(range(10))
+
+
 def test_white_box_searches_stop_at_fooled_images_and_transfers_do_not() -> None:
     """On one member they may not stop: that member is not the target."""
-    for attempt in make_plan("target", ["a"], True, replace(SUITE, transfer=("pgd", "apgd"))):
-        stops = getattr(attempt.build(), "stop_when_fooled", None)
-        if attempt.threat == "transfer" or attempt.source == ONE_MEMBER:
+    for run in make_plan("target", ["a"], True, replace(SUITE, transfer=("pgd", "apgd"))):
+        stops = getattr(run.build(), "stop_when_fooled", None)
+        if run.threat == "transfer" or run.source == ONE_MEMBER:
             assert stops in (None, False)
-        elif attempt.attack.startswith(("pgd", "apgd", "square")) and attempt.attack != "pgdcw":
+        elif run.attack.startswith(("pgd", "apgd", "square")) and run.attack != "pgdcw":
             assert stops is True
 
 
@@ -69,35 +115,3 @@ def test_budgets_reach_the_attacks() -> None:
     assert (apgdt.steps, apgdt.restarts) == (7, 5)
     assert isinstance(square, Square)
     assert square.steps == 11
-
-
-def test_quick_keeps_the_radii_and_does_less_of_everything_else() -> None:
-    less = quick(SUITE)
-    check_suite(less)
-    assert less.eps == SUITE.eps
-    assert set(less.transfer) < set(SUITE.transfer)
-    assert set(less.white_box) < set(SUITE.white_box)
-    for name in ("steps", "queries", "probe_images", "sweep_images"):
-        assert getattr(less, name) < getattr(SUITE, name)
-    assert quick(replace(SUITE, sweep=())).sweep == ()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"eps": ()}, "at least one"),
-        ({"eps": (0.0, 0.1)}, "above 0"),
-        ({"eps": (0.2, 0.1)}, "rising order, each once, got 0.2 0.1"),
-        ({"eps": (0.1, 0.1)}, "rising order"),
-        ({"eps": (0.1, 1.5)}, r"expected eps in \[0, 1\]"),
-        ({"sweep": (0.0, 0.5, 0.3)}, "--attack.sweep in rising order"),
-        ({"white_box": ("pgd:margn",)}, "did you mean 'margin'"),
-        ({"white_box": ("apgdt:margin",)}, "no choice of objective"),
-        ({"sweep_attack": "nope"}, "unknown attack"),
-        ({"query": ("fgsm",)}, "expected square"),
-        ({"restarts": 0}, "--attack.restarts >= 1"),
-    ],
-)
-def test_a_suite_that_makes_no_sense_is_refused(change: dict[str, object], message: str) -> None:
-    with pytest.raises(dt.DivtrainError, match=message):
-        check_suite(replace(SUITE, **change))  # pyright: ignore

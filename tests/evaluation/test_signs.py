@@ -1,5 +1,6 @@
 """Known-bad models are caught, plain ones are not: the warning signs of a whole evaluation."""
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -8,23 +9,29 @@ import torch
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.evaluation import SIGNS, Evaluation, evaluate, not_asked, warning_signs_of
-from divtrain.evaluation.crafting import Violations
-from divtrain.evaluation.diagnosis import Diagnosis
-from divtrain.evaluation.effort import Passes
-from divtrain.evaluation.evaluation import AttackResult
-from divtrain.evaluation.plan import ONE_MEMBER, AttackRun
+from divtrain.evaluation import (
+    ONE_MEMBER,
+    SIGNS,
+    AttackResult,
+    AttackRun,
+    Diagnosis,
+    Evaluation,
+    Passes,
+    SurrogateCheck,
+    Violations,
+    evaluate,
+)
 from evaluation.trained import SUITE, images, leaking, trained
 
 SURROGATE = 1  # seed
 
 
 def names(evaluation: Evaluation) -> set[str]:
-    return {sign.name for sign in warning_signs_of(evaluation)}
+    return {sign.name for sign in evaluation.warnings()}
 
 
 @cache
-def judged(kind: str) -> Evaluation:
+def evaluated(kind: str) -> Evaluation:
     return evaluate(MODELS[kind](), images(), {"plain": trained(0.0, SURROGATE)}, SUITE)
 
 
@@ -34,13 +41,13 @@ def judged(kind: str) -> Evaluation:
 @pytest.mark.parametrize("seed", [0, 2, 3])
 def test_a_plain_ensemble_raises_no_warning(seed: int) -> None:
     surrogates = {"plain": trained(0.0, SURROGATE)}
-    assert warning_signs_of(evaluate(trained(0.0, seed), images(), surrogates, SUITE)) == []
+    assert evaluate(trained(0.0, seed), images(), surrogates, SUITE).warnings() == []
 
 
 def test_a_plain_single_model_raises_no_warning() -> None:
     surrogates = {"plain": trained(0.0, SURROGATE)}
     single = trained(0.0, 0).members[0]
-    assert warning_signs_of(evaluate(single, images(), surrogates, SUITE)) == []
+    assert evaluate(single, images(), surrogates, SUITE).warnings() == []
 
 
 # Known-bad models
@@ -129,26 +136,29 @@ MODELS = {
     ],
 )
 def test_a_known_bad_model_is_caught(kind: str, expected: set[str]) -> None:
-    assert expected <= names(judged(kind))
+    assert expected <= names(evaluated(kind))
 
 
 def test_a_detached_model_is_still_attacked_by_transfer_and_by_queries() -> None:
-    threats = {record.threat for record in judged("detached").records()}
+    threats = {record.threat for record in evaluated("detached").records()}
     assert threats == {"clean", "noise", "query", "transfer"}
 
 
 def test_reweighted_pgd_leaves_far_less_of_diverse_ensembles_than_summed_pgd() -> None:
     for kind in ("diverse", "mirrored"):
-        own = [r for r in judged(kind).records() if r.surrogate == "target"]
+        own = [r for r in evaluated(kind).records() if r.surrogate == "target"]
         left = {(r.attack, r.eps): r.accuracy for r in own}
         assert left["pgd:reweighted", 0.2] < left["pgd", 0.2] - 0.15, kind
 
 
 def test_every_sign_names_the_target_and_gives_numbers() -> None:
+    """Shares in percent, but where the model either does it or does not."""
     for kind in MODELS:
-        for sign in warning_signs_of(judged(kind)):
+        for sign in evaluated(kind).warnings():
             assert sign.sentence.startswith("target, ")
             assert sign.anchor == f"docs/reading-results.md#{sign.name}"
+            if sign.name != "probabilities-for-logits" and kind != "detached":
+                assert re.search(r"\d%", sign.sentence), sign.sentence
 
 
 # Each sign by itself, on an evaluation made up to fire it and on its neighbour
@@ -160,13 +170,13 @@ def mask(accuracy: float, images: int = 100) -> Tensor:
     return torch.arange(images) < round(accuracy * images)
 
 
-def outcome(accuracy: float, images: int = 100, **fields: object) -> AttackResult:
+def result(accuracy: float, images: int = 100, **fields: object) -> AttackResult:
     return AttackResult(mask(accuracy, images), Passes(), Violations(0, 0, 0), **fields)  # pyright: ignore
 
 
-def made_up(outcomes: dict[AttackRun, AttackResult], **seen: object) -> Evaluation:
+def made_up(results: dict[AttackRun, AttackResult], **seen: object) -> Evaluation:
     diagnosis = replace(CALM, **seen)  # pyright: ignore
-    return Evaluation("target", mask(1.0), outcomes, diagnosis)
+    return Evaluation("target", mask(1.0), results, diagnosis)
 
 
 def white(attack: str, eps: float = 0.1, **fields: object) -> AttackRun:
@@ -213,7 +223,7 @@ def test_a_comparison_fires_where_it_should(
     calm: tuple[float, float],
 ) -> None:  # fmt: skip
     loud, quiet = (
-        made_up(dict(zip((first, second), map(outcome, accuracies), strict=True)))
+        made_up(dict(zip((first, second), map(result, accuracies), strict=True)))
         for accuracies in (fires, calm)
     )
     assert sign in names(loud)
@@ -234,19 +244,79 @@ def test_label_leaking_is_told_from_what_noise_does(
     attack: str, noise: float, left: float, fires: bool
 ) -> None:
     drawn = AttackRun("noise", "target", "noise", 0.1)
-    found = made_up({drawn: outcome(noise), moved(attack): outcome(left)})
+    found = made_up({drawn: result(noise), moved(attack): result(left)})
     assert names(found) == ({"label-leaking"} if fires else set())
+    assert not any("No random noise" in sign.sentence for sign in found.warnings())
 
 
-def test_differences_are_judged_on_the_same_images() -> None:
+def test_label_leaking_without_noise_compares_with_clean_images_and_says_so() -> None:
+    (sign,) = made_up({moved("reversed"): result(0.8)}).warnings()
+    assert sign.name == "label-leaking"
+    assert "leaves 80.0%, none 100.0%" in sign.sentence
+    assert "No random noise of that size was tried" in sign.sentence
+    assert made_up({moved("reversed"): result(0.99)}).warnings() == []
+    assert made_up({white("reversed"): result(0.8)}).warnings() == []
+
+
+# Attacks of one's own, and a surrogate called as the target is
+
+
+def test_attacks_of_ones_own_are_compared_by_their_family() -> None:
+    one = white("mine:Step", family="one-step")
+    many = white("mine:Steps", steps=20)
+    found = made_up({one: result(0.4), many: result(0.6, rise=0.5)})
+    assert names(found) == {"one-step-beats-many", "still-rising"}
+    assert names(made_up({one: result(0.6), many: result(0.4, rise=0.1)})) == set()
+
+
+def test_a_surrogate_called_as_the_target_is_stays_a_surrogate() -> None:
+    """One step on the surrogate, many on the target: not the same model."""
+    same = AttackRun("transfer", "target", "fgsm", 0.1)
+    assert names(made_up({white("pgd"): result(0.6), same: result(0.59)})) == set()
+    alike = {white("pgd"): result(0.3), same: result(0.2)}
+    assert "one-step-beats-many" not in names(made_up(alike))
+    assert "transfer-beats-best-white-box" in names(made_up(alike))
+
+
+def test_every_attack_on_single_members_is_looked_at() -> None:
+    alone = [AttackRun("white-box", ONE_MEMBER, name, 0.1) for name in ("pgd", "apgd")]
+    left = {white("pgd"): result(0.6), alone[0]: result(0.6), alone[1]: result(0.4)}
+    assert names(made_up(left)) == {"single-member-beats-white-box"}
+
+
+@pytest.mark.parametrize(
+    ("clean", "changes", "fires"),
+    [
+        (0.95, {}, False),
+        (0.91, {}, False),
+        (0.85, {}, True),
+        (0.95, {"probabilities": True}, True),
+        (0.95, {"zero_gradient": 0.02}, True),
+        (0.95, {"differentiable": False}, True),
+        (0.95, {"other_range": "times 255"}, True),
+    ],
+)
+def test_a_weak_surrogate_is_reported(
+    clean: float, changes: dict[str, object], fires: bool
+) -> None:
+    check = SurrogateCheck(clean, replace(CALM, **changes))  # pyright: ignore
+    found = replace(made_up({}), surrogates={"plain": check})
+    assert names(found) == ({"weak-surrogate"} if fires else set())
+
+
+def test_a_target_at_chance_is_reported() -> None:
+    found = replace(made_up({}), clean=mask(0.15), chance=0.1)
+    assert names(found) == {"unfit-for-the-images"}
+    assert names(replace(found, clean=mask(0.3))) == set()
+
+
+def test_differences_are_evaluated_on_the_same_images() -> None:
     """Square sees 50 of 100 images, and those are all right: the 40 % lie among the others."""
     own = AttackResult(torch.arange(100) % 2 == 0, Passes(), Violations(0, 0, 0))
     query = AttackRun("query", "target", "square", 0.1, images=50)
-    assert names(made_up({white("pgd"): own, query: outcome(0.9, 50)})) == {
-        "square-beats-gradients"
-    }
+    assert names(made_up({white("pgd"): own, query: result(0.9, 50)})) == {"square-beats-gradients"}
     other = AttackResult(torch.arange(100) % 2 == 1, Passes(), Violations(0, 0, 0))
-    assert names(made_up({white("pgd"): other, query: outcome(0.0, 50)})) == set()
+    assert names(made_up({white("pgd"): other, query: result(0.0, 50)})) == set()
 
 
 def test_a_paired_difference_needs_two_standard_errors() -> None:
@@ -269,24 +339,28 @@ def own(*accuracies: float) -> Tensor:
 
 def test_a_member_better_than_its_ensemble_is_reported() -> None:
     alone = AttackRun("white-box", ONE_MEMBER, "pgd", 0.1)
-    left = {white("pgd"): outcome(0.3), alone: outcome(0.9, members=own(0.2, 0.6))}
-    (sign,) = warning_signs_of(made_up(left))
+    left = {white("pgd"): result(0.3), alone: result(0.9, members=own(0.2, 0.6))}
+    (sign,) = made_up(left).warnings()
     assert sign.name == "member-beats-ensemble"
     assert "member 1 alone keeps 60.0%" in sign.sentence
-    left[alone] = outcome(0.9, members=own(0.2, 0.35))
+    left[alone] = result(0.9, members=own(0.2, 0.35))
     assert names(made_up(left)) == set()
 
 
 @pytest.mark.parametrize(("accuracy", "fires"), [(0.3, True), (0.1, False), (0.15, False)])
 def test_accuracy_above_chance_at_half_is_reported(accuracy: float, fires: bool) -> None:
-    curve = {white("pgd", 0.5, sweep=True): outcome(accuracy)}
+    curve = {white("pgd", 0.5, sweep=True): result(accuracy)}
     assert names(made_up(curve)) == ({"above-chance-at-half"} if fires else set())
 
 
 @pytest.mark.parametrize(("rise", "fires"), [(0.3, True), (0.1, False), (None, False)])
 def test_an_objective_that_still_rises_is_reported(rise: float | None, fires: bool) -> None:
     """The strongest search counts: a weaker one may rise without harm."""
-    left = {white("pgd"): outcome(0.3, rise=rise), white("apgd"): outcome(0.6, rise=0.9)}
+    left = {
+        white("pgd", steps=20): result(0.3, rise=rise),
+        white("apgd", steps=20): result(0.6, rise=0.9),
+        white("mifgsm"): result(0.3, rise=0.9),  # its steps are not the suite's
+    }
     assert names(made_up(left)) == ({"still-rising"} if fires else set())
 
 
@@ -341,48 +415,35 @@ def test_a_model_of_another_input_range_is_caught_as_target_and_as_surrogate(
 ) -> None:
     few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), query=(), sweep=())
     wrong = wrap(trained(0.0, 2).members[0])
-    signs = {s.name: s for s in warning_signs_of(evaluate(wrong, images(), suite=few))}
+    signs = {s.name: s for s in evaluate(wrong, images(), suite=few).warnings()}
     assert range_ in signs["unfit-for-the-images"].sentence
     found = evaluate(trained(0.0, 0), images(), {"wrong": wrong}, few)
-    (sign,) = [s for s in warning_signs_of(found) if s.name == "weak-surrogate"]
+    (sign,) = [s for s in found.warnings() if s.name == "weak-surrogate"]
     assert "surrogate wrong" in sign.sentence
     assert range_ in sign.sentence
-
-
-def test_a_surrogate_that_learnt_nothing_is_reported() -> None:
-    few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), query=(), sweep=())
-    torch.manual_seed(0)
-    untrained = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    found = evaluate(trained(0.0, 0), images(), {"new": untrained}, few)
-    (sign,) = [s for s in warning_signs_of(found) if s.name == "weak-surrogate"]
-    assert "of the clean images right, the target 9" in sign.sentence
-
-
-def test_a_target_that_learnt_nothing_is_reported() -> None:
-    few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), query=(), sweep=())
-    constant = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    with torch.no_grad():
-        constant[1].weight.mul_(1e-3)  # pyright: ignore
-        constant[1].bias[3] = 5.0  # pyright: ignore
-    assert "unfit-for-the-images" in names(evaluate(constant, images(), suite=few))
 
 
 # Signs that could not have fired
 
 
 def test_a_whole_evaluation_asks_every_sign() -> None:
-    assert not_asked(judged("diverse")) == {}
+    assert evaluated("diverse").not_asked() == {}
 
 
 def test_what_is_left_out_is_told() -> None:
     bare = replace(SUITE, white_box=("fgsm",), query=(), sweep=())
     found = evaluate(trained(0.0, 0), images(), suite=bare)
-    assert set(not_asked(found)) == {
+    assert set(found.not_asked()) == {
         "transfer-beats-white-box", "transfer-beats-best-white-box", "member-beats-ensemble",
         "one-step-beats-many", "not-monotone-in-eps", "above-chance-at-half",
         "square-beats-gradients", "reweighted-beats-summed", "still-rising", "weak-surrogate",
         "label-leaking",
     }  # fmt: skip
+
+
+def test_without_noise_nothing_is_compared_with_it() -> None:
+    missing = made_up({white("pgd"): result(0.5)}).not_asked()
+    assert missing["noise-beats-white-box"] == "noise and a white-box attack"
 
 
 def test_every_sign_has_a_section_in_the_documentation() -> None:

@@ -1,11 +1,12 @@
 """Results as tensors and JSON-able data, for whoever keeps them in files, and back again.
 
 What is unpacked is checked: numbers within their bounds, masks of the right shape, images in
-[0, 1]. Every function that unpacks raises a ValueError (pydantic's is one) for anything else.
+[0, 1]. A function that unpacks raises a ValueError (pydantic's is one) for anything else, or a
+KeyError for a tensor that is missing.
 """
 
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -22,8 +23,6 @@ from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
 
 Packed = tuple[dict[str, Tensor], Any]
 """Tensors by name, and what JSON can hold."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, config=CHECKED)
@@ -64,7 +63,7 @@ def pack_sets(sets: list[CraftedSet]) -> Packed:
 def unpack_sets(tensors: dict[str, Tensor], about: Any, shape: torch.Size) -> list[CraftedSet]:
     """Return what `pack_sets` packed, for clean images of a shape."""
     sets: list[CraftedSet] = []
-    for index, facts in enumerate(_built(list[_SetFacts], about)):
+    for index, facts in enumerate(TypeAdapter(list[_SetFacts]).validate_python(about)):
         x_adv, growth = tensors[f"{index}.x_adv"], tensors.get(f"{index}.growth")
         if x_adv.shape != shape or not x_adv.is_floating_point():
             raise ValueError(f"expected examples of shape {tuple(shape)}, got {_kind(x_adv)}")
@@ -89,7 +88,7 @@ def pack_result(result: AttackResult) -> Packed:
 
 def unpack_result(tensors: dict[str, Tensor], about: Any, images: int) -> AttackResult:
     """Return what `pack_result` packed, for a run on so many images."""
-    return _result(tensors, _built(_ResultFacts, about), images)
+    return _result(tensors, TypeAdapter(_ResultFacts).validate_python(about), images)
 
 
 def pack_evaluation(evaluation: Evaluation) -> Packed:
@@ -113,7 +112,7 @@ def pack_evaluation(evaluation: Evaluation) -> Packed:
 
 def unpack_evaluation(tensors: dict[str, Tensor], about: Any) -> Evaluation:
     """Return what `pack_evaluation` packed."""
-    facts = _built(_EvaluationFacts, about)
+    facts = TypeAdapter(_EvaluationFacts).validate_python(about)
     clean = tensors["clean"]
     _check_mask(clean, (len(clean),))
     results: dict[AttackRun, AttackResult] = {}
@@ -137,10 +136,6 @@ def _result(tensors: dict[str, Tensor], facts: _ResultFacts, images: int) -> Att
     return AttackResult(
         correct, facts.passes, facts.violations, facts.source, facts.rise, members, facts.digest
     )
-
-
-def _built(kind: type[T], about: Any) -> T:
-    return TypeAdapter(kind).validate_python(about)
 
 
 def _check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
