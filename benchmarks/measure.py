@@ -17,16 +17,14 @@ WARM_UP_ROUNDS = 2
 """The first steps of a process are given their memory by the kernel, page by page."""
 
 
-def interleaved(
-    ways: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP_ROUNDS
-) -> dict[str, list[float]]:
-    """Seconds of each way in each round, all ways taking turns, after some rounds of warming up."""
+def interleaved(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round, all ways taking turns, after WARM_UP_ROUNDS more."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(warm_up + rounds):
+    for number in range(WARM_UP_ROUNDS + rounds):
         for name, run in ways.items():
             began = time.perf_counter()
             run()
-            if number >= warm_up:
+            if number >= WARM_UP_ROUNDS:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
 

@@ -31,10 +31,10 @@ from divtrain.training import (
 )
 
 try:
-    from measure import WARM_UP_ROUNDS, arguments, interleaved, ratio, report, shown
+    from measure import arguments, interleaved, ratio, report, shown
     from public_way import public_step
 except ImportError:  # as a module of a checker
-    from benchmarks.measure import WARM_UP_ROUNDS, arguments, interleaved, ratio, report, shown
+    from benchmarks.measure import arguments, interleaved, ratio, report, shown
     from benchmarks.public_way import public_step
 
 PARTS = (0.5, 0.25, 0.125)
@@ -156,11 +156,11 @@ def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
     seconds, to_plain = {}, {}
     for name, way in ways.items():
         pair = {"plain": lambda: trainer.step(PLAIN), name: way}
-        found = interleaved(pair, 3 * rounds if name == "GAL" else rounds, warm_up)
+        found = interleaved(pair, 3 * rounds if name == "GAL" else rounds)
         to_plain[name] = ratio(found[name], found["plain"])
         seconds[name] = found[name]
         seconds.setdefault("plain", found["plain"])
-    whole = _public(trainer, rounds, warm_up) if public else None
+    whole = _public(trainer, rounds) if public else None
     phases = [trainer.phases() for _ in range(3)][-1]
     total = sum(phases.values())
     return {
@@ -174,7 +174,7 @@ def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _public(trainer: Trainer, rounds: int, warm_up: int) -> dict[str, list[float]]:
+def _public(trainer: Trainer, rounds: int) -> dict[str, list[float]]:
     """Seconds of the public way's steps, in turns with GAL's."""
     other = Trainer(
         trainer.model, trainer.members, "fp32", "contiguous", trainer.batch, device=trainer.device
@@ -185,7 +185,7 @@ def _public(trainer: Trainer, rounds: int, warm_up: int) -> dict[str, list[float
         public_step(other.ens.members, adam, *other.data())
         other.finish()
 
-    return interleaved({"GAL": lambda: trainer.step(GAL), "public": public}, rounds, warm_up)
+    return interleaved({"GAL": lambda: trainer.step(GAL), "public": public}, rounds)
 
 
 def _trainer(model: str, members: int, way: str) -> Trainer:

@@ -95,7 +95,9 @@ def test_what_they_do_not_do_is_left_to_torch(layer: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.func's own, at its first use
-def test_no_gradients_forward_mode_and_torch_func_are_left_to_torch() -> None:
+def test_no_gradients_forward_mode_torch_func_and_compiling_are_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     net, x = nn.Conv2d(1, 1, 2), torch.rand(1, 1, 3, 3)
     with FastDoubleBackward():
         with torch.no_grad():
@@ -104,6 +106,9 @@ def test_no_gradients_forward_mode_and_torch_func_are_left_to_torch() -> None:
             y = net(forward_ad.make_dual(x, torch.ones_like(x)))
             assert forward_ad.unpack_dual(y).tangent is not None
         jacobian = torch.func.jacrev(net)(x)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert made_by(net(x)) not in OURS
+    monkeypatch.undo()
     torch.testing.assert_close(jacobian, torch.func.jacrev(net)(x))
 
 
