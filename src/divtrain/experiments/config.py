@@ -26,7 +26,7 @@ from divtrain.fields import checked
 from divtrain.forward import leading
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
-from divtrain.training import Schedule, Strategy, check_devices
+from divtrain.training import ScheduleName, Strategy, check_devices
 
 Precision = Literal["fp32", "bf16"]
 AdversarialStep = Literal["fgsm", "step_ll"]
@@ -62,6 +62,11 @@ def _check_architecture(name: str) -> None:
         raise unknown_name("model", name, ARCHITECTURES)
 
 
+def _check_defence(name: str) -> None:
+    if ":" not in name:  # nothing is imported for a config that is read from a file
+        build_defence(name)
+
+
 def _check_different(names: tuple[str, ...]) -> None:
     if any(same_source(*pair) for pair in itertools.combinations(names, 2)):
         raise DivtrainError(f"expected each kind once, got {', '.join(names)}")
@@ -82,6 +87,7 @@ Radius = Annotated[float, _each(check_eps)]
 Once = _each(_check_once)
 Some = _each(_check_some)
 Outside = Annotated[str, _each(check_outside_name)]
+Defence = Annotated[str, _each(_check_defence)]
 
 
 @checked
@@ -133,7 +139,7 @@ class TrainConfig:
     """Images per step."""
     learning_rate: Positive = 1e-3
     """Adam's; the peak under one_cycle."""
-    schedule: Schedule = "constant"
+    schedule: ScheduleName = "constant"
     """constant (the paper's), or one_cycle for short runs."""
     gal_weight: NotNegative = 0.5
     """lambda of Eq. 9, for div."""
@@ -183,7 +189,7 @@ class GaasConfig:
     objective: ObjectiveName = "mean_member_ce"
     """Whose gradient the directions follow: the mean of the members' losses (the paper's), which
     diverse members may mislead, or e.g. ce_of_mean_logit."""
-    targets: Annotated[tuple[str, ...], ASIDE] = ("base", "base+noise", "div")
+    targets: Annotated[tuple[Defence, ...], ASIDE] = ("base", "base+noise", "div")
     """Which of --targets; the paper's figure has base and div."""
 
 
@@ -196,7 +202,7 @@ class DetectionConfig:
     against: Annotated[tuple[Outside, ...], _each(_check_different), ASIDE] = ("noise", "smooth")
     """Out-of-distribution inputs: noise, smooth, or the test images of another data set of the same
     image size, named as --data.name. Adversarial ones are those that the attacks craft anyway."""
-    targets: Annotated[tuple[str, ...], ASIDE] = ("base", "div", "detector")
+    targets: Annotated[tuple[Defence, ...], ASIDE] = ("base", "div", "detector")
     """Which of --targets."""
 
 
@@ -212,8 +218,9 @@ class ExperimentConfig:
     attack: Suite = PAPER_SUITE
     gaas: GaasConfig = field(default_factory=GaasConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
-    targets: Annotated[tuple[str, ...], Some, Once] = ("base", "base+noise", "div")
-    """Defences to train and evaluate: base, base+noise, div, adv, adv+div, detector."""
+    targets: Annotated[tuple[Defence, ...], Some, Once] = ("base", "base+noise", "div")
+    """Defences to train and evaluate: base, base+noise, div, adv, adv+div, detector, or
+    MODULE:CLASS of your own."""
     surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""
@@ -256,7 +263,7 @@ def _check_batch(config: ExperimentConfig) -> None:
     """Check that the devices asked for can share every target's batches."""
     train, members = config.train, len(config.model.members)
     names = {name: f"train.{name}" for name in ("devices", "strategy", "batch_size")}
-    for name in config.targets:
+    for name in (each for each in config.targets if ":" not in each):
         outside = leading(build_defence(name, **vars(train)).outside_share, train.batch_size)
         if outside == train.batch_size:
             raise DivtrainError(f"{name} needs `train.batch_size` >= 2, got {train.batch_size}")

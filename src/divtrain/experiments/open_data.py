@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from divtrain.data import Dataset, Split, balanced_subset, hold_out, load_dataset
+from divtrain.errors import arguments_as
 from divtrain.experiments.config import DataConfig
 
 ENOUGH = 1000
@@ -16,16 +17,20 @@ def open_dataset(config: DataConfig) -> Dataset:
     Raises:
         DivtrainError: for files that cannot be read, or more images than there are.
     """
-    full = load_dataset(config.name, config.root)
+    with arguments_as(root="data.root"):
+        full = load_dataset(config.name, config.root)
     train, test = full.train, full.test
     split: Split = "test"
     if config.held_out:
         split = "held-out training"
-        train, test = hold_out(train, config.held_out, config.subset_seed)
+        with arguments_as(size="data.held_out"):
+            train, test = hold_out(train, config.held_out, config.subset_seed)
     if config.train_size is not None:
-        train = balanced_subset(train, config.train_size, config.subset_seed)
+        with arguments_as(size="data.train_size"):
+            train = balanced_subset(train, config.train_size, config.subset_seed)
     if config.test_size is not None:
-        test = balanced_subset(test, config.test_size, config.subset_seed)
+        with arguments_as(size="data.test_size"):
+            test = balanced_subset(test, config.test_size, config.subset_seed)
     return Dataset(full.name, train, test, full.classes, split)
 
 

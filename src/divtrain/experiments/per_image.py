@@ -16,6 +16,7 @@ from divtrain.experiments.finished import FinishedStage
 from divtrain.experiments.stage import Context, Stage
 from divtrain.files import read_tensors, reading, write_tensors
 from divtrain.identity import spec_of
+from divtrain.module_state import device_of, eval_mode
 from divtrain.report import Section
 
 FILE = "values.safetensors"
@@ -23,8 +24,8 @@ BATCH = 256
 """Images at a time."""
 
 Measure = Callable[[Ensemble, Images, int], Mapping[str, Tensor]]
-"""What to measure: maps a target in eval mode, a batch of images, and the number of the batch to
-values by name, whose last dimension is over images."""
+"""What to measure: maps a target in eval mode, a batch of images on its device, and the number of
+the batch to values by name, whose last dimension is over images."""
 
 
 Show = Callable[[Mapping[str, Mapping[str, Tensor]], str], Section | None]
@@ -77,7 +78,7 @@ def per_image_stage(
         ens, test = context.load_ensemble(trained), context.dataset.test
         found: list[Mapping[str, Tensor]] = []
         done = 0
-        for index, batch in enumerate(split_images(test, BATCH)):
+        for index, batch in enumerate(split_images(test.to(device_of(ens)), BATCH)):
             found.append(context.cache.get(index, partial(compute, ens, batch, index))[0])
             done += len(batch)
             context.on_progress(done, len(test), "images")
@@ -85,7 +86,8 @@ def per_image_stage(
         write_tensors(context.folder / FILE, joined, None, sealed=False)
 
     def compute(ens: Ensemble, batch: Images, index: int) -> BatchResult:
-        return dict(measure(ens, batch, index)), None
+        with eval_mode(ens):
+            return {name: v.detach() for name, v in measure(ens, batch, index).items()}, None
 
     spec = {"batch": BATCH, "measure": spec_of(measure)}
     return Stage(name, target, seed, spec, (trained,), work, code)
