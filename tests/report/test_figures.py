@@ -8,9 +8,12 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from divtrain.evaluation import CLEAN, WORST, Threat
-from divtrain.report import Cell, Row, accuracy_figure, coherence_figure
-from divtrain.report.figures import COLOURS
+from divtrain.evaluation import CLEAN, WORST, Record, Threat
+from divtrain.report.figures.accuracy_bars import accuracy_figure
+from divtrain.report.figures.canvas import COLOURS
+from divtrain.report.figures.coherence_histogram import coherence_figure
+from divtrain.report.figures.eps_curve import curve_figure
+from divtrain.report.rows import Cell, Row
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -126,6 +129,16 @@ def test_coherence_of_two_members_is_shown_down_to_minus_one() -> None:
     first = coherence_figure({"base": torch.tensor([-0.90, -0.70, -0.70, -0.70, 0.5])}, "t")
     second = coherence_figure({"base": torch.tensor([-0.70, -0.70, -0.70, -0.55, 0.5])}, "t")
     assert first != second
+
+
+def test_the_curve_is_as_high_as_the_accuracies() -> None:
+    def drawn(correct: int) -> bytes:
+        points = [Record("white-box", "t", "t", "pgd", e, correct / 9, correct, 9, 0)
+                  for e in (0.0, 0.5)]  # fmt: skip
+        return curve_figure(points, "t", 0.1)
+
+    rows = [np.argmax((pixels(drawn(n)) == [76, 114, 176]).all(-1).sum(1)) for n in (0, 4, 9)]
+    assert rows[0] > rows[1] > rows[2]
 
 
 def test_figures_need_neither_a_display_nor_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:
