@@ -138,7 +138,11 @@ def test_a_source_is_known_however_its_path_is_written() -> None:
 
 
 def test_csv_has_a_line_a_number() -> None:
-    lines = list(csv.DictReader(io.StringIO(to_csv(detection_section(EVERYTHING, "t").data["detection.csv"]))))
+    lines = list(
+        csv.DictReader(
+            io.StringIO(to_csv(detection_section(EVERYTHING, "t").data["detection.csv"]))
+        )
+    )
     assert len(lines) == 2 * len(TITLES) * (1 + 2 * 3)  # all and fooling of two attacks and both
     (line,) = [
         line

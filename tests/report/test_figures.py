@@ -1,6 +1,7 @@
 import io
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,14 +132,17 @@ def test_coherence_of_two_members_is_shown_down_to_minus_one() -> None:
     assert first != second
 
 
-def test_the_curve_is_as_high_as_the_accuracies() -> None:
-    def drawn(correct: int) -> bytes:
-        points = [Record("white-box", "t", "t", "pgd", e, correct / 9, correct, 9, 0)
-                  for e in (0.0, 0.5)]  # fmt: skip
-        return curve_figure(points, "t", 0.1)
-
-    rows = [np.argmax((pixels(drawn(n)) == [76, 114, 176]).all(-1).sum(1)) for n in (0, 4, 9)]
-    assert rows[0] > rows[1] > rows[2]
+def test_the_curve_is_as_high_as_the_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "divtrain.report.figures.eps_curve.to_png", lambda f: drawn.append(f) or b""
+    )
+    points = [Record("white-box", "t", "t", "pgd", eps, right / 10, right, 10, 0)
+              for eps, right in ((0.5, 1), (0.0, 9), (0.1, 4))]  # fmt: skip
+    curve_figure(points, "t", 0.1)
+    line, chance = drawn[0].axes[0].lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 0.1, 0.5], [90, 40, 10])
+    assert set(chance.get_ydata()) == {10}
 
 
 def test_figures_need_neither_a_display_nor_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,9 +133,7 @@ def test_the_section_holds_every_share_and_difference() -> None:
     found = grid_of()
     assert len(found) == 2 * 3 * 3  # radii, surrogates with the joint one, targets
     section = surrogates_section(found, "x")
-    shown = [
-        entry.joined() for table in section.tables for row in table.rows for entry in row[1:]
-    ]
+    shown = [entry.joined() for table in section.tables for row in table.rows for entry in row[1:]]
     for cell in found:
         worst = f"{100 * cell.worst.mean:.1f}"
         if cell.difference is not None and cell.difference.interval is not None:

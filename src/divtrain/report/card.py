@@ -11,8 +11,8 @@ from divtrain.report.rows import THREATS
 from divtrain.report.stand_ins import EVERY_SURROGATE, attack_title, not_asked, warnings_of
 
 MEANING = (
-    "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward + backward"
-    " through the attacked model, mean per image. Worst of all: counts an image only if it"
+    "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward +"
+    " backward through the attacked model, mean per image. Worst of all: counts an image only if it"
     " withstands everything above it (for the white-box adversary everything in the table, noise"
     " and transfer too)."
 )

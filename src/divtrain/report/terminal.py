@@ -1,10 +1,10 @@
 """A report on a terminal: everything but its pictures and facts, which stand in its files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -38,7 +38,9 @@ class FittedTable:
 
     table: Table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         """Yield the title and the table."""
         table = self.table
         fits = sum(_widths(table)) + GAP * len(table.header) <= options.max_width
