@@ -47,7 +47,11 @@ class FittedTable:
         separator = " " if fits else "\n"
         found = RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), show_edge=False)
         for column, name in enumerate(table.header):
-            found.add_column(Text(name), justify="left" if column < table.names else "right")
+            found.add_column(
+                Text(name, overflow="fold"),
+                overflow="fold",
+                justify="left" if column < table.names else "right",
+            )
         for row in table.rows:
             found.add_row(*(_text(entry, separator) for entry in row))
         yield Text(table.title, "italic")
