@@ -1,7 +1,8 @@
-"""Section 6 as rows, Markdown, CSV and ROC curves."""
+"""Detection as rows, as a section and as ROC curves."""
 
 import csv
 import io
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,15 +10,21 @@ from torch import Tensor
 
 from divtrain.analysis import InputKind
 from divtrain.analysis.detection import TITLES, InputThreat
-from divtrain.report import (
-    Scored,
-    detection_csv,
-    detection_figure,
-    detection_markdown,
-    detection_rows,
-)
-from divtrain.report.detection import ALL
-from divtrain.report.detection_figure import GRID, _on_grid
+from divtrain.report.detection import ALL, Scored, detection_rows
+from divtrain.report.figures.roc import GRID, _on_grid, detection_figure
+from divtrain.report.output import to_csv
+from divtrain.report.sections.detection import detection_section
+
+
+def shown(given: Sequence[Scored]) -> str:
+    """The tables and notes of the section, a line for each row."""
+    section = detection_section(given, "t")
+    rows = [
+        f"| {' | '.join(entry.joined() for entry in row)} |"
+        for table in section.tables
+        for row in table.rows
+    ]
+    return "\n".join([*(table.title for table in section.tables), *rows, *section.notes])
 
 
 def scored(
@@ -72,15 +79,15 @@ def test_rows_count_pairs_of_all_and_of_those_that_fool() -> None:
 def test_what_a_target_was_trained_on_is_told() -> None:
     rows = detection_rows(EVERYTHING)
     assert {(row.target, row.kind.name) for row in rows if row.known} == {("detector", "noise")}
-    text = detection_markdown(rows)
+    text = shown(EVERYTHING)
     assert "| noise † | all | detector |" in text
     assert "| noise | all | base |" in text
     assert "†: the target was trained on inputs of this kind" in text
-    assert "†" not in detection_markdown([row for row in rows if row.target == "base"])
+    assert "†" not in shown(of("base"))
 
 
 def test_markdown_has_intervals_counts_and_false_alarms() -> None:
-    lines = detection_markdown(detection_rows(EVERYTHING)).splitlines()
+    lines = shown(EVERYTHING).splitlines()
     (auroc, alarms) = [line for line in lines if "| fooling | base |" in line]
     assert "| 4 / 4 | 93.8 [" in auroc
     assert alarms.endswith("| 4 / 4 | 25.0 | 25.0 | 25.0 |")  # at 0.35 one of four clean ones
@@ -90,7 +97,7 @@ def test_markdown_has_intervals_counts_and_false_alarms() -> None:
 def test_several_seeds_have_a_deviation_and_no_interval() -> None:
     other = of("base", seed=1)
     other[1] = scored("base", "outside", "noise", [0.9, 0.9, 0.9, 0.9], seed=1)
-    text = detection_markdown(detection_rows([*of("base"), *other]))
+    text = shown([*of("base"), *other])
     assert "mean ± standard deviation over 2 seeds" in text
     assert "| noise | all | base | 8 / 8 | 93.8 ± 8.8 |" in text
 
@@ -100,17 +107,14 @@ def test_a_target_that_nothing_fools_has_no_number_there() -> None:
         scored("div", "clean", "clean", [0.1, 0.2]),
         scored("div", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False]),
     ]
-    rows = detection_rows(robust)
-    text = detection_markdown(rows)
+    text = shown(robust)
     assert "| fooling | div | 0 |  |  |  |" in text
-    assert "fooling" not in detection_csv(rows)
-    assert detection_figure(robust, "t").startswith(b"\x89PNG")
+    assert {row["which"] for row in detection_section(robust, "t").data["detection.csv"]} == {"all"}
 
 
 def test_a_kind_that_one_target_was_not_scored_at_leaves_its_lines_out() -> None:
     some = [*EVERYTHING, scored("base", "outside", "smooth", [0.5, 0.6])]
-    assert detection_figure(some, "t").startswith(b"\x89PNG")
-    text = detection_markdown(detection_rows(some))
+    text = shown(some)
     assert "| smooth | all | base |" in text
     assert "| smooth | all | detector |" not in text
 
@@ -118,7 +122,7 @@ def test_a_kind_that_one_target_was_not_scored_at_leaves_its_lines_out() -> None
 def test_a_number_of_some_seeds_says_so() -> None:
     second = [scored("base", "clean", "clean", [0.1, 0.2], seed=1),
               scored("base", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False], 1)]  # fmt: skip
-    text = detection_markdown(detection_rows([*of("base"), *second]))
+    text = shown([*of("base"), *second])
     (line,) = [each for each in text.splitlines() if "| fooling | base |" in each][:1]
     assert "(1 of 2 seeds)" in line
     assert "[" not in line
@@ -134,7 +138,11 @@ def test_a_source_is_known_however_its_path_is_written() -> None:
 
 
 def test_csv_has_a_line_a_number() -> None:
-    lines = list(csv.DictReader(io.StringIO(detection_csv(detection_rows(EVERYTHING)))))
+    lines = list(
+        csv.DictReader(
+            io.StringIO(to_csv(detection_section(EVERYTHING, "t").data["detection.csv"]))
+        )
+    )
     assert len(lines) == 2 * len(TITLES) * (1 + 2 * 3)  # all and fooling of two attacks and both
     (line,) = [
         line
@@ -172,4 +180,4 @@ def test_the_figure_shows_what_the_scores_are() -> None:
 
 def test_folders_of_a_path_are_left_out() -> None:
     names = [scored("base", "clean", "clean", [0.1]), scored("base", "outside", "/a/b.npz", [0.3])]
-    assert "| b.npz | all |" in detection_markdown(detection_rows(names))
+    assert "| b.npz | all |" in shown(names)

@@ -1,6 +1,7 @@
 import io
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from divtrain.evaluation import CLEAN, WORST, Threat
-from divtrain.report import Cell, Row, accuracy_figure, coherence_figure
-from divtrain.report.figures import COLOURS
+from divtrain.evaluation import CLEAN, WORST, Record, Threat
+from divtrain.report.figures.accuracy_bars import accuracy_figure
+from divtrain.report.figures.canvas import COLOURS
+from divtrain.report.figures.coherence_histogram import coherence_figure
+from divtrain.report.figures.eps_curve import curve_figure
+from divtrain.report.rows import Cell, Row
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -126,6 +130,19 @@ def test_coherence_of_two_members_is_shown_down_to_minus_one() -> None:
     first = coherence_figure({"base": torch.tensor([-0.90, -0.70, -0.70, -0.70, 0.5])}, "t")
     second = coherence_figure({"base": torch.tensor([-0.70, -0.70, -0.70, -0.55, 0.5])}, "t")
     assert first != second
+
+
+def test_the_curve_is_as_high_as_the_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "divtrain.report.figures.eps_curve.to_png", lambda f: drawn.append(f) or b""
+    )
+    points = [Record("white-box", "t", "t", "pgd", eps, right / 10, right, 10, 0)
+              for eps, right in ((0.5, 1), (0.0, 9), (0.1, 4))]  # fmt: skip
+    curve_figure(points, "t", 0.1)
+    line, chance = drawn[0].axes[0].lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 0.1, 0.5], [90, 40, 10])
+    assert set(chance.get_ydata()) == {10}
 
 
 def test_figures_need_neither_a_display_nor_pyplot(monkeypatch: pytest.MonkeyPatch) -> None:

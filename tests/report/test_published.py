@@ -1,20 +1,14 @@
 """The published Table 2, and what was measured beside it."""
 
 import csv
-from pathlib import Path
 
 import pytest
 
 import divtrain as dt
-from divtrain.report import (
-    Cell,
-    Row,
-    compare,
-    comparison_csv,
-    comparison_markdown,
-    count_claims,
-)
-from divtrain.report.published import GROUPS, Claim
+from divtrain.report.output import to_csv
+from divtrain.report.published import GROUPS, Claim, compare, count_claims
+from divtrain.report.rows import Cell, Row
+from divtrain.report.sections.table2 import table2_section
 
 ATTACKS = ("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw")
 
@@ -89,16 +83,15 @@ def test_an_unknown_group_is_refused() -> None:
         compare("Conv2", [])
 
 
-def test_markdown_and_csv_hold_both_numbers(tmp_path: Path) -> None:
-    cells = compare("Conv3", [row("div", 0.1, 0.7)])
-    text = comparison_markdown("Conv3", cells, count_claims(cells))
-    assert "Not the paper's" not in text
-    told = comparison_markdown("Conv3", cells, count_claims(cells), ["--train.epochs 2, not 10"])
-    assert "numbers are not to be expected: --train.epochs 2, not 10" in told
-    assert "| 0.1 | div | 99.0 / 99.2 | 70.0 / 97.1 |" in text
-    assert "- / 99.4" in text
-    assert "adv > div" not in text  # nothing was measured to count
-    lines = list(csv.DictReader(comparison_csv(cells).splitlines()))
+def test_the_section_holds_both_numbers_their_difference_and_the_claims() -> None:
+    found = table2_section("Conv3", compare("Conv3", [row("div", 0.1, 0.7), row("base", 0.1, 0.5)]))
+    (table,) = found.tables
+    rows = {(each[0].text, each[1].text): [e.joined() for e in each[2:]] for each in table.rows}
+    assert rows["0.1", "div"][:2] == ["99.0 / 99.2 (-0.2)", "70.0 / 97.1 (-27.1)"]
+    assert rows["0.3", "base"][0] == "99.0 / 99.4 (-0.4)"
+    assert rows["0.1", "adv"][0].startswith("- / ")
+    assert found.sentences == ["div > base: 5 of 5 cells measured, 10 of 10 published"]
+    lines = list(csv.DictReader(to_csv(found.data["table2.csv"]).splitlines()))
     assert len(lines) == 44
     (one,) = [r for r in lines if (r["target"], r["attack"], r["eps"]) == ("div", "fgsm", "0.1")]
     assert (one["measured_percent"], one["published_percent"]) == ("70.00", "97.10")

@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from divtrain.evaluation import CLEAN, WORST, Record, Threat
-from divtrain.report import Cell, Row, make_rows
+from divtrain.report.rows import Cell, Row, describe, main_rows, make_rows
 
 SHARES = st.integers(0, 1000).map(lambda correct: correct / 1000)
 
 
 def record(
     attack: str, accuracy: float, target: str = "div", threat: Threat = "transfer",
-    eps: float = 0.1, seed: int = 0, surrogate: str = "surrogate",
+    eps: float = 0.1, seed: int = 0, surrogate: str = "base",
 ) -> Record:  # fmt: skip
     if attack == CLEAN:
         threat, eps, surrogate = "clean", 0.0, ""
@@ -56,6 +56,8 @@ def test_cells_print_percent_and_the_deviation_where_there_is_one() -> None:
     assert str(Cell(0.857, None)) == "85.7"
     assert str(Cell(0.0, 0.0)) == "0.0 ± 0.0"
     assert str(Cell(1.0, 0.0123)) == "100.0 ± 1.2"
+    assert Cell(0.031, 0.002).signed == "+3.1 ± 0.2"
+    assert Cell(-0.031, None, interval=(-0.05, 0.01)).brackets == "[-5.0, 1.0]"
 
 
 def test_clean_comes_first_and_worst_last() -> None:
@@ -131,6 +133,34 @@ def test_some_attack_is_the_strongest_with_several_surrogates() -> None:
     for row in make_rows(two_surrogates()):
         lowest = min(row.cells["fgsm"].mean, row.cells["ifgsm"].mean)
         assert [row.cells[name].mean for name in strongest(row)] == [lowest]
+
+
+def test_the_main_rows_transfer_from_base_alone_and_leave_attacks_on_one_member_out() -> None:
+    rows = make_rows(
+        [
+            *(record("fgsm", 0.5, surrogate=name) for name in ("div", "base", "all surrogates")),
+            record("fgsm", 0.4, threat="white-box", surrogate="div"),
+            record("pgd", 0.4, threat="white-box", surrogate="one member at a time"),
+        ]
+    )
+    assert len(rows) == 5
+    found = [(row.threat, row.surrogate) for row in main_rows(rows)]
+    assert found == [("transfer", "base"), ("white-box", "div")]
+    assert {row.surrogate for row in main_rows(rows[:1])} == {"div"}  # there is no base
+
+
+@pytest.mark.parametrize(
+    ("images", "seeds", "expected"),
+    [
+        ((500, 500), 1, "500 test images, 1 seed, L-infinity"),
+        ((500, 100), 1, "100 or 500 test images, 1 seed, L-infinity"),
+        ((500, 500), 3, "500 test images, mean ± standard deviation over 3 seeds, L-infinity"),
+    ],
+)
+def test_the_description_says_what_the_numbers_are_over(
+    images: tuple[int, int], seeds: int, expected: str
+) -> None:
+    assert describe([Row("transfer", "t", 0.1, {}, count, seeds) for count in images]) == expected
 
 
 def test_no_records_give_no_rows() -> None:

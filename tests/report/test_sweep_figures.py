@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from divtrain.evaluation import Threat
-from divtrain.report import Cell, SweepPoint, ZeroMeans, activation_figure, sweep_figure
-from divtrain.report.trade_off import joined_points
+from divtrain.report.figures.ablation import activation_figure
+from divtrain.report.figures.trade_off import joined_points, sweep_figure
+from divtrain.report.rows import Cell
+from divtrain.report.sweep import SweepPoint, ZeroMeans
 
 PANELS: list[tuple[Threat, float]] = [("transfer", 0.1), ("white-box", 0.1), ("transfer", 0.3)]
 
@@ -58,8 +60,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         figure.canvas.draw()
         return b""
 
-    for module in ("trade_off", "activation"):
-        monkeypatch.setattr(f"divtrain.report.{module}.to_png", keep)
+    for module in ("trade_off", "ablation"):
+        monkeypatch.setattr(f"divtrain.report.figures.{module}.to_png", keep)
     return drawn
 
 

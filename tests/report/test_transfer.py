@@ -1,4 +1,4 @@
-"""Surrogates compared: closed forms on masks made by hand, and that every form says the same."""
+"""Surrogates compared: closed forms on masks made by hand, and what the section says of them."""
 
 import csv
 import io
@@ -8,22 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from torch import Tensor
 
 import divtrain as dt
-from divtrain.report import (
-    Answers,
-    TransferCell,
-    compare_surrogates,
-    grid_markdown,
-    grid_terminal,
-    transfer_csv,
-    transfer_figure,
-    transfer_grids,
-    transfer_sentences,
-)
-from divtrain.report.transfer import EVERY
+from divtrain.report.figures.transfer_map import transfer_figure
+from divtrain.report.output import to_csv
+from divtrain.report.sections.surrogates import surrogates_section
+from divtrain.report.transfer import EVERY, Answers, TransferCell, compare_surrogates
 
 
 def mask(bits: str) -> Tensor:
@@ -138,22 +129,21 @@ def grid_of(eps: tuple[float, ...] = (0.1, 0.3)) -> list[TransferCell]:
     return compare_surrogates(given, "base")
 
 
-def test_every_form_holds_every_share_and_difference() -> None:
+def test_the_section_holds_every_share_and_difference() -> None:
     found = grid_of()
     assert len(found) == 2 * 3 * 3  # radii, surrogates with the joint one, targets
-    printer = Console(width=200, force_terminal=False)
-    with printer.capture() as capture:
-        printer.print(grid_terminal(transfer_grids(found)))
-    for text in (capture.get(), grid_markdown(transfer_grids(found))):
-        for cell in found:
-            assert f"{100 * cell.worst.mean:.1f}" in text
-            if cell.difference is not None and cell.difference.interval is not None:
-                low, high = cell.difference.interval
-                wanted = f"({100 * cell.difference.mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}])"
-                assert wanted in text
-            if cell.best is not None:
-                assert f"{100 * cell.best.mean:.1f}" in text
-    lines = list(csv.DictReader(io.StringIO(transfer_csv(found))))
+    section = surrogates_section(found, "x")
+    shown = [entry.joined() for table in section.tables for row in table.rows for entry in row[1:]]
+    for cell in found:
+        worst = f"{100 * cell.worst.mean:.1f}"
+        if cell.difference is not None and cell.difference.interval is not None:
+            low, high = cell.difference.interval
+            points = f"{100 * cell.difference.mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            worst += f" ({points})"
+        assert worst in shown
+        if cell.best is not None:
+            assert any(f"FGSM {100 * cell.best.mean:.1f}" in text for text in shown)
+    lines = list(csv.DictReader(io.StringIO(to_csv(section.data["transfer.csv"]))))
     assert len(lines) == len(found)
     for line, cell in zip(lines, found, strict=True):
         assert (line["surrogate"], line["target"]) == (cell.surrogate, cell.target)
@@ -164,7 +154,7 @@ def test_every_form_holds_every_share_and_difference() -> None:
 
 def test_the_sentences_answer_with_counts_and_numbers() -> None:
     found = grid_of()
-    counted, small, _ = transfer_sentences(found)
+    counted, small, _ = surrogates_section(found, "x").sentences
     others = [cell for cell in found if cell.surrogate == "div"]
     more = sum(cell.difference is not None and cell.difference.mean > 0 for cell in others)
     assert more >= 5  # it was made twice as good

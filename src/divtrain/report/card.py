@@ -11,8 +11,8 @@ from divtrain.report.report import Entry, Figure, Report, Section, Table
 from divtrain.report.rows import THREATS
 
 MEANING = (
-    "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward + backward"
-    " through the attacked model, mean per image. Worst of all: counts an image only if it"
+    "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward +"
+    " backward through the attacked model, mean per image. Worst of all: counts an image only if it"
     " withstands everything above it (for the white-box adversary everything in the table, noise"
     " and transfer too)."
 )

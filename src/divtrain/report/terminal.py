@@ -1,10 +1,10 @@
 """A report on a terminal: everything but its pictures and facts, which stand in its files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -38,14 +38,20 @@ class FittedTable:
 
     table: Table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         """Yield the title and the table."""
         table = self.table
         fits = sum(_widths(table)) + GAP * len(table.header) <= options.max_width
         separator = " " if fits else "\n"
         found = RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), show_edge=False)
         for column, name in enumerate(table.header):
-            found.add_column(Text(name), justify="left" if column < table.names else "right")
+            found.add_column(
+                Text(name, overflow="fold"),
+                overflow="fold",
+                justify="left" if column < table.names else "right",
+            )
         for row in table.rows:
             found.add_row(*(_text(entry, separator) for entry in row))
         yield Text(table.title, "italic")
