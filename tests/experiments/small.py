@@ -62,7 +62,7 @@ def alive(folder: Path) -> dict[int, str]:
     )
     rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
     return {int(pid): command for pid, state, command in rows
-            if f"{folder}/" in command and not state.startswith("Z")}  # fmt: skip
+            if str(folder) in command and not state.startswith("Z")}  # fmt: skip
 
 
 def records(out: Path) -> list[dict[str, object]]:

@@ -16,6 +16,7 @@ from divtrain.experiments import (
     ExperimentConfig,
     ModelConfig,
     Progress,
+    RunDirectory,
     TrainConfig,
     train_ensembles,
 )
@@ -134,12 +135,13 @@ def test_one_device_needs_no_launcher(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, "train", *words], check=True, timeout=LIMIT)
 
 
-def test_a_graph_that_a_process_builds_otherwise_is_refused() -> None:
-    graph = ExperimentBlueprint(SMALL).build()
+def test_a_graph_that_a_process_builds_otherwise_is_refused(tmp_path: Path) -> None:
+    graph, directory = ExperimentBlueprint(SMALL).build(), RunDirectory(tmp_path)
+    directory.enter({}, graph.stages)
     stage = graph.stages[-1]
-    assert find_stage(graph, stage.name, stage.key) is stage
+    assert find_stage(graph, directory, stage.name, stage.key) is stage
     with pytest.raises(dt.DivtrainError, match=f"sees of {stage.name}: expected the same divtrain"):
-        find_stage(graph, stage.name, "another")
+        find_stage(graph, directory, stage.name, "another")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = directory.path / "stages" / name
     try:
         graph = read_blueprint(directory).build()
-        stage = find_stage(graph, name, (folder / "key").read_text())
+        stage = find_stage(graph, directory, name, (folder / "key").read_text())
         stage.work(stage_context(stage, graph, directory, _Teller(folder / PROGRESS)))
     except KeyboardInterrupt:
         if is_first():

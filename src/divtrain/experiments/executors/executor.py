@@ -58,13 +58,13 @@ class Executor(Protocol):
         ...
 
 
-def find_stage(graph: Graph, name: str, key: str) -> Stage:
+def find_stage(graph: Graph, directory: RunDirectory, name: str, key: str) -> Stage:
     """Return a stage of a graph that was built elsewhere too.
 
     Raises:
-        DivtrainError: when the graph has no such stage with this key.
+        DivtrainError: when the graph has none with this key, or the run directory is not here.
     """
-    for stage in graph.stages:
+    for stage in graph.stages if directory.is_open() else []:
         if stage.name == name and stage.key == key:
             return stage
     raise DivtrainError(
