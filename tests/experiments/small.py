@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+import divtrain as dt
 from divtrain.experiments import (
     AttackConfig,
     DataConfig,
@@ -63,6 +66,12 @@ def alive(folder: Path) -> dict[int, str]:
     rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
     return {int(pid): command for pid, state, command in rows
             if str(folder) in command and not state.startswith("Z")}  # fmt: skip
+
+
+def weights(run: Path, target: str) -> torch.Tensor:
+    """All weights of a trained target, in a row."""
+    ens, _ = dt.load_ensemble(run / f"stages/train-{target}-s0/ensemble.safetensors")
+    return torch.cat([parameter.detach().flatten() for parameter in ens.parameters()])
 
 
 def records(out: Path) -> list[dict[str, object]]:

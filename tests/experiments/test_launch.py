@@ -8,48 +8,36 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import divtrain as dt
-from divtrain.experiments import (
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    Progress,
-    RunDirectory,
-    TrainConfig,
-    train_ensembles,
-)
+from divtrain.experiments import ModelConfig, Progress, RunDirectory, train_ensembles
 from divtrain.experiments.executors import find_stage
 from divtrain.experiments.launch import FAILURE, OUTPUT, PROGRESS
 from divtrain.experiments.runner import ExperimentBlueprint
-from experiments.small import LIMIT, alive, until
+from experiments.small import FLAGS, LIMIT, SMALL, alive, until, weights
 from rounding import batches_back_to_front
 
 pytestmark = pytest.mark.usefixtures("children_end")
 
-SMALL = ExperimentConfig(
-    preset="digits",
-    data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
+THREE = replace(
+    SMALL,
     model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=TrainConfig(epochs=4, batch_size=40, noise=0.2, save_every=0.0),
+    train=replace(SMALL.train, epochs=4),
     targets=("div",),
-    accelerator="cpu",
 )
-WORDS = (
-    "digits --only div --targets div --accelerator cpu --data.train-size 160 --data.test-size 30"
-    " --data.shift 1 --model.members conv3 conv3 conv3 --train.epochs 4 --train.batch-size 40"
-    " --train.noise 0.2 --train.save-every 0 --train.learning-rate 1e-3"
-    " --train.schedule constant --train.precision fp32 --attack.eps 0.1 0.3"
-)
+WORDS = [
+    "digits", "--only=div", *FLAGS, "--model.members", "conv3", "conv3", "conv3",
+    "--train.epochs=4", "--targets", "div",
+]  # fmt: skip
+"""`THREE`, and its training alone, as words of a command."""
 TWO = ("--train.devices=2", "--train.strategy=members")
 FOLDER = "stages/train-div-s0"
 STATE = f"{FOLDER}/training-state.safetensors"
 
 
 def start(out: Path, *more: str) -> "subprocess.Popen[str]":
-    """Start ``divtrain train`` of `SMALL` on two devices."""
-    words = [*WORDS.split(), *TWO, *more]
+    """Start ``divtrain train`` of `THREE` on two devices."""
+    words = [*WORDS, *TWO, *more]
     command = [sys.executable, "-m", "divtrain", "train", *words, "--out", str(out)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
@@ -60,19 +48,14 @@ def workers(folder: Path) -> list[int]:
     return [pid for pid, command in found if "-u -m divtrain.experiments.worker" in command]
 
 
-def weights(folder: Path) -> torch.Tensor:
-    ens, _ = dt.load_ensemble(folder / "ensemble.safetensors")
-    return torch.cat([parameter.detach().flatten() for parameter in ens.parameters()])
-
-
 def test_a_run_on_two_devices_is_stopped_and_resumed_with_one(tmp_path: Path) -> None:
     """SIGTERM to the process that was started; the weights are those of a run never stopped.
 
     Up to rounding, which Adam lets grow: as far as between two ways to sum in one process.
     """
-    (whole,) = train_ensembles(SMALL, ["div"], tmp_path / "whole", Progress())
+    train_ensembles(THREE, ["div"], tmp_path / "whole", Progress())
     with batches_back_to_front():
-        (rounded,) = train_ensembles(SMALL, ["div"], tmp_path / "rounded", Progress())
+        train_ensembles(THREE, ["div"], tmp_path / "rounded", Progress())
     out = tmp_path / "run"
     started = start(out)
     until((out / STATE).exists, started)
@@ -82,12 +65,12 @@ def test_a_run_on_two_devices_is_stopped_and_resumed_with_one(tmp_path: Path) ->
     assert said.count("the same command") == 1
     assert not alive(out)
     assert "stopped in train-div-s0" in (out / "log.txt").read_text()
-    (folder,) = train_ensembles(SMALL, ["div"], out, Progress())
+    (folder,) = train_ensembles(THREE, ["div"], out, Progress())
     left = {file.name for file in folder.iterdir()}
     assert left == {"key", "manifest.json", "history.jsonl", "ensemble.safetensors"}
-    expected = weights(whole)
-    rounding = (weights(rounded) - expected).norm()
-    assert (weights(folder) - expected).norm() < 2 * rounding < 0.1 * expected.norm()
+    expected = weights(tmp_path / "whole", "div")
+    rounding = (weights(tmp_path / "rounded", "div") - expected).norm()
+    assert (weights(out, "div") - expected).norm() < 2 * rounding < 0.1 * expected.norm()
 
 
 def test_what_the_processes_raise_is_told_once(tmp_path: Path) -> None:
@@ -125,7 +108,7 @@ def test_processes_whose_parent_is_gone_save_their_state_and_end(tmp_path: Path)
 
 
 def test_one_device_needs_no_launcher(tmp_path: Path) -> None:
-    words = [*WORDS.split(), "--train.epochs=1", f"--out={tmp_path / 'run'}"]
+    words = [*WORDS, "--train.epochs=1", f"--out={tmp_path / 'run'}"]
     code = (
         "import sys; from divtrain.cli import main; status = main(sys.argv[1:])\n"
         "assert 'divtrain.experiments.launch' not in sys.modules\n"
@@ -136,7 +119,7 @@ def test_one_device_needs_no_launcher(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_a_process_builds_otherwise_is_refused(tmp_path: Path) -> None:
-    graph, directory = ExperimentBlueprint(SMALL).build(), RunDirectory(tmp_path)
+    graph, directory = ExperimentBlueprint(THREE).build(), RunDirectory(tmp_path)
     directory.enter({}, graph.stages)
     stage = graph.stages[-1]
     assert find_stage(graph, directory, stage.name, stage.key) is stage
@@ -155,7 +138,7 @@ def test_a_graph_that_a_process_builds_otherwise_is_refused(tmp_path: Path) -> N
 def test_devices_that_cannot_share_the_work_are_refused_at_once(
     tmp_path: Path, change: dict, message: str
 ) -> None:
-    config = replace(SMALL, train=replace(SMALL.train, **change))
+    config = replace(THREE, train=replace(THREE.train, **change))
     with pytest.raises(dt.DivtrainError, match=message):
         train_ensembles(config, ["div"], tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()

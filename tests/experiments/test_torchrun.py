@@ -14,37 +14,34 @@ import torch
 import divtrain as dt
 from divtrain.experiments import (
     AttackConfig,
-    DataConfig,
-    ExperimentConfig,
     ModelConfig,
     Progress,
-    TrainConfig,
     WorkOptions,
     run_experiment,
     torchrun,
     train_ensembles,
 )
 from divtrain.experiments.run_directory import RunDirectory
-from experiments.small import LIMIT, alive, until
+from experiments.small import FLAGS, LIMIT, SMALL, alive, until, weights
 from rounding import batches_back_to_front
 
 pytestmark = pytest.mark.usefixtures("children_end")
 
-SMALL = ExperimentConfig(
-    preset="digits",
-    data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
+THREE = replace(
+    SMALL,
     model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=TrainConfig(epochs=2, batch_size=40, noise=0.2, save_every=0.0),
+    train=replace(SMALL.train, epochs=2),
     attack=AttackConfig(names=("fgsm",), eps=(0.1,), white_box=()),
     targets=("div", "adv"),
-    accelerator="cpu",
 )
-WORDS = (
-    "digits --targets div adv --accelerator cpu --data.train-size 160 --data.test-size 30"
-    " --model.members conv3 conv3 conv3 --train.epochs 2 --train.batch-size 40 --train.save-every 0"
-    " --train.learning-rate 1e-3 --train.schedule constant --train.precision fp32"
-    " --attack.names fgsm --attack.eps 0.1 --attack.white-box"
-)
+WORDS = " ".join(
+    [
+        "digits", *FLAGS, "--model.members", "conv3", "conv3", "conv3", "--train.epochs=2",
+        "--attack.names", "fgsm", "--attack.eps", "0.1", "--attack.white-box",
+        "--targets", "div", "adv",
+    ]
+)  # fmt: skip
+"""`THREE` as words of a command."""
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
@@ -53,16 +50,11 @@ def start(launcher: str, command: str, out: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def weights(run: Path, target: str) -> torch.Tensor:
-    ens, _ = dt.load_ensemble(run / "stages" / f"train-{target}-s0" / "ensemble.safetensors")
-    return torch.cat([parameter.detach().flatten() for parameter in ens.parameters()])
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run as one process makes it."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    run_experiment(SMALL, out, Progress())
+    run_experiment(THREE, out, Progress())
     return out
 
 
@@ -71,7 +63,7 @@ def rounding(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> float:
     """How far summing in another order, in one process, takes div's weights."""
     out = tmp_path_factory.mktemp("rounded") / "run"
     with batches_back_to_front():
-        train_ensembles(SMALL, ["div"], out, Progress())
+        train_ensembles(THREE, ["div"], out, Progress())
     return float((weights(out, "div") - weights(alone, "div")).norm())
 
 
@@ -113,7 +105,7 @@ def test_a_stopped_torchrun_saves_its_state_and_one_process_resumes(
     assert said.count("the same command") == 1, said
     assert state.exists()
     assert "stopped in train-div-s0" in (out / "log.txt").read_text()
-    run_experiment(SMALL, out, Progress())
+    run_experiment(THREE, out, Progress())
     expected = weights(alone, "div")
     assert (weights(out, "div") - expected).norm() <= 3 * rounding
     assert torch.equal(weights(out, "static"), weights(alone, "static"))
@@ -174,7 +166,7 @@ def as_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_processes_cannot_share_is_refused(
     tmp_path: Path, change: dict, message: str
 ) -> None:
-    config = replace(SMALL, train=replace(SMALL.train, **change))
+    config = replace(THREE, train=replace(THREE.train, **change))
     with pytest.raises(dt.DivtrainError, match=message):
         run_experiment(config, tmp_path / "run", Progress())
 
@@ -183,7 +175,7 @@ def test_what_the_processes_cannot_share_is_refused(
 def test_restarts_by_torchrun_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(dt.DivtrainError, match="without --max-restarts"):
-        run_experiment(SMALL, tmp_path / "run", Progress())
+        run_experiment(THREE, tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()
 
 
