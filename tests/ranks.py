@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.util import Finalize
 from pathlib import Path
 
 import safetensors.torch
@@ -25,7 +23,6 @@ from divtrain.data import (
     balanced_subset,
     load_dataset,
 )
-from divtrain.experiments.stages import OnProgress
 from divtrain.models import build
 from divtrain.training import (
     CrossEntropy,
@@ -216,28 +213,3 @@ def _damage(fabric: Fabric, folder: Path, strategy: str) -> None:
     except dt.DivtrainError as error:
         told = f"{type(error).__name__} {error}"
         (folder / f"{strategy}-damaged-{fabric.global_rank}").write_text(told)
-
-
-def note_the_end(folder: Path, fabric: Fabric, on_progress: OnProgress) -> None:
-    """Each process writes, as the last thing it does, whether it is still in the group."""
-    del on_progress
-    fabric.barrier()
-    note = folder / f"{fabric.global_rank}.txt"
-    Finalize(None, lambda: note.write_text(str(torch.distributed.is_initialized())), exitpriority=0)
-
-
-def second_cannot(fabric: Fabric, on_progress: OnProgress) -> None:
-    """The second process fails where the first waits for it."""
-    if fabric.global_rank == 0:
-        on_progress(1, 2, "half way")
-    fabric.barrier()
-    if fabric.global_rank == 1:
-        raise dt.DivtrainError("the disk is full")
-    fabric.barrier()
-
-
-def second_is_killed(fabric: Fabric, on_progress: OnProgress) -> None:
-    """As by the kernel when memory runs out."""
-    if fabric.global_rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)

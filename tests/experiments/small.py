@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+import divtrain as dt
 from divtrain.experiments import (
     AttackConfig,
     DataConfig,
@@ -25,6 +28,8 @@ SMALL = ExperimentConfig(
     targets=("base", "div"),
     accelerator="cpu",
 )
+LIMIT = 900.0
+"""Seconds that only what hangs takes."""
 FLAGS = [
     "--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
     "--train.epochs=1", "--train.batch-size=40", "--train.learning-rate=1e-3",
@@ -45,12 +50,28 @@ def start(out: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def until(happens: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Wait for something; fail after four minutes, or when the process ends before."""
-    deadline = time.monotonic() + 240
+    """Wait for something; fail when the process ends before, or after `LIMIT` seconds."""
+    deadline = time.monotonic() + LIMIT
     while not happens():
         assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def alive(folder: Path) -> dict[int, str]:
+    """Commands, by process id, of the running processes that work in a folder."""
+    listed = subprocess.run(
+        ["ps", "-axww", "-o", "pid=,stat=,command="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    return {int(pid): command for pid, state, command in rows
+            if str(folder) in command and not state.startswith("Z")}  # fmt: skip
+
+
+def weights(run: Path, target: str) -> torch.Tensor:
+    """All weights of a trained target, in a row."""
+    ens, _ = dt.load_ensemble(run / f"stages/train-{target}-s0/ensemble.safetensors")
+    return torch.cat([parameter.detach().flatten() for parameter in ens.parameters()])
 
 
 def records(out: Path) -> list[dict[str, object]]:

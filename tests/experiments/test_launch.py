@@ -1,95 +1,130 @@
-"""A training stage in several processes: stopped, gone on with, failed, killed."""
+"""A training stage in several processes: stopped, resumed, failed, killed, orphaned."""
 
+import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 import divtrain as dt
-from divtrain.experiments import (
-    DataConfig,
-    ExperimentConfig,
-    ModelConfig,
-    Progress,
-    TrainConfig,
-    train_ensembles,
-)
-from divtrain.experiments.stages.launch import launch
-from ranks import note_the_end, second_cannot, second_is_killed
+from divtrain.experiments import ModelConfig, Progress, RunDirectory, train_ensembles
+from divtrain.experiments.executors import find_stage
+from divtrain.experiments.launch import FAILURE, OUTPUT, PROGRESS
+from divtrain.experiments.runner import ExperimentBlueprint
+from experiments.small import FLAGS, LIMIT, SMALL, alive, until, weights
 from rounding import batches_back_to_front
 
-SMALL = ExperimentConfig(
-    preset="digits",
-    data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
+pytestmark = pytest.mark.usefixtures("children_end")
+
+THREE = replace(
+    SMALL,
     model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=TrainConfig(epochs=4, batch_size=40, noise=0.2, save_every=0.0),
+    train=replace(SMALL.train, epochs=4),
     targets=("div",),
-    accelerator="cpu",
 )
+WORDS = [
+    "digits", "--only=div", *FLAGS, "--model.members", "conv3", "conv3", "conv3",
+    "--train.epochs=4", "--targets", "div",
+]  # fmt: skip
+"""`THREE`, and its training alone, as words of a command."""
+TWO = ("--train.devices=2", "--train.strategy=members")
+FOLDER = "stages/train-div-s0"
+STATE = f"{FOLDER}/training-state.safetensors"
 
 
-def weights(folder: Path) -> torch.Tensor:
-    ens, _ = dt.load_ensemble(folder / "ensemble.safetensors")
-    return torch.cat([parameter.detach().flatten() for parameter in ens.parameters()])
+def start(out: Path, *more: str) -> "subprocess.Popen[str]":
+    """Start ``divtrain train`` of `THREE` on two devices."""
+    words = [*WORDS, *TWO, *more]
+    command = [sys.executable, "-m", "divtrain", "train", *words, "--out", str(out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_run_on_two_devices_is_stopped_and_goes_on_with_one(tmp_path: Path) -> None:
+def workers(folder: Path) -> list[int]:
+    """The processes that torchrun started for a run in a folder."""
+    found = alive(folder).items()
+    return [pid for pid, command in found if "-u -m divtrain.experiments.worker" in command]
+
+
+def test_a_run_on_two_devices_is_stopped_and_resumed_with_one(tmp_path: Path) -> None:
     """SIGTERM to the process that was started; the weights are those of a run never stopped.
 
     Up to rounding, which Adam lets grow: as far as between two ways to sum in one process.
     """
-    (whole,) = train_ensembles(SMALL, ["div"], tmp_path / "whole", Progress())
+    train_ensembles(THREE, ["div"], tmp_path / "whole", Progress())
     with batches_back_to_front():
-        (rounded,) = train_ensembles(SMALL, ["div"], tmp_path / "rounded", Progress())
+        train_ensembles(THREE, ["div"], tmp_path / "rounded", Progress())
     out = tmp_path / "run"
-    words = (
-        "digits --only div --targets div --accelerator cpu --data.train-size 160"
-        " --data.test-size 30 --data.shift 1 --model.members conv3 conv3 conv3 --train.epochs 4"
-        " --train.batch-size 40 --train.noise 0.2 --train.save-every 0 --train.learning-rate 1e-3"
-        " --train.schedule constant --train.precision fp32 --attack.eps 0.1 0.3"
-        " --train.devices 2 --train.strategy members"
-    )
-    command = [sys.executable, "-m", "divtrain", "train", *words.split(), "--out", str(out)]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    state = out / "stages/train-div-s0/training-state.safetensors"
-    deadline = time.monotonic() + 60
-    while not state.exists() and started.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    started = start(out)
+    until((out / STATE).exists, started)
     started.send_signal(signal.SIGTERM)
-    _, said = started.communicate(timeout=60)
+    _, said = started.communicate(timeout=LIMIT)
     assert started.returncode == 130, said
-    assert "the same command goes on" in said
-    assert state.exists()
+    assert said.count("the same command") == 1
+    assert not alive(out)
     assert "stopped in train-div-s0" in (out / "log.txt").read_text()
-    (folder,) = train_ensembles(SMALL, ["div"], out, Progress())
-    assert not state.exists()
-    expected = weights(whole)
-    rounding = (weights(rounded) - expected).norm()
-    assert (weights(folder) - expected).norm() < 2 * rounding < 0.1 * expected.norm()
+    (folder,) = train_ensembles(THREE, ["div"], out, Progress())
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"key", "manifest.json", "history.jsonl", "ensemble.safetensors"}
+    expected = weights(tmp_path / "whole", "div")
+    rounding = (weights(tmp_path / "rounded", "div") - expected).norm()
+    assert (weights(out, "div") - expected).norm() < 2 * rounding < 0.1 * expected.norm()
 
 
-def test_processes_leave_their_group_before_they_end(tmp_path: Path) -> None:
-    """Gloo's threads would now and then abort them on their way out."""
-    launch(partial(note_the_end, tmp_path), 2, "cpu", "fp32", lambda *told: None)
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["False", "False"]
+def test_what_the_processes_raise_is_told_once(tmp_path: Path) -> None:
+    started = start(tmp_path / "run", "--train.learning-rate=1e38")
+    _, said = started.communicate(timeout=LIMIT)
+    assert started.returncode == 2, said
+    assert said.count("training diverged at step") == 1
+    assert "Traceback" not in said
+    assert not alive(tmp_path)
+    assert not (tmp_path / "run" / FOLDER / FAILURE).exists()
 
 
-def test_what_one_process_raises_is_raised_here_and_the_others_end() -> None:
-    seen: list[tuple[int, int, str]] = []
-    with pytest.raises(dt.DivtrainError, match="the disk is full"):
-        launch(second_cannot, 2, "cpu", "fp32", lambda *told: seen.append(told))
-    assert seen == [(1, 2, "half way")]
+def test_a_killed_process_ends_the_others_and_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started = start(out)
+    until((out / STATE).exists, started)
+    os.kill(workers(out)[-1], signal.SIGKILL)
+    _, said = started.communicate(timeout=LIMIT)
+    assert started.returncode == 2, said
+    assert "out of memory is the usual reason" in said
+    assert "SIGKILL" in (out / FOLDER / OUTPUT).read_text()
+    assert not alive(out)
 
 
-def test_a_killed_process_ends_the_others_and_is_told() -> None:
-    with pytest.raises(dt.DivtrainError, match="rank 1 ended with signal SIGKILL; out of memory"):
-        launch(second_is_killed, 2, "cpu", "fp32", lambda *told: None)
+def test_processes_whose_parent_is_gone_save_their_state_and_end(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    started = start(out, "--train.save-every=1e9", "--train.epochs=400")
+    until((out / "log.txt").exists, started)
+    started.send_signal(signal.SIGSTOP)
+    until((out / FOLDER / PROGRESS).exists)
+    started.kill()
+    started.communicate()
+    until(lambda: not alive(out))
+    assert (out / STATE).exists()
+
+
+def test_one_device_needs_no_launcher(tmp_path: Path) -> None:
+    words = [*WORDS, "--train.epochs=1", f"--out={tmp_path / 'run'}"]
+    code = (
+        "import sys; from divtrain.cli import main; status = main(sys.argv[1:])\n"
+        "assert 'divtrain.experiments.launch' not in sys.modules\n"
+        "assert 'torch.distributed.run' not in sys.modules\n"
+        "import torch; assert not torch.distributed.is_initialized(); sys.exit(status)"
+    )
+    subprocess.run([sys.executable, "-c", code, "train", *words], check=True, timeout=LIMIT)
+
+
+def test_a_graph_that_a_process_builds_otherwise_is_refused(tmp_path: Path) -> None:
+    graph, directory = ExperimentBlueprint(THREE).build(), RunDirectory(tmp_path)
+    directory.enter({}, graph.stages)
+    stage = graph.stages[-1]
+    assert find_stage(graph, directory, stage.name, stage.key) is stage
+    with pytest.raises(dt.DivtrainError, match=f"sees of {stage.name}: expected the same divtrain"):
+        find_stage(graph, directory, stage.name, "another")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +138,7 @@ def test_a_killed_process_ends_the_others_and_is_told() -> None:
 def test_devices_that_cannot_share_the_work_are_refused_at_once(
     tmp_path: Path, change: dict, message: str
 ) -> None:
-    config = replace(SMALL, train=replace(SMALL.train, **change))
+    config = replace(THREE, train=replace(THREE.train, **change))
     with pytest.raises(dt.DivtrainError, match=message):
         train_ensembles(config, ["div"], tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()

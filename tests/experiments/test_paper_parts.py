@@ -14,11 +14,10 @@ from divtrain.experiments import (
     run_experiment,
     train_ensembles,
 )
-from divtrain.experiments.config import DetectionConfig, ExperimentConfig, GaasConfig, flatten
+from divtrain.experiments.config import DetectionConfig, ExperimentConfig, GaasConfig
 from divtrain.experiments.graph import experiment_graph
 from divtrain.experiments.paper_parts import PARTS, only_parts, parts_of
 from divtrain.experiments.progress import Progress
-from divtrain.experiments.runner import ExperimentBlueprint
 from experiments.small import FLAGS, SMALL, result
 
 Captured = pytest.CaptureFixture[str]
@@ -173,13 +172,3 @@ def test_only_is_an_option_and_the_report_shows_the_same(tmp_path: Path, capsys:
     assert main(["report", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == first
     assert "--only coherence gaas" in (tmp_path / "run/report.html").read_text()
-
-
-def test_who_joins_a_part_takes_that_part_only(tmp_path: Path) -> None:
-    part = ExperimentBlueprint(SMALL, parts=("coherence",)).build()
-    directory, noted = RunDirectory(tmp_path / "run"), Noting()
-    with directory.entered(flatten(SMALL), part.stages):
-        with pytest.raises(dt.DivtrainError, match="cannot join .*another graph.*--only"):
-            run_experiment(SMALL, directory.path, Progress(), join=True)
-        run_experiment(SMALL, directory.path, noted, join=True, parts=["coherence"])
-    assert sorted(noted.began) == sorted(stage.name for stage in part.stages)

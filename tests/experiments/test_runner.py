@@ -262,10 +262,10 @@ def test_a_report_leaves_out_what_an_earlier_command_computed_otherwise(tmp_path
         return Stage("coherence-base-s0", {"value": value}, (), lambda context: None)
 
     directory, first, second = RunDirectory(tmp_path / "run"), stage(1), stage(2)
-    with directory.entered({"preset": "x"}, [first]):
-        directory.begin(first)
-        directory.finish(first, 1.0)
-        assert directory.finished() == [directory.folder(first)]
-    with directory.entered({"preset": "x"}, [second]):
-        assert not directory.is_done(second)
+    directory.enter({"preset": "x"}, [first])
+    directory.begin(first)
+    directory.finish(first, 1.0)
+    assert directory.finished() == [directory.folder(first)]
+    directory.enter({"preset": "x"}, [second])
+    assert not directory.is_done(second)
     assert directory.finished() == []

@@ -1,11 +1,10 @@
-"""The command line under torchrun: one process leads, the others train with it."""
+"""The command line under torchrun: the processes train together, and the first does the rest."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,33 +14,34 @@ import torch
 import divtrain as dt
 from divtrain.experiments import (
     AttackConfig,
-    DataConfig,
-    ExperimentConfig,
     ModelConfig,
     Progress,
-    TrainConfig,
     WorkOptions,
     run_experiment,
+    torchrun,
     train_ensembles,
 )
 from divtrain.experiments.run_directory import RunDirectory
+from experiments.small import FLAGS, LIMIT, SMALL, alive, until, weights
 from rounding import batches_back_to_front
 
-SMALL = ExperimentConfig(
-    preset="digits",
-    data=DataConfig(name="digits", train_size=160, test_size=30, shift=1),
+pytestmark = pytest.mark.usefixtures("children_end")
+
+THREE = replace(
+    SMALL,
     model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=TrainConfig(epochs=2, batch_size=40, noise=0.2, save_every=0.0),
+    train=replace(SMALL.train, epochs=2),
     attack=AttackConfig(names=("fgsm",), eps=(0.1,), white_box=()),
     targets=("div", "adv"),
-    accelerator="cpu",
 )
-WORDS = (
-    "digits --targets div adv --accelerator cpu --data.train-size 160 --data.test-size 30"
-    " --model.members conv3 conv3 conv3 --train.epochs 2 --train.batch-size 40 --train.save-every 0"
-    " --train.learning-rate 1e-3 --train.schedule constant --train.precision fp32"
-    " --attack.names fgsm --attack.eps 0.1 --attack.white-box"
-)
+WORDS = " ".join(
+    [
+        "digits", *FLAGS, "--model.members", "conv3", "conv3", "conv3", "--train.epochs=2",
+        "--attack.names", "fgsm", "--attack.eps", "0.1", "--attack.white-box",
+        "--targets", "div", "adv",
+    ]
+)  # fmt: skip
+"""`THREE` as words of a command."""
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
@@ -50,16 +50,11 @@ def start(launcher: str, command: str, out: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def weights(run: Path, target: str) -> torch.Tensor:
-    ens, _ = dt.load_ensemble(run / "stages" / f"train-{target}-s0" / "ensemble.safetensors")
-    return torch.cat([parameter.detach().flatten() for parameter in ens.parameters()])
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run as one process makes it."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    run_experiment(SMALL, out, Progress())
+    run_experiment(THREE, out, Progress())
     return out
 
 
@@ -68,7 +63,7 @@ def rounding(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> float:
     """How far summing in another order, in one process, takes div's weights."""
     out = tmp_path_factory.mktemp("rounded") / "run"
     with batches_back_to_front():
-        train_ensembles(SMALL, ["div"], out, Progress())
+        train_ensembles(THREE, ["div"], out, Progress())
     return float((weights(out, "div") - weights(alone, "div")).norm())
 
 
@@ -82,7 +77,7 @@ def test_two_nodes_make_the_run_of_one_process(
         port = free.getsockname()[1]
     where = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port}"
     nodes = [start(where, f"run {WORDS}", out) for _ in range(2)]
-    said = [node.communicate(timeout=180)[0] for node in nodes]
+    said = [node.communicate(timeout=LIMIT)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert sum(f"run directory: {out}" in text for text in said) == 1
     log = (out / "log.txt").read_text()
@@ -95,7 +90,7 @@ def test_two_nodes_make_the_run_of_one_process(
     assert [folder.name for folder in done] == [f.name for f in RunDirectory(alone).finished()]
 
 
-def test_a_stopped_torchrun_saves_its_state_and_one_process_goes_on(
+def test_a_stopped_torchrun_saves_its_state_and_one_process_resumes(
     tmp_path: Path, alone: Path, rounding: float
 ) -> None:
     """By members; the one static net of adv is trained by the first process alone."""
@@ -103,16 +98,14 @@ def test_a_stopped_torchrun_saves_its_state_and_one_process_goes_on(
     command = f"run {WORDS} --train.strategy members"
     started = start("--standalone --nproc-per-node 2", command, out)
     state = out / "stages/train-div-s0/training-state.safetensors"
-    deadline = time.monotonic() + 120
-    while not state.exists() and started.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(state.exists, started)
     started.send_signal(signal.SIGTERM)
-    said, _ = started.communicate(timeout=60)
+    said, _ = started.communicate(timeout=LIMIT)
     assert started.returncode != 0
-    assert said.count("the same command goes on") == 1, said
+    assert said.count("the same command") == 1, said
     assert state.exists()
     assert "stopped in train-div-s0" in (out / "log.txt").read_text()
-    run_experiment(SMALL, out, Progress())
+    run_experiment(THREE, out, Progress())
     expected = weights(alone, "div")
     assert (weights(out, "div") - expected).norm() <= 3 * rounding
     assert torch.equal(weights(out, "static"), weights(alone, "static"))
@@ -127,10 +120,33 @@ def test_a_stopped_torchrun_saves_its_state_and_one_process_goes_on(
 )
 def test_what_fails_is_told_once_and_all_end(tmp_path: Path, command: str, told: str) -> None:
     started = start("--standalone --nproc-per-node 2", command, tmp_path / "run")
-    said, _ = started.communicate(timeout=120)
+    said, _ = started.communicate(timeout=LIMIT)
     assert started.returncode != 0
     assert said.count(told) == 1, said
-    assert "error in rank" not in said
+    assert "rank 1 on" not in said
+    assert not alive(tmp_path)
+
+
+def test_a_process_that_fails_where_the_first_does_not_says_so(tmp_path: Path) -> None:
+    """As on a machine without the data: the first waits for it, and ends with it."""
+    code = (
+        "import os, sys; from divtrain import DivtrainError, cli\n"
+        "from divtrain.experiments import runner\n"
+        "def no_data(config): raise DivtrainError('there is no data here')\n"
+        "if os.environ['RANK'] == '1': runner.open_dataset = no_data\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", str(script), "run"]
+    ended = subprocess.run(
+        [*command, *WORDS.split(), f"--out={tmp_path / 'run'}"],
+        capture_output=True, text=True, timeout=LIMIT,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert ended.stderr.count("there is no data here") == 1
+    assert f"rank 1 on {socket.gethostname()}: " in ended.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture
@@ -150,7 +166,7 @@ def as_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_processes_cannot_share_is_refused(
     tmp_path: Path, change: dict, message: str
 ) -> None:
-    config = replace(SMALL, train=replace(SMALL.train, **change))
+    config = replace(THREE, train=replace(THREE.train, **change))
     with pytest.raises(dt.DivtrainError, match=message):
         run_experiment(config, tmp_path / "run", Progress())
 
@@ -159,17 +175,31 @@ def test_what_the_processes_cannot_share_is_refused(
 def test_restarts_by_torchrun_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(dt.DivtrainError, match="without --max-restarts"):
-        run_experiment(SMALL, tmp_path / "run", Progress())
+        run_experiment(THREE, tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("as_under_torchrun")
-def test_only_the_first_process_may_run_an_experiment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("status", [0, 2, 130])
+def test_of_several_processes_one_is_heard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(dt.DivtrainError, match="torchrun's first process alone"):
-        run_experiment(SMALL, tmp_path / "run", Progress())
+    """Another one only with why it failed, and if it still lives by then."""
+
+    def command() -> int:
+        print("a table")
+        print("error: a mistake", file=sys.stderr)
+        return status
+
+    waited: list[float] = []
+    monkeypatch.setattr(torchrun.time, "sleep", waited.append)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert torchrun.speak_once(command) == status
+    output = capsys.readouterr()
+    assert output.out == "a table\n"
+    assert output.err.count("error: a mistake") == (2 if status == 2 else 1)
+    assert waited == {0: [], 2: [torchrun.LAST_WORDS], 130: [1]}[status]
 
 
 @pytest.mark.usefixtures("as_under_torchrun")

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = directory.path / "stages" / name
     try:
         graph = directory.blueprint().build()
-        stage = find_stage(graph, name)
+        stage = find_stage(graph, directory, name)
         directory.check_unchanged([stage])
         stage.work(stage_context(stage, graph, directory, _Teller(folder / PROGRESS)))
     except KeyboardInterrupt:

@@ -28,18 +28,21 @@ class Executor(Protocol):
         ...
 
 
-def find_stage(graph: Graph, name: str, key: str | None = None) -> Stage:
+def find_stage(
+    graph: Graph, directory: RunDirectory, name: str, key: str | None = None
+) -> Stage:
     """Return a stage of a graph that was built elsewhere too.
 
     Args:
         graph: The graph.
+        directory: Where the stages write.
         name: Name of the stage.
         key: Its key there, if that is known.
 
     Raises:
-        DivtrainError: when the graph has no such stage.
+        DivtrainError: when the graph has none with this key, or the run directory is not here.
     """
-    for stage in graph.stages:
+    for stage in graph.stages if directory.is_open() else []:
         if stage.name == name and key in (None, stage.key):
             return stage
     raise DivtrainError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError
@@ -21,6 +21,8 @@ from divtrain.experiments.progress import Progress
 from divtrain.experiments.run_directory import LOG, RunDirectory
 from divtrain.experiments.stage import Graph
 
+NEWS = re.compile(r"[\d-]+ [\d:]+ (?:begin (\S+) in process|  at  (\S+): (\d+) of (\d+)  (.*))")
+"""Lines of the log that tell progress."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at tasks and log."""
 LAST_WORDS = 30.0
@@ -58,22 +60,32 @@ class RayExecutor:
             DivtrainError: when Ray is not installed, the cluster is not there or has no machine
                 that is large enough, a stage raises it, or its workers are lost too often.
         """
-        ray, news = _import_ray(), _News(directory.path / LOG, progress)
-        tasks: dict[str, Any] = {}
-        with _connected(ray, self.address):
-            resources = self._resources(ray, graph.accelerator)
+        ray = _import_ray()
+        with _connected(ray, self.address), (directory.path / LOG).open("a+") as log:
+            options = {"max_retries": self.retries, **self._resources(ray, graph.accelerator)}
             place = (blueprint, str(directory.path.resolve()), str(Path.cwd()))
             do: Any = ray.remote(_do)
+            tasks: dict[str, Any] = {}
             for stage in graph.stages:
+                inputs = [tasks[each.name] for each in stage.inputs if each.name in tasks]
                 if directory.is_done(stage):
                     directory.tidy(stage)
                     progress.reused(stage.name)
-                    continue
-                inputs = [tasks[each.name] for each in stage.inputs if each.name in tasks]
-                task = do.options(name=stage.name, max_retries=self.retries, **resources)
-                tasks[stage.name] = task.remote(*place, stage.name, stage.key, *inputs)
+                else:
+                    task = do.options(name=stage.name, **options)
+                    tasks[stage.name] = task.remote(*place, stage.name, stage.key, *inputs)
+            running = {task: name for name, task in tasks.items()}
             try:
-                _watch(ray, tasks, news)
+                while running:
+                    ended, _ = ray.wait(list(running), timeout=LOOK_EVERY)
+                    _show(log, progress)
+                    for task in ended:
+                        name = running.pop(task)
+                        seconds = _result(ray, task, name)
+                        if seconds is None:
+                            progress.reused(name)
+                        else:
+                            progress.end(name, seconds)
             except BaseException:
                 _stop(ray, list(tasks.values()))
                 raise
@@ -97,56 +109,31 @@ class RayExecutor:
         return {"num_cpus": self.cpus, "num_gpus": gpus}
 
 
-class _News:
-    """Shows what is new in a log since this was made."""
-
-    BEGIN = re.compile(r"[\d-]+ [\d:]+ begin (\S+) in process")
-    AT = re.compile(r"[\d-]+ [\d:]+   at  (\S+): (\d+) of (\d+)  (.*)")
-
-    def __init__(self, log: Path, progress: Progress):
-        self.progress = progress
-        self._log = log
-        self._read = log.stat().st_size if log.exists() else 0
-
-    def show(self) -> None:
-        """Show the lines that are whole."""
-        if not self._log.exists():
-            return
-        with self._log.open("rb") as log:
-            log.seek(self._read)
-            lines = log.read().rpartition(b"\n")[0]
-        self._read += len(lines) + bool(lines)
-        for line in lines.decode().splitlines():
-            if begun := self.BEGIN.match(line):
-                self.progress.begin(begun[1])
-            elif at := self.AT.match(line):
-                self.progress.update(at[1], int(at[2]), int(at[3]), at[4])
-
-
-def _watch(ray: ModuleType, tasks: dict[str, Any], news: _News) -> None:
-    """Wait for all tasks and show how far they are; raise what the first that fails does."""
-    names = {task: name for name, task in tasks.items()}
-    while names:
-        ended, _ = ray.wait(list(names), timeout=LOOK_EVERY)
-        news.show()
-        for task in ended:
-            name = names.pop(task)
-            try:
-                seconds = ray.get(task)
-            except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, DivtrainError):
-                    raise DivtrainError(str(error.cause)) from error
-                raise
-            except ray.exceptions.RayError as error:
-                raise DivtrainError(
-                    f"the workers of {name} were lost ({type(error).__name__}), also when it was"
-                    " tried again; look at `ray status` and the memory of the machines, then give"
-                    " the same command again: it resumes"
-                ) from error
-            if seconds is None:
-                news.progress.reused(name)
+def _show(log: IO[str], progress: Progress) -> None:
+    """Show what is new in the log."""
+    for line in log:
+        if news := NEWS.match(line):
+            begun, stage, done, total, detail = news.groups()
+            if begun:
+                progress.begin(begun)
             else:
-                news.progress.end(name, seconds)
+                progress.update(stage, int(done), int(total), detail)
+
+
+def _result(ray: ModuleType, task: Any, stage: str) -> float | None:
+    """Return what the task of a stage does, or raise what it raises."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DivtrainError):
+            raise DivtrainError(str(error.cause)) from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise DivtrainError(
+            f"the workers of {stage} were lost ({type(error).__name__}), also when it was tried"
+            " again; look at `ray status` and the memory of the machines, then give the same"
+            " command again: it resumes"
+        ) from error
 
 
 def _stop(ray: ModuleType, tasks: list[Any]) -> None:
@@ -182,12 +169,7 @@ def _do(
     if "" not in sys.path:
         sys.path.insert(0, "")  # where MODULE:ATTRIBUTE is looked for
     graph, directory, seconds = _graph(blueprint), RunDirectory(Path(path)), _Seconds()
-    stage = find_stage(graph, name, key)
-    if not directory.is_open():
-        raise DivtrainError(
-            f"{os.uname().nodename} does not see the run directory {path}; put --out where every"
-            " machine of the Ray cluster sees it"
-        )
+    stage = find_stage(graph, directory, name, key)
     told = False
     while not perform(stage, graph, directory, seconds):
         wait(stage, directory, seconds, told)

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,11 +21,13 @@ from divtrain.training import (
     History,
     adam,
     save_ensemble,
-    torchrun_processes,
     train,
     training_processes,
 )
 from divtrain.version import versions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 TARGET, SURROGATE, STATIC = "target", "surrogate", "static"
 HISTORY = "history.jsonl"
@@ -107,20 +109,23 @@ def _train_stage(
         },
     }
     devices = training_processes(settings.devices)
-    if settings.strategy == "members":  # static nets and surrogates may have fewer
-        fewer = min(devices, len(model.members))
-        devices = fewer if torchrun_processes() in (1, fewer) else 1
+    if settings.strategy == "members" and devices > len(model.members):
+        devices = 1  # static nets and surrogates may have fewer members than the targets
 
     def work(context: Context) -> None:
+        fabric = context.fabric(settings.precision, devices)
+        fabric.launch()
         state = context.folder / STATE
         if state.exists():
             context.log(f"      {stage.name} resumes from its saved state")
         try:
-            _train(recipe, defence, own_seed, data, told, context, static, devices)
+            _train(recipe, defence, own_seed, data, told, context, static, fabric)
         except DamagedFileError as error:  # raised before anything of it was taken up
             context.log(f"begin {stage.name} again from the first step: {error}")
-            state.unlink(missing_ok=True)
-            _train(recipe, defence, own_seed, data, told, context, static, devices)
+            if fabric.is_global_zero:
+                state.unlink(missing_ok=True)
+            fabric.barrier()
+            _train(recipe, defence, own_seed, data, told, context, static, fabric)
 
     stage = Stage(
         "train", recipe.name, recipe.seed, spec, () if static is None else (static,), work,
@@ -141,12 +146,10 @@ def _train(
     about: Mapping[str, Any],
     context: Context,
     static: Stage | None,
-    devices: int,
+    fabric: "Fabric",
 ) -> None:
     """Train in this process, alone or as one of several; the first one writes the files."""
     settings, dataset = recipe.train, context.dataset
-    fabric = context.fabric(settings.precision, devices)
-    fabric.launch()
     with torch.random.fork_rng():
         torch.manual_seed(own_seed)
         ens = recipe.build_ensemble(dataset)
