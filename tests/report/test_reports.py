@@ -24,7 +24,7 @@ from divtrain.report import (
     to_csv,
     to_markdown,
 )
-from divtrain.report.stand_ins import attack_title
+from divtrain.attacks import attack_title
 from report.judged import judged
 
 FACTS = RunFacts(
