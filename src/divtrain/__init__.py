@@ -8,7 +8,7 @@ from divtrain import analysis, attacks, data, defences, evaluation, models, trai
 from divtrain.cross_entropy import cross_entropy
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
-from divtrain.forward import Batch, MemberPass, member_pass
+from divtrain.forward import Batch, MemberPass, Where, member_pass
 from divtrain.gal import (
     DiversityLoss,
     coherence,
@@ -26,6 +26,7 @@ __all__ = [
     "DivtrainError",
     "Ensemble",
     "MemberPass",
+    "Where",
     "__version__",
     "analysis",
     "attacks",
