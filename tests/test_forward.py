@@ -1,5 +1,7 @@
 """One pass of every member: what it records, what terms share, images of each member's own."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,9 +82,9 @@ def test_all_terms_share_one_backward_pass_to_the_images(monkeypatch: pytest.Mon
     calls: list[bool] = []
     grad = torch.autograd.grad
 
-    def counted(*args: object, **kwargs: object) -> tuple[Tensor, ...]:
+    def counted(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         calls.append(True)
-        return grad(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+        return grad(*args, **kwargs)
 
     monkeypatch.setattr(torch.autograd, "grad", counted)
     forward = member_pass(ensemble(), Batch(*images(), PARTS))

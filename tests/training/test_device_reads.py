@@ -60,7 +60,8 @@ def test_a_step_reads_once(defence: Defence, lists: list[str]) -> None:
     class Look:
         def on_step(self, step: int, steps: int, means: dict[str, float]) -> None:
             seen.append([*reads.found, *lists])
-            reads.found.clear(), lists.clear()
+            reads.found.clear()
+            lists.clear()
 
     ens = dt.Ensemble([net() for _ in "abc"])
     with reads:
@@ -72,5 +73,6 @@ def test_a_step_reads_once(defence: Defence, lists: list[str]) -> None:
 def test_the_count_finds_what_it_looks_for(lists: list[str]) -> None:
     x = torch.arange(4.0)
     with Reads() as reads:
-        x[x > 1], x.sum().item(), bool((x > 1).any()), x.tolist()
+        made = x[x > 1], x.sum().item(), bool((x > 1).any()), x.tolist()
+    assert len(made) == 4
     assert len(reads.found) >= 3 and lists == ["tolist"]

@@ -302,14 +302,15 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         train(ens or tanh_nets(), save_every=0.0, **given)
 
     run()
-    for options, match in (
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"epochs": 2}, "its epochs is 1, this one's is 2"),
         ({"defence": Div(1.0, noise=0.2)}, "its defence.gal_weight is 0.5, this one's is 1.0"),
         ({"defence": Base()}, "its defence.kind is 'Div', this one's is 'Base'"),
         ({"batches": stream(seed=6)}, "its batches.seed is 5, this one's is 6"),
         ({"optimizer": adam(1e-2)}, r"its optimizer.groups.0.lr is 0.001, this one's is 0.01"),
         ({"schedule": "one_cycle"}, "its schedule is 'constant'"),
-    ):
+    ]
+    for options, match in changes:
         with pytest.raises(dt.DivtrainError, match=f"belongs to another run: {match}"):
             run(**options)
     other = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in "ab"])

@@ -1,6 +1,7 @@
 """Where a training run stands, and its file: all that is needed to resume as if never stopped."""
 
 import time
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,11 +137,13 @@ def load_state(
     expected = {name: (t.dtype, t.shape) for name, t in ens.state_dict().items()}
     if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
+    remembered = {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
     with reading(path):
         _check_slots(slots, parameters)
+        # Whether this kind of optimiser takes it; a Fabric optimiser wraps the one that is copied.
+        copy(getattr(optimizer, "optimizer", optimizer)).load_state_dict(remembered)
     ens.load_state_dict(weights)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    optimizer.load_state_dict(remembered)
     for parameter, own in optimizer.state.items():
         for name, slot in own.items():
             if isinstance(slot, Tensor) and slot.shape == parameter.shape:
