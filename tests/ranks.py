@@ -6,40 +6,23 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 import divtrain as dt
-from divtrain.data import (
-    NOISES,
-    Clean,
-    Images,
-    Noisy,
-    OutsidePart,
-    Stream,
-    balanced_subset,
-    load_dataset,
-)
+from divtrain.data import Images, Stream
+from divtrain.defences import BaseNoise, Defence, Detector, Div
 from divtrain.models import build
-from divtrain.training import (
-    CrossEntropy,
-    GradientAlignment,
-    InsideCrossEntropy,
-    Term,
-    TrainingSettings,
-    leave_group,
-    train,
-)
-from tape import tapes_for_cuda_graphs
+from divtrain.training import adam, leave_group, train
+from made import DIV, digits
 
+OnProgress = Callable[[int, int, str], None]
 STOP_AT = 5
-BASE: tuple[Term, ...] = (CrossEntropy(),)
-DIV: tuple[Term, ...] = (CrossEntropy(), GradientAlignment(0.5))
-PART: tuple[Term, ...] = (CrossEntropy(), GradientAlignment(0.5, every=2, part=0.3))
-DETECTOR: tuple[Term, ...] = (InsideCrossEntropy(0.5), GradientAlignment(0.5, part=0.5))
+BASE = BaseNoise(0.2)
 
 
 def conv3() -> list[nn.Module]:
@@ -75,11 +58,21 @@ class Case:
     """One training to make in one process and in two."""
 
     nets: Callable[[], list[nn.Module]] = mixed
-    terms: tuple[Term, ...] = DIV
+    defence: Defence = DIV
     dtype: torch.dtype = torch.float64
     by_member: bool = False
     epochs: int = 2
-    outside: OutsidePart | None = None
+
+    def train(
+        self, ens: dt.Ensemble, *callbacks: object, batch_size: int = 40, rate: float = 1e-3,
+        **options: Any,
+    ) -> list[dict[str, float]]:  # fmt: skip
+        images = Images(digits().x.to(self.dtype), digits().y)
+        batches = Stream(images, batch_size, shift=1, seed=5)
+        return train(
+            ens, batches, self.defence, self.epochs, adam(rate), "constant", callbacks,
+            save_every=1e6, by_member=self.by_member, **options,
+        )  # fmt: skip
 
 
 CASES = {
@@ -88,10 +81,10 @@ CASES = {
     "base-float32": Case(conv3, BASE, torch.float32, epochs=1),
     "div-float32": Case(conv3, dtype=torch.float32, epochs=1),
     "mixed": Case(),
-    "lazy": Case(terms=PART),
+    "lazy": Case(defence=Div(gal_every=2, gal_part=0.3, noise=0.2)),
     "by-member": Case(by_member=True),
     "batch-norm": Case(batch_norm),
-    "detector": Case(terms=DETECTOR, outside=OutsidePart(NOISES["smooth"], 0.5, 10)),
+    "detector": Case(defence=Detector(outside="smooth")),
 }
 
 DIVERGING = Case(dtype=torch.float32)
@@ -100,29 +93,6 @@ DIVERGING = Case(dtype=torch.float32)
 def ensemble(case: Case, seed: int = 0) -> dt.Ensemble:
     torch.manual_seed(seed)
     return dt.Ensemble(case.nets()).to(case.dtype)
-
-
-class Counted(Stream):
-    """A stream that knows the last batch it gave."""
-
-    last: int = -1
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        object.__setattr__(self, "last", step)
-        return super().batch(step)
-
-
-def stream(case: Case, batch_size: int = 40) -> Counted:
-    images = balanced_subset(load_dataset("digits").train, 120)
-    images = Images(images.x.to(case.dtype), images.y)
-    views = (Clean(), Noisy(0.2))
-    return Counted(images, batch_size, views, shift=1, seed=5, outside=case.outside)
-
-
-def settings(case: Case, strategy: str = "ddp") -> TrainingSettings:
-    return TrainingSettings(
-        case.epochs, 1e-3, "constant", 1e6, case.by_member, strategy  # pyright: ignore
-    )  # fmt: skip
 
 
 def keep(folder: Path, name: str, ens: dt.Ensemble) -> None:
@@ -135,81 +105,73 @@ def work(fabric: Fabric, folder: Path) -> None:
     torch.set_num_threads(1)
     rank = fabric.global_rank
     for strategy in ("ddp", "members"):
+        own = {"fabric": fabric, "strategy": strategy}
         for name, case in CASES.items():
             ens = ensemble(case, seed=7 * rank)  # only the first rank's weights count
-            rows = train(ens, stream(case), case.terms, settings(case, strategy), fabric)
+            rows = case.train(ens, **own)
             keep(folder, f"{strategy}-{name}-{rank}", ens)
             (folder / f"{strategy}-{name}-{rank}.json").write_text(json.dumps(rows))
-        if strategy == "ddp":
-            _record(fabric, folder)
-        _stop_and_go_on(fabric, folder, strategy)
-        _refuse(fabric, folder, strategy)
-        _damage(fabric, folder, strategy)
+        _stop_and_resume(folder, own)
+        _refuse(folder, own)
+        _damage(folder, own)
     leave_group()
 
 
-def _record(fabric: Fabric, folder: Path) -> None:
-    """Take the steps from recordings; the mean over the processes is no part of them."""
-    case, rank = CASES["mixed"], fabric.global_rank
-    ens = ensemble(case, seed=7 * rank)
-    recorded = replace(settings(case), cuda_graph=True)
-    with tapes_for_cuda_graphs() as made:
-        train(ens, stream(case), case.terms, recorded, fabric)
-    keep(folder, f"ddp-recorded-{rank}", ens)
-    (folder / f"ddp-recorded-{rank}.played").write_text(str(made[0].tapes[0].played))
+class KillTheOther:
+    """The first process asks the second to stop."""
 
+    def __init__(self, other: int):
+        self.other = other
 
-def _stop_and_go_on(fabric: Fabric, folder: Path, strategy: str) -> None:
-    case, rank = CASES["mixed"], fabric.global_rank
-    other = fabric.broadcast(os.getpid(), src=1)
-
-    def kill_the_other(step: int, steps: int, means: dict[str, float]) -> None:
+    def on_step(self, step: int, steps: int, means: dict[str, float]) -> None:
         if step == STOP_AT:
-            os.kill(other, signal.SIGTERM)
+            os.kill(self.other, signal.SIGTERM)
 
+
+def _stop_and_resume(folder: Path, own: dict[str, Any]) -> None:
+    fabric, strategy = own["fabric"], own["strategy"]
+    case, rank = CASES["mixed"], fabric.global_rank
+    kill = KillTheOther(fabric.broadcast(os.getpid(), src=1))
     for name, kind in {"stopped": case, "dropout": Case(dropout)}.items():
-        state, batches = folder / f"{strategy}-{name}.state", stream(kind)
-        whole = ensemble(kind)
-        train(whole, stream(kind), kind.terms, settings(kind, strategy), fabric)
+        state, whole = folder / f"{strategy}-{name}.state", ensemble(kind)
+        kind.train(whole, **own)
         try:
-            train(
-                ensemble(kind), batches, kind.terms, settings(kind, strategy), fabric, state,
-                kill_the_other,
-            )  # fmt: skip
+            kind.train(ensemble(kind), kill, state_file=state, **own)
         except KeyboardInterrupt:
-            (folder / f"{strategy}-{name}-{rank}.last").write_text(str(batches.last))
+            (folder / f"{strategy}-{name}-{rank}.stopped").touch()
         again = ensemble(kind, seed=9)
         torch.manual_seed(77)
-        train(again, stream(kind), kind.terms, settings(kind, strategy), fabric, state)
+        kind.train(again, state_file=state, **own)
         keep(folder, f"{strategy}-{name}-whole-{rank}", whole)
         keep(folder, f"{strategy}-{name}-again-{rank}", again)
     from_one = ensemble(case, seed=9)
-    state = folder / "one.state"
-    train(from_one, stream(case), case.terms, settings(case, strategy), fabric, state)
+    case.train(from_one, state_file=folder / "one.state", **own)
     keep(folder, f"{strategy}-from-one-{rank}", from_one)
 
 
-def _refuse(fabric: Fabric, folder: Path, strategy: str) -> None:
-    case = CASES["mixed"]
-    ens = ensemble(case) if strategy == "ddp" else dt.Ensemble(case.nets()[:1]).to(case.dtype)
-    diverging = replace(settings(DIVERGING, strategy), learning_rate=1e38)
+def _refuse(folder: Path, own: dict[str, Any]) -> None:
+    case, rank, strategy = CASES["mixed"], own["fabric"].global_rank, own["strategy"]
+    ens = ensemble(case)
+    if strategy == "members":
+        ens = dt.Ensemble(list(ens.members)[:1])
+        case = replace(case, defence=BASE)
     try:
-        train(ensemble(DIVERGING), stream(DIVERGING), DIV, diverging, fabric)
+        DIVERGING.train(ensemble(DIVERGING), rate=1e38, **own)
     except dt.DivtrainError as error:
-        (folder / f"{strategy}-diverged-{fabric.global_rank}").write_text(str(error))
+        (folder / f"{strategy}-diverged-{rank}").write_text(str(error))
     try:
-        train(ens, stream(case, 15), BASE, settings(case, strategy), fabric)
+        case.train(ens, batch_size=15, **own)
     except dt.DivtrainError as error:
-        (folder / f"{strategy}-refused-{fabric.global_rank}").write_text(str(error))
+        (folder / f"{strategy}-refused-{rank}").write_text(str(error))
 
 
-def _damage(fabric: Fabric, folder: Path, strategy: str) -> None:
+def _damage(folder: Path, own: dict[str, Any]) -> None:
     """Only the first process finds its state damaged."""
-    case, state = CASES["mixed"], folder / f"{strategy}-seen-{fabric.global_rank}.state"
-    content = (folder / "one.state").read_bytes()
-    state.write_bytes(content if fabric.global_rank else content[:-9])
+    case, rank, strategy = CASES["mixed"], own["fabric"].global_rank, own["strategy"]
+    state, content = folder / f"{strategy}-seen-{rank}.state", (folder / "one.state").read_bytes()
+    state.write_bytes(content if rank else content[:-9])
     try:
-        train(ensemble(case), stream(case), case.terms, settings(case, strategy), fabric, state)
+        case.train(ensemble(case), state_file=state, **own)
     except dt.DivtrainError as error:
-        told = f"{type(error).__name__} {error}"
-        (folder / f"{strategy}-damaged-{fabric.global_rank}").write_text(told)
+        text = f"{type(error).__name__} {error}"
+        (folder / f"{strategy}-damaged-{rank}").write_text(text)

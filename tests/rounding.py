@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest import mock
 
-from torch import Tensor
-
 from divtrain.data import Stream
+from divtrain.forward import Batch
 
 
 @contextmanager
@@ -17,9 +17,9 @@ def batches_back_to_front() -> Iterator[None]:
     """
     batch = Stream.batch
 
-    def reversed_batch(stream: Stream, step: int) -> tuple[Tensor, Tensor]:
-        x, y = batch(stream, step)
-        return x.flip(0), y.flip(0)
+    def reversed_batch(stream: Stream, step: int) -> Batch:
+        made = batch(stream, step)
+        return replace(made, x=made.x.flip(0), y=made.y.flip(0))
 
     with mock.patch.object(Stream, "batch", reversed_batch):
         yield

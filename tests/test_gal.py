@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import divtrain as dt
 import reference
-from divtrain.gal import alignment, member_pass
+from divtrain.gal import alignment
 
 LOG_PAIRS = math.log(10)  # five members, ten pairs
 
@@ -108,7 +108,7 @@ def test_cross_entropy_equals_its_definition() -> None:
 def test_the_parameter_gradient_of_gal_equals_the_closed_form() -> None:
     """dGAL/dtheta_a = grad_theta <g_a(theta), v_a>, v_a = sum_b w_ab (u_b - CS_ab u_a) / |g_a|."""
     ens, (x, y) = reference.smooth_ensemble(), batch()
-    alignment(member_pass(ens, x, y).input_gradients(create_graph=True)).gal.backward()
+    alignment(dt.input_gradients(ens, x, y, create_graph=True)).gal.backward()
     got = [parameter.grad for parameter in ens.parameters()]
 
     g = dt.input_gradients(ens, x, y)
@@ -366,7 +366,7 @@ LABELS = torch.tensor([0, 3])
         (IMAGES[:0], LABELS[:0], "at least one image"),
         (IMAGES, torch.tensor([0, 4]), "from 0 to 3"),
         (IMAGES, torch.tensor([-1, 0]), "from 0 to 3"),
-        (IMAGES, LABELS[:1], "one label an image"),
+        (IMAGES, LABELS[:1], "one label per image"),
         (IMAGES, LABELS.float(), "int64"),
         (IMAGES, nn.functional.one_hot(LABELS), "argmax"),
     ],

@@ -40,8 +40,9 @@ from divtrain.files import (
     write_text,
 )
 from divtrain.models import build
-from divtrain.training import CrossEntropy, TrainingSettings, train
+from divtrain.training import train
 from divtrain.training.state import TrainingState, load_state, save_state
+from made import StopAt
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")  # a user runs without them
 
@@ -282,18 +283,14 @@ def test_a_hundred_thousand_members_are_not_built(tmp_path: Path) -> None:
 def test_a_state_that_loads_is_trained_to_its_end_or_told(tmp_path: Path) -> None:
     """Whatever the metadata says, the loop comes to its end with a history of numbers."""
     images = Images(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)
-    settings = TrainingSettings(epochs=2, save_every=0.0)
     path, draw = tmp_path / "state", random.Random("train")
 
     def resume(stop: int = 0) -> Any:
-        def at(step: int, steps: int, means: dict[str, float]) -> None:
-            if step == stop:
-                raise KeyboardInterrupt
-
         ens, _ = small()
         history = train(
-            ens, Stream(images, 4), [CrossEntropy()], settings, state_file=path, on_step=at
-        )
+            ens, Stream(images, 4), "base", 2, callbacks=[StopAt(stop)], state_file=path,
+            save_every=0.0,
+        )  # fmt: skip
         assert all(isinstance(value, (int, float)) for row in history for value in row.values())
 
     with pytest.raises(KeyboardInterrupt):

@@ -9,16 +9,15 @@ import torch
 
 from divtrain.data import (
     NOISES,
-    Clean,
     Dataset,
     Images,
-    Noisy,
     OutsidePart,
     Stream,
     check_outside,
     load_dataset,
     open_outside,
 )
+from divtrain.defences import Clean, Noisy
 from divtrain.errors import DivtrainError
 
 
@@ -128,26 +127,26 @@ def test_a_batch_begins_with_images_from_outside_and_the_rest_is_as_without(
     digits: Dataset, batch_size: int, share: float, first: int
 ) -> None:
     mixed = stream(digits, batch_size, share)
-    assert (mixed.outside_size, mixed.inside_size) == (first, batch_size - first)
+    parts = {"outside": slice(0, first), "given": slice(first, batch_size)}
     plain = replace(mixed, outside=None, batch_size=batch_size - first)
     assert mixed.steps_per_epoch == plain.steps_per_epoch
     for step in (0, 1, mixed.steps_per_epoch):
-        x, y = mixed.batch(step)
-        assert len(x) == len(y) == batch_size
-        for one, other in zip((x[first:], y[first:]), plain.batch(step), strict=True):
-            assert torch.equal(one, other)
-        again = replace(mixed).batch(step)  # as a run that goes on
-        assert torch.equal(x, again[0]) and torch.equal(y, again[1])
+        batch, inside = mixed.batch(step), plain.batch(step)
+        assert batch.parts == parts
+        assert len(batch) == len(batch.y) == batch_size
+        assert torch.equal(batch.x[first:], inside.x) and torch.equal(batch.y[first:], inside.y)
+        again = replace(mixed).batch(step)  # as a run that resumes
+        assert torch.equal(batch.x, again.x) and torch.equal(batch.y, again.y)
 
 
 def test_classes_of_images_from_outside_are_uniform(digits: Dataset) -> None:
     batches = [stream(digits, 200).batch(step) for step in range(40)]
-    classes = torch.cat([y[:100] for _, y in batches])
+    classes = torch.cat([batch.y[:100] for batch in batches])
     counts = classes.bincount(minlength=10)
     assert len(counts) == 10
     # 4,000 draws: each class 400, with a standard deviation of 19.
     assert (counts - 400).abs().max() < 80
-    assert not torch.equal(batches[0][0][:100], batches[1][0][:100])
+    assert not torch.equal(batches[0].x[:100], batches[1].x[:100])
 
 
 def test_a_batch_without_room_for_training_images_is_refused(digits: Dataset) -> None:

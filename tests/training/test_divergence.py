@@ -2,36 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.data import Clean, Images, Stream, balanced_subset, load_dataset
+from divtrain.data import Images
+from divtrain.defences import Base, CrossEntropy, GradientAlignment
 from divtrain.files import read_tensors
-from divtrain.gal import MemberPass
-from divtrain.training import CrossEntropy, GradientAlignment, TrainingSettings, train
-from divtrain.training.divergence import finite_log
-
-SETTINGS = TrainingSettings(epochs=2, learning_rate=1e-3, save_every=0.0)
+from divtrain.forward import MemberPass, Where
+from divtrain.training import adam, train
+from divtrain.training.divergence import are_finite
+from made import Made, StopAt, digits, stream, tanh_nets
 
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    return balanced_subset(load_dataset("digits").train, 120)
+    return digits()
 
 
-def ensemble() -> dt.Ensemble:
-    torch.manual_seed(0)
-    return dt.Ensemble(
-        [nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10)) for _ in "ab"]
-    )
-
-
-def stream(images: Images) -> Stream:
-    return Stream(images, 40, (Clean(),), seed=5)
+ensemble = partial(tanh_nets, 2)
+TWO: dict[str, Any] = {"epochs": 2, "save_every": 0.0}
 
 
 @dataclass
@@ -40,12 +35,15 @@ class Spoiling:
 
     step: int
     spoil: Callable[[MemberPass], Tensor]
-    calls: list[int] = field(default_factory=list, repr=False)
+    calls: list[int] = field(default_factory=list, repr=False, compare=False)
 
-    def share(self, step: int) -> float:
-        return 0.0
+    def spec(self) -> str:
+        return "spoiling"
 
-    def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients_at(self, step: int) -> Where | None:
+        return None
+
+    def __call__(self, forward: MemberPass, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         self.calls.append(1)
         value = self.spoil(forward) if len(self.calls) == self.step else forward.losses.sum() * 0
         return value, {"extra": value.detach()}
@@ -71,26 +69,22 @@ def overflowing_gradient(forward: MemberPass) -> Tensor:
 
 @pytest.mark.parametrize("spoil", [nan_loss, infinite_loss, nan_gradient, overflowing_gradient])
 def test_the_step_is_not_taken_and_the_state_stays_the_last_good_one(
-    images: Images, tmp_path: Path, spoil: Callable[[MemberPass], Tensor]
+    tmp_path: Path, spoil: Callable[[MemberPass], Tensor]
 ) -> None:
     state, good = tmp_path / "state.safetensors", tmp_path / "good.safetensors"
 
-    def stop(step: int, steps: int, means: dict[str, float]) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
     before, after = ensemble(), ensemble()
-    terms = [CrossEntropy(), Spoiling(5, spoil)]
+    spoiled = Made((CrossEntropy(), Spoiling(5, spoil)))
+    sound = Made((CrossEntropy(), Spoiling(0, spoil)))
     with pytest.raises(KeyboardInterrupt):  # the state of step 4
-        train(before, stream(images), [CrossEntropy(), Spoiling(0, spoil)], SETTINGS,
-              state_file=good, on_step=stop)  # fmt: skip
+        train(before, stream(), sound, state_file=good, callbacks=[StopAt(5)], **TWO)
     with pytest.raises(dt.DivtrainError) as caught:
-        train(after, stream(images), terms, SETTINGS, state_file=state)
+        train(after, stream(), spoiled, state_file=state, **TWO)
     message = str(caught.value)
     assert "diverged at step 5 of 6 (epoch 2, batch 2 of 3)" in message
     assert f"the last good training state stays in {state}" in message
     assert "the weights in memory are those of before the step, 4 done" in message
-    assert "--train.learning-rate" in message
+    assert "a lower learning rate" in message
     saved, about = read_tensors(state)
     expected, _ = read_tensors(good)
     assert about["state"]["step"] == 4
@@ -100,11 +94,11 @@ def test_the_step_is_not_taken_and_the_state_stays_the_last_good_one(
         assert torch.equal(tensor, saved[f"model.{name}"]), name
 
 
-def test_a_gradient_names_its_member(images: Images) -> None:
+def test_a_gradient_names_its_member() -> None:
     with pytest.raises(
         dt.DivtrainError, match=r"gradient is not: members\.1\.1\.weight, "
     ) as caught:
-        train(ensemble(), stream(images), [CrossEntropy(), Spoiling(2, nan_gradient)], SETTINGS)
+        train(ensemble(), stream(), Made((CrossEntropy(), Spoiling(2, nan_gradient))), **TWO)
     assert "members.0" not in str(caught.value)
 
 
@@ -124,14 +118,14 @@ class Breaking(nn.Module):
 def test_a_loss_names_member_image_and_view(images: Images) -> None:
     ens = ensemble()
     ens.members[1] = Breaking(images.x[77])
-    own = stream(images)
+    own = replace(stream(), shift=0)
     step = next(s for s in range(3) if 77 in own.places(s)[0].tolist())
     expected = (
         rf"diverged at step {step + 1} of 6 .* the loss of member 1 \(counted from 0\) is not"
         r" finite, at 1 of 40 images \(training images 77, seen as Clean\(\)\)"
     )
     with pytest.raises(dt.DivtrainError, match=expected):
-        train(ens, own, [CrossEntropy()], SETTINGS)
+        train(ens, own, Base(), **TWO)
 
 
 @dataclass(frozen=True)
@@ -144,75 +138,72 @@ class Broken:
         return x
 
 
-def test_a_view_that_breaks_images_is_named_and_so_is_the_first_step(images: Images) -> None:
-    own = replace(stream(images), views=(Broken(),))
-    first = int(own.places(0)[0][0])
+BROKEN = Made((CrossEntropy(),), (Broken(),))
+
+
+def test_a_view_that_breaks_images_is_named_and_so_is_the_first_step() -> None:
+    first = int(stream().places(0)[0][0])
     expected = (
         rf"the batch itself has pixels that are not finite, at 1 of 40 images \(training images"
         rf" {first}, seen as Broken\(\)\).*nothing was learnt yet"
     )
     with pytest.raises(dt.DivtrainError, match=expected):
-        train(ensemble(), own, [CrossEntropy()], SETTINGS)
+        train(ensemble(), stream(), BROKEN, **TWO)
 
 
-def test_batch_norm_that_saw_a_broken_image_is_not_blamed(images: Images, tmp_path: Path) -> None:
+def test_batch_norm_that_saw_a_broken_image_is_not_blamed(tmp_path: Path) -> None:
     nets = [nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)) for _ in "ab"]
-    own, state = replace(stream(images), views=(Broken(),)), tmp_path / "state"
+    state = tmp_path / "state"
     with pytest.raises(dt.DivtrainError, match="the batch itself has pixels") as caught:
-        train(dt.Ensemble(nets), own, [CrossEntropy()], SETTINGS, state_file=state)
+        train(dt.Ensemble(nets), stream(), BROKEN, state_file=state, **TWO)
     assert "in memory" not in str(caught.value)  # the running statistics are spoiled
     assert not state.exists()
 
 
-def test_weights_that_came_broken_are_named(images: Images) -> None:
+def test_weights_that_came_broken_are_named() -> None:
     ens = ensemble()
     with torch.no_grad():
         ens.get_parameter("members.1.3.bias")[2] = torch.inf
     with pytest.raises(dt.DivtrainError, match=r"not finite before the step: members\.1\.3\.bias;"):
-        train(ens, stream(images), [CrossEntropy()], SETTINGS)
+        train(ens, stream(), Base(), **TWO)
 
 
-def test_gal_is_told_how_to_calm_down(images: Images) -> None:
+def test_gal_is_told_how_to_calm_down() -> None:
     @dataclass(frozen=True)
     class BrokenAlignment(GradientAlignment):
-        def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
-            value, log = super().__call__(forward)
+        def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict]:
+            value, log = super().__call__(forward, step)
             return value * torch.nan, {**log, "gal": log["gal"] * torch.nan}
 
-    with pytest.raises(dt.DivtrainError, match=r"gal nan.*--train.gal-weight"):
-        train(ensemble(), stream(images), [CrossEntropy(), BrokenAlignment()], SETTINGS)
+    with pytest.raises(dt.DivtrainError, match=r"gal nan.*a lower gal_weight"):
+        train(ensemble(), stream(), Made((CrossEntropy(), BrokenAlignment())), **TWO)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_weights_that_overflow_in_a_step_are_neither_saved_nor_returned(
-    images: Images, tmp_path: Path, epochs: int
+    tmp_path: Path, epochs: int
 ) -> None:
     """A finite loss and gradient, and a learning rate that throws the weights out of float32."""
-    state = tmp_path / "state.safetensors"
-    settings = TrainingSettings(epochs=epochs, learning_rate=1e39, save_every=0.0)
+    state, far = tmp_path / "state.safetensors", adam(1e39)
     with pytest.raises(dt.DivtrainError, match=r"at step 1 of \d: the loss was finite, but"):
-        train(ensemble(), stream(images), [CrossEntropy()], settings, state_file=state)
+        train(ensemble(), stream(), Base(), epochs, far, state_file=state, save_every=0.0)
     assert not state.exists()
-    once = replace(stream(images), batch_size=120)
-    settings = replace(settings, epochs=1)
     with pytest.raises(dt.DivtrainError, match="at step 1 of 1: the loss was finite, but"):
-        train(ensemble(), once, [CrossEntropy()], settings)
+        train(ensemble(), stream(120), Base(), 1, far)
 
 
-def test_a_log_comes_back_exactly(images: Images) -> None:
+def test_squares_that_overflow_are_not_finite() -> None:
     log = {"one": torch.tensor(0.1), "two": torch.tensor(0.1, dtype=torch.float64)}
     weight = nn.Parameter(torch.zeros(3))
     weight.grad = torch.tensor([1.0, -2.0, 1e19])
-    values, finite = finite_log(log, [weight, nn.Parameter(torch.zeros(1))])
-    assert values == {name: value.item() for name, value in log.items()}
-    assert finite
+    assert are_finite(log, [weight, nn.Parameter(torch.zeros(1))])
     weight.grad[0] = 1e20
-    assert not finite_log(log, [weight])[1]
-    assert finite_log(log, [])[1]
+    assert not are_finite(log, [weight])
+    assert are_finite(log, [])
+    assert not are_finite({"one": torch.tensor(torch.nan)}, [])
 
 
-def test_weights_that_a_step_broke_are_told_at_the_next(images: Images) -> None:
-    settings = TrainingSettings(epochs=2, learning_rate=1e39)
+def test_weights_that_a_step_broke_are_told_at_the_next() -> None:
     expected = r"at step 2 of 6 .*before the step, the one before it made them so: members\.0\.1\.w"
     with pytest.raises(dt.DivtrainError, match=expected):
-        train(ensemble(), stream(images), [CrossEntropy()], settings)
+        train(ensemble(), stream(), Base(), 2, adam(1e39))

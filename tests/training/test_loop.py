@@ -1,68 +1,46 @@
-import math
-from collections.abc import Callable
-from dataclasses import replace
+"""The training loop: what it computes, what it keeps, and how it resumes."""
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import divtrain as dt
-from divtrain.data import Clean, Images, Noisy, Stream, balanced_subset, load_dataset
-from divtrain.gal import member_pass
-from divtrain.training import CrossEntropy, GradientAlignment, TrainingSettings, total_loss, train
-
-TERMS = [CrossEntropy(), GradientAlignment(0.5)]
-
-
-@pytest.fixture(scope="module")
-def images() -> Images:
-    return balanced_subset(load_dataset("digits").train, 120)
+from divtrain.data import Images, Stream
+from divtrain.defences import Adv, Base, CrossEntropy, Div
+from divtrain.files import read_tensors
+from divtrain.training import adam, rate_at, train
+from made import DIV, Made, PlainTerm, StopAt, digits, same, stream, tanh_nets
 
 
-def ensemble(seed: int = 0) -> dt.Ensemble:
-    torch.manual_seed(seed)
-    nets = [
-        nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10)) for _ in "abc"
-    ]
-    return dt.Ensemble(nets)
-
-
-def stream(images: Images) -> Stream:
-    return Stream(images, 40, (Clean(), Noisy(0.2)), shift=1, seed=5)
-
-
-def weights(ens: dt.Ensemble) -> list[Tensor]:
-    return [p.detach().clone() for p in ens.parameters()]
-
-
-def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def test_the_loop_is_adam_on_equation_nine_step_by_step(images: Images) -> None:
+def test_the_loop_is_adam_on_equation_nine_step_by_step() -> None:
     """Against a plain loop: torch's Adam (not fused), `diversity_loss`, the stream's batches."""
-    ens, slow = ensemble(), ensemble()
-    history = train(ens, stream(images), TERMS, TrainingSettings(epochs=2, learning_rate=1e-3))
+    ens, slow = tanh_nets(), tanh_nets()
+    history = train(ens, stream(), DIV, epochs=2)
     optimizer = torch.optim.Adam(slow.parameters(), 1e-3)
     losses = []
     for step in range(12):
-        loss = dt.diversity_loss(slow, *stream(images).batch(step), gal_weight=0.5)
+        batch = DIV.prepare(stream(), 10).batch(step)
+        loss = dt.diversity_loss(slow, batch.x, batch.y, gal_weight=0.5)
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
         losses.append(loss.total.item())
-    for one, other in zip(weights(ens), weights(slow), strict=True):
+    for one, other in zip(ens.parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
     assert [row["step"] for row in history] == [6, 12]
     assert history[0]["loss"] == pytest.approx(sum(losses[:6]) / 6, rel=1e-4)
     assert history[1]["loss"] == pytest.approx(sum(losses[6:]) / 6, rel=1e-4)
 
 
-def test_history_holds_the_loss_its_parts_coherence_and_accuracy(images: Images) -> None:
-    history = train(
-        ensemble(), stream(images), TERMS, TrainingSettings(epochs=25, learning_rate=3e-2)
-    )
+def test_history_holds_the_loss_its_parts_coherence_and_accuracy() -> None:
+    history = train(tanh_nets(), stream(), DIV, 25, adam(3e-2))
     first, last = history[0], history[-1]
     assert first["loss"] == pytest.approx(first["cross_entropy"] + 0.5 * first["gal"], abs=1e-5)
     assert last["cross_entropy"] < first["cross_entropy"]
@@ -72,52 +50,13 @@ def test_history_holds_the_loss_its_parts_coherence_and_accuracy(images: Images)
     assert [row["epoch"] for row in history] == list(range(1, 26))
 
 
-def test_diversity_training_lowers_coherence_and_plain_training_does_not(images: Images) -> None:
-    settings = TrainingSettings(epochs=15, learning_rate=1e-2)
+def test_diversity_training_lowers_coherence_and_plain_training_does_not() -> None:
     found = {}
-    for name, terms in {"base": TERMS[:1], "div": TERMS}.items():
-        ens = ensemble()
-        train(ens, stream(images), terms, settings)
-        found[name] = dt.coherence(dt.input_gradients(ens, images.x, images.y)).mean().item()
-    assert found["div"] < found["base"] - 0.2
-
-
-def test_a_seeded_run_twice_equals_itself(images: Images) -> None:
-    runs = [ensemble(), ensemble()]
-    for ens in runs:
-        train(ens, stream(images), TERMS, TrainingSettings(epochs=2))
-    assert same(weights(runs[0]), weights(runs[1]))
-
-
-@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-@pytest.mark.parametrize("stop_at", [1, 4, 6, 7, 11])
-def test_a_run_stopped_anywhere_goes_on_bit_for_bit(
-    images: Images, tmp_path: Path, stop_at: int, schedule: str
-) -> None:
-    settings = TrainingSettings(epochs=2, learning_rate=3e-3, schedule=schedule, save_every=0.0)  # pyright: ignore
-    whole = ensemble()
-    expected = train(whole, stream(images), TERMS, settings)
-
-    class Killed(Exception):
-        pass
-
-    def kill(step: int, steps: int, means: dict[str, float]) -> None:
-        if step == stop_at:
-            raise Killed
-
-    state = tmp_path / "state.safetensors"
-    with pytest.raises(Killed):
-        train(ensemble(), stream(images), TERMS, settings, state_file=state, on_step=kill)
-    again = ensemble(seed=99)  # its own weights must not matter once there is a state
-    if not state.exists():
-        assert stop_at == 1
-        again = ensemble()
-    history = train(again, stream(images), TERMS, settings, state_file=state)
-    assert same(weights(again), weights(whole))
-    for row, other in zip(history, expected, strict=True):
-        assert {k: v for k, v in row.items() if k != "seconds"} == {
-            k: v for k, v in other.items() if k != "seconds"
-        }
+    for name in ("base+noise", "div"):
+        ens = tanh_nets()
+        train(ens, stream(), name, 15, adam(1e-2))
+        found[name] = dt.coherence(dt.input_gradients(ens, digits().x, digits().y)).mean().item()
+    assert found["div"] < found["base+noise"] - 0.2
 
 
 def channels_last_net() -> nn.Module:
@@ -135,61 +74,74 @@ def batch_norm_net() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.Linear(24, 10))
 
 
-@pytest.mark.parametrize("net", [channels_last_net, dropout_net, batch_norm_net])
-def test_any_kind_of_member_goes_on_bit_for_bit(
-    images: Images, tmp_path: Path, net: Callable[[], nn.Module]
-) -> None:
-    """Fused Adam and memory layouts, random layers, running statistics."""
-    settings, state = TrainingSettings(epochs=2, save_every=0.0), tmp_path / "state.safetensors"
+SGD: Any = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+LOADER = DataLoader(TensorDataset(digits().x, digits().y), batch_size=40)
 
-    def made() -> dt.Ensemble:
-        torch.manual_seed(0)
+
+@pytest.mark.parametrize("stop_at", [1, 4, 6, 11])
+@pytest.mark.parametrize(
+    ("net", "options"),
+    [
+        (channels_last_net, {}),
+        (dropout_net, {}),
+        (batch_norm_net, {"schedule": "one_cycle"}),
+        (dropout_net, {"optimizer": SGD}),
+        (channels_last_net, {"optimizer": torch.optim.Adafactor, "schedule": lambda s, n: 1 / n}),
+        (dropout_net, {"optimizer": torch.optim.NAdam, "batches": LOADER}),
+    ],
+    ids=["channels-last", "dropout", "batch-norm", "sgd", "adafactor", "loader"],
+)
+def test_a_run_stopped_anywhere_resumes_bit_for_bit(
+    tmp_path: Path, net: Callable[[], nn.Module], options: dict[str, Any], stop_at: int
+) -> None:
+    """Memory layouts, random layers, running statistics, any optimiser, any source of batches."""
+    if "schedule" in options and callable(options["schedule"]):
+        options = options | {"schedule": decaying}
+
+    def made(seed: int = 0) -> dt.Ensemble:
+        torch.manual_seed(seed)
         return dt.Ensemble([net() for _ in "ab"])
 
-    def stop(step: int, steps: int, means: dict[str, float]) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
+    def run(ens: dt.Ensemble, state: Path | None = None, *callbacks: object) -> list[dict]:
+        given = {"batches": stream(), "defence": DIV, "epochs": 2} | options
+        return train(ens, callbacks=callbacks, state_file=state, save_every=0.0, **given)
 
-    whole, again = made(), made()
-    train(whole, stream(images), TERMS, settings)
-    torch.manual_seed(0)
-    made()
+    state, whole = tmp_path / "state.safetensors", made()
+    expected = run(whole)
     with pytest.raises(KeyboardInterrupt):
-        train(made(), stream(images), TERMS, settings, state_file=state, on_step=stop)
-    torch.manual_seed(77)
-    train(again, stream(images), TERMS, settings, state_file=state)
-    for (name, one), other in zip(
-        whole.state_dict().items(), again.state_dict().values(), strict=True
-    ):
-        assert torch.equal(one, other), name
+        run(made(), state, StopAt(stop_at))
+    again = made(seed=99 if state.exists() else 0)  # its own weights do not matter with a state
+    assert state.exists() == (stop_at > 1)
+    history = run(again, state)
+    assert same(again.state_dict().values(), whole.state_dict().values())
+    for row, other in zip(history, expected, strict=True):
+        assert row | {"seconds": 0} == other | {"seconds": 0}
 
 
-def test_an_interrupt_saves_after_the_step_and_the_run_goes_on(
-    images: Images, tmp_path: Path
-) -> None:
-    import signal
+def decaying(step: int, steps: int) -> float:
+    return 1 - step / steps
 
-    settings, state = TrainingSettings(epochs=2), tmp_path / "state.safetensors"
-    whole = ensemble()
-    train(whole, stream(images), TERMS, settings)
 
-    def press_ctrl_c(step: int, steps: int, means: dict[str, float]) -> None:
-        if step == 5:
-            signal.raise_signal(signal.SIGINT)
+def test_an_interrupt_saves_and_the_run_resumes(tmp_path: Path) -> None:
+    class CtrlC:
+        def on_step(self, step: int, steps: int, means: dict[str, float]) -> None:
+            if step == 5:
+                signal.raise_signal(signal.SIGINT)
 
+    state, whole, again = tmp_path / "state.safetensors", tanh_nets(), tanh_nets()
+    train(whole, stream(), DIV, 2)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(ensemble(), stream(images), TERMS, settings, state_file=state, on_step=press_ctrl_c)
+        train(tanh_nets(), stream(), DIV, 2, state_file=state, callbacks=[CtrlC()])
     assert signal.getsignal(signal.SIGINT) is before
-    again = ensemble()
-    train(again, stream(images), TERMS, settings, state_file=state)
-    assert same(weights(again), weights(whole))
+    assert read_tensors(state)[1]["state"]["step"] == 6  # noticed in the step after it
+    train(again, stream(), DIV, 2, state_file=state)
+    assert same(again.parameters(), whole.parameters())
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing() -> None:
-    settings = TrainingSettings(epochs=1, learning_rate=0.01, schedule="one_cycle")
     steps = 100
-    rates = [settings.rate(step, steps) for step in range(steps)]
+    rates = [rate_at("one_cycle", step, steps, 0.01) for step in range(steps)]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 0.01, total_steps=steps, cycle_momentum=False, pct_start=0.3
@@ -203,28 +155,77 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_almost_nothing() -> None:
     assert rates[0] == pytest.approx(0.01 / 25)
     assert rates[-1] == pytest.approx(0.01 / 25e4)
     assert rates == pytest.approx(expected, rel=0.2)  # its peak lies one step earlier
+    assert {rate_at("constant", step, steps, 0.01) for step in range(steps)} == {0.01}
+    assert rate_at(decaying, 25, steps, 0.01) == pytest.approx(0.0075)
 
 
-def test_a_constant_schedule_is_constant() -> None:
-    assert {TrainingSettings().rate(step, 50) for step in range(50)} == {1e-3}
+def test_an_optimiser_made_before_and_a_schedule_of_ones_own_are_followed() -> None:
+    """Two groups of plain gradient descent, whose first rate falls linearly; against a loop."""
+    ens, slow = tanh_nets(2), tanh_nets(2)
+
+    def made(each: dt.Ensemble) -> torch.optim.Optimizer:
+        groups = [{"params": each.members[0].parameters(), "lr": 0.2}]
+        return torch.optim.SGD([*groups, {"params": each.members[1].parameters()}], 0.1)
+
+    history = train(ens, stream(), Base(), 1, made(ens), decaying)
+    optimizer = made(slow)
+    for step in range(3):
+        batch = stream().batch(step)
+        for group, rate in zip(optimizer.param_groups, (0.2, 0.1), strict=True):
+            group["lr"] = rate * (1 - step / 3)
+        optimizer.zero_grad()
+        dt.cross_entropy(slow.member_logits(batch.x), batch.y).mean().backward()
+        optimizer.step()
+    for one, other in zip(ens.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert history[0]["learning_rate"] == pytest.approx(0.2 / 3)
 
 
-def test_divergence_stops_the_run_and_says_what_to_try(images: Images) -> None:
-    with pytest.raises(
-        dt.DivtrainError, match=r"diverged at step \d+ of 60.*--train.learning-rate"
-    ):
-        train(ensemble(), stream(images), TERMS, TrainingSettings(epochs=10, learning_rate=1e38))
+def test_an_iterable_gives_each_image_once_in_each_view() -> None:
+    seen: list[tuple[int, float]] = []
+
+    def marked(value: float) -> Callable[..., Tensor]:
+        return lambda x, y, generator: x * 0 + value
+
+    class Looking(PlainTerm):
+        def __call__(self, forward: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            seen.extend(zip(forward.y.tolist(), forward.x[:, 0, 0, 0].tolist(), strict=True))
+            return forward.losses.mean(), {}
+
+    loader = [(torch.rand(4, 1, 8, 8), torch.arange(4)), (torch.rand(3, 1, 8, 8), torch.arange(3))]
+    train(tanh_nets(), loader, Made((Looking(),), (marked(0.25), marked(0.5))), 1)
+    expected = [(y, view) for _, labels in loader for y in labels.tolist() for view in (0.25, 0.5)]
+    assert sorted(seen) == sorted(expected)
+    assert {view for _, view in seen[:4]} == {0.25, 0.5}  # every batch mixes them
 
 
-def test_bfloat16_ends_near_float32_and_keeps_float32_weights(images: Images) -> None:
+def test_callbacks_are_called_at_each_step_each_epoch_and_the_end() -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    class Everything:
+        def on_step(self, *arguments: Any) -> None:
+            calls.append(("step", *arguments))
+
+        def on_epoch(self, *arguments: Any) -> None:
+            calls.append(("epoch", *arguments))
+
+        def on_end(self, *arguments: Any) -> None:
+            calls.append(("end", *arguments))
+
+    history = train(tanh_nets(), stream(60), Base(), 2, callbacks=[object(), Everything()])
+    assert [call[0] for call in calls] == ["step", "step", "epoch"] * 2 + ["end"]
+    assert calls[0][1:3] == (1, 4)
+    assert calls[1][3]["loss"] == history[0]["loss"]
+    assert calls[2][1] == history[0] and calls[-1][1] == history
+
+
+def test_bfloat16_ends_near_float32_and_keeps_float32_weights() -> None:
     from lightning_fabric import Fabric
 
-    settings = TrainingSettings(epochs=15, learning_rate=1e-2)
     rows = {}
     for precision in ("32-true", "bf16-mixed"):
-        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-        ens = ensemble()
-        rows[precision] = train(ens, stream(images), TERMS, settings, fabric)[-1]
+        fabric, ens = Fabric(accelerator="cpu", devices=1, precision=precision), tanh_nets()
+        rows[precision] = train(ens, stream(), DIV, 15, adam(1e-2), fabric=fabric)[-1]
         assert all(p.dtype == torch.float32 for p in ens.parameters())
     full, half = rows["32-true"], rows["bf16-mixed"]
     assert half != full
@@ -232,116 +233,103 @@ def test_bfloat16_ends_near_float32_and_keeps_float32_weights(images: Images) ->
     assert half["gal"] == pytest.approx(full["gal"], abs=0.1)
 
 
-def test_batch_norm_statistics_are_updated_once_a_step(images: Images) -> None:
-    nets = [nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)) for _ in "ab"]
-    ens = dt.Ensemble(nets)
-    train(ens, stream(images), TERMS, TrainingSettings(epochs=1))
-    assert [int(ens.get_buffer(f"members.{i}.1.num_batches_tracked")) for i in (0, 1)] == [6, 6]
+def test_batch_norm_statistics_are_updated_once_a_step() -> None:
+    ens = dt.Ensemble([batch_norm_net() for _ in "ab"])
+    train(ens, stream(), DIV, 1)
+    assert [int(ens.get_buffer(f"members.{i}.2.num_batches_tracked")) for i in (0, 1)] == [6, 6]
 
 
-def test_a_run_may_go_on_with_the_graph_of_one_member_at_a_time(
-    images: Images, tmp_path: Path
-) -> None:
-    state = tmp_path / "state.safetensors"
-    settings = TrainingSettings(epochs=2, save_every=0.0)
-    whole, parted = ensemble(), ensemble()
-    train(whole, stream(images), TERMS, settings)
-
-    def stop(step: int, steps: int, means: dict[str, float]) -> None:
-        if step == 7:
-            raise OutOfMemory
-
-    with pytest.raises(OutOfMemory):
-        train(parted, stream(images), TERMS, settings, state_file=state, on_step=stop)
-    again = replace(settings, by_member=True)
-    train(parted, stream(images), TERMS, again, state_file=state)
-    for one, other in zip(weights(whole), weights(parted), strict=True):
+def test_a_run_may_resume_with_the_graph_of_one_member_at_a_time(tmp_path: Path) -> None:
+    state, whole, parted = tmp_path / "state.safetensors", tanh_nets(), tanh_nets()
+    train(whole, stream(), DIV, 2)
+    with pytest.raises(MemoryError):
+        train(
+            parted, stream(), DIV, 2, state_file=state, save_every=0.0,
+            callbacks=[StopAt(7, MemoryError)],
+        )  # fmt: skip
+    train(parted, stream(), DIV, 2, state_file=state, by_member=True)
+    for one, other in zip(whole.parameters(), parted.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-class OutOfMemory(Exception):
-    pass
+def test_lazy_gal_is_taken_at_some_steps_and_logged_as_the_mean_of_those() -> None:
+    class Seen(dict[int, dict[str, float]]):
+        def on_step(self, step: int, steps: int, means: dict[str, float]) -> None:
+            self[step] = means
 
-
-def test_lazy_gal_is_taken_at_some_steps_and_logged_as_the_mean_of_those(images: Images) -> None:
-    seen: dict[int, dict[str, float]] = {}
-    terms = [CrossEntropy(), GradientAlignment(0.5, every=3)]
-    history = train(
-        ensemble(), stream(images), terms, TrainingSettings(epochs=1),
-        on_step=lambda step, steps, means: seen.update({step: means}),
-    )  # fmt: skip
+    seen = Seen()
+    history = train(tanh_nets(), stream(), Div(gal_every=3, noise=0.2), 1, callbacks=[seen])
     assert seen[1]["gal"] == seen[2]["gal"] == seen[3]["gal"] != seen[4]["gal"]
     assert history[0]["gal"] == seen[4]["gal"]
     assert 1 < history[0]["gal"] < 1.0986 + 1.0  # log of 3 pairs, give or take 1: a mean of GALs
 
 
-def test_the_expectation_of_lazy_gal_is_gal(images: Images) -> None:
-    ens, (x, y) = ensemble(), (images.x[:40], images.y[:40])
+# What is refused
 
-    def gradient(alignment: GradientAlignment, step: int, order: Tensor) -> Tensor:
-        ens.zero_grad()
-        forward = member_pass(ens, x[order], y[order], alignment.share(step))
-        loss, _ = alignment(forward)
-        if loss.requires_grad:
-            loss.backward()
-        return torch.cat([torch.zeros(64 * 24) if p.grad is None else p.grad.flatten()
-                          for p in [ens.get_parameter("members.0.1.weight")]])  # fmt: skip
-
-    plain = torch.arange(40)
-    whole = gradient(GradientAlignment(0.5), 0, plain)
-    lazy = sum(gradient(GradientAlignment(0.5, every=4), step, plain) for step in range(8)) / 8
-    torch.testing.assert_close(lazy, whole)
-    quarters = [
-        gradient(GradientAlignment(0.5, part=0.25), 0, plain.roll(10 * k)) for k in range(4)
-    ]
-    torch.testing.assert_close(sum(quarters) / 4, whole)
+IMAGES = digits()
 
 
-def test_a_part_of_a_batch_is_refused_with_batch_norm(images: Images) -> None:
-    nets = [nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10)) for _ in "ab"]
-    terms = [CrossEntropy(), GradientAlignment(part=0.5)]
-    with pytest.raises(dt.DivtrainError, match="batch norm"):
-        train(dt.Ensemble(nets), stream(images), terms, TrainingSettings(epochs=1))
-
-
-@pytest.mark.parametrize("bad", [{"every": 0}, {"part": 0.0}, {"part": 1.1}])
-def test_lazy_gal_out_of_range_is_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(dt.DivtrainError, match=f"expected {next(iter(bad))}"):
-        GradientAlignment(**bad)  # pyright: ignore[reportArgumentType]
-
-
-def test_terms_add_up_and_log_their_unweighted_value(images: Images) -> None:
-    forward = member_pass(ensemble(), images.x[:8], images.y[:8])
-    loss, log = total_loss([CrossEntropy(2.0), GradientAlignment(3.0, temperature=0.5)], forward)
-    gal = dt.gradient_alignment_loss(forward.input_gradients(False), 0.5).mean()
-    torch.testing.assert_close(loss, 2 * forward.losses.mean() + 3 * gal)
-    torch.testing.assert_close(log["gal"], gal.detach())
-    with pytest.raises(dt.DivtrainError, match="at least one loss term"):
-        total_loss([], forward)
+def endless() -> Iterator[tuple[Tensor, Tensor]]:
+    yield IMAGES.x[:4], IMAGES.y[:4]
 
 
 @pytest.mark.parametrize(
-    "bad", [{"epochs": 0}, {"learning_rate": 0.0}, {"learning_rate": math.inf}]
+    ("options", "match"),
+    [
+        ({"epochs": 0}, "epochs >= 1, got 0"),
+        ({"schedule": "one-cycle"}, "unknown schedule 'one-cycle': did you mean 'one_cycle'"),
+        ({"defence": "dib"}, "unknown defence 'dib'"),
+        ({"defence": Adv()}, r"static nets, got none.*Adv\(nets=\[net\]\)"),
+        ({"defence": Div(gal_every=7), "epochs": 1}, "gal_every 7 is more than the 6 steps"),
+        ({"batches": Stream(Images(IMAGES.x * 255, IMAGES.y), 40)}, "divide 8-bit"),
+        ({"batches": Stream(Images(IMAGES.x, IMAGES.y + 1), 40)}, "labels from 0 to 9"),
+        ({"batches": [(IMAGES.x[:4], IMAGES.y[:4] + 10)]}, "labels from 0 to 9"),
+        ({"batches": endless()}, "batches with a length, got generator"),
+        ({"batches": []}, "at least one batch, got none"),
+    ],
 )
-def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(dt.DivtrainError, match=next(iter(bad))):
-        TrainingSettings(**bad)  # pyright: ignore[reportArgumentType]
+@pytest.mark.usefixtures("no_shape_checks")
+def test_what_cannot_be_trained_is_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=match):
+        train(tanh_nets(), **({"batches": stream(), "defence": DIV} | options))
 
 
-def test_a_state_of_another_run_is_refused(images: Images, tmp_path: Path) -> None:
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
-    settings = TrainingSettings(epochs=1, save_every=0.0)
-    train(ensemble(), stream(images), TERMS, settings, state_file=state)
-    with pytest.raises(dt.DivtrainError, match="its optimisation is .*epochs=1.*epochs=2"):
-        train(ensemble(), stream(images), TERMS, TrainingSettings(epochs=2), state_file=state)
-    with pytest.raises(dt.DivtrainError, match="its terms is"):
-        train(ensemble(), stream(images), TERMS[:1], settings, state_file=state)
-    with pytest.raises(dt.DivtrainError, match="its stream is .*seed 5.*seed 6"):
-        other_seed = replace(stream(images), seed=6)
-        train(ensemble(), other_seed, TERMS, settings, state_file=state)
+
+    def run(ens: dt.Ensemble | None = None, **options: Any) -> None:
+        given = {"batches": stream(), "defence": DIV, "epochs": 1, "state_file": state} | options
+        train(ens or tanh_nets(), save_every=0.0, **given)
+
+    run()
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"epochs": 2}, "its epochs is 1, this one's is 2"),
+        ({"defence": Div(1.0, noise=0.2)}, "its defence.gal_weight is 0.5, this one's is 1.0"),
+        ({"defence": Base()}, "its defence.kind is 'Div', this one's is 'Base'"),
+        ({"batches": stream(seed=6)}, "its batches.seed is 5, this one's is 6"),
+        ({"optimizer": adam(1e-2)}, r"its optimizer.groups.0.lr is 0.001, this one's is 0.01"),
+        ({"schedule": "one_cycle"}, "its schedule is 'constant'"),
+    ]
+    for options, match in changes:
+        with pytest.raises(dt.DivtrainError, match=f"belongs to another run: {match}"):
+            run(**options)
     other = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in "ab"])
     with pytest.raises(dt.DivtrainError, match="another architecture"):
-        train(other, stream(images), TERMS, settings, state_file=state)
+        run(other)
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(dt.DivtrainError, match="not a readable safetensors"):
-        train(ensemble(), stream(images), TERMS, settings, state_file=state)
+        run()
+
+
+def test_a_term_that_cannot_be_described_is_asked_to_be_where_a_state_is_kept(
+    tmp_path: Path,
+) -> None:
+    class Mine(PlainTerm):
+        def __call__(self, forward: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return forward.losses.mean(), {}
+
+    train(tanh_nets(), stream(), Made((Mine(),)), 1)
+    with pytest.raises(dt.DivtrainError, match=r"can be described.*method spec\(\)"):
+        train(tanh_nets(), stream(), Made((Mine(),)), 1, state_file=tmp_path / "state")
+    plain = Made((CrossEntropy(),))
+    train(tanh_nets(), stream(), plain, 1, state_file=tmp_path / "state")

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,15 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.gal import MemberPass
-from divtrain.training import (
-    CrossEntropy,
-    GradientAlignment,
-    StepResult,
-    Term,
-    step_by_member,
-    step_together,
-)
+from divtrain.defences import CrossEntropy, GradientAlignment, Term
+from divtrain.forward import Batch, MemberPass, Where
+from divtrain.training import StepResult, step_by_member, step_together
 
 GAL = [CrossEntropy(), GradientAlignment(0.7, temperature=0.8)]
 
@@ -25,10 +20,10 @@ GAL = [CrossEntropy(), GradientAlignment(0.7, temperature=0.8)]
 class Entangled:
     """A term in which every member's logits and input gradients meet, unlike in GAL or CE."""
 
-    def share(self, step: int) -> float:
-        return 1.0
+    def gradients_at(self, step: int) -> Where:
+        return Where()
 
-    def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, forward: MemberPass, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         mean = forward.logits.softmax(-1).mean(0)
         g = forward.input_gradients(create_graph=True)
         value = (mean**2).sum() + (g.prod(0) * 50).sin().sum()
@@ -38,10 +33,10 @@ class Entangled:
 class Own:
     """A term of the input gradients that one member is enough for."""
 
-    def share(self, step: int) -> float:
-        return 1.0
+    def gradients_at(self, step: int) -> Where:
+        return Where()
 
-    def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, forward: MemberPass, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         g = forward.input_gradients(create_graph=True)
         return forward.losses.mean() + g.square().sum(), {}
 
@@ -63,15 +58,20 @@ def ensemble(dropout: float = 0.3) -> dt.Ensemble:
     return dt.Ensemble([net() for _ in range(3)]).double()
 
 
-def batch(count: int = 8) -> tuple[Tensor, Tensor]:
+def batch(count: int = 8) -> Batch:
     generator = torch.Generator().manual_seed(3)
     x = torch.rand(count, 1, 6, 6, generator=generator, dtype=torch.float64)
-    return x, torch.randint(5, (count,), generator=generator)
+    return Batch(x, torch.randint(5, (count,), generator=generator))
 
 
-def run(step: Callable[..., StepResult], ens: dt.Ensemble, terms: list[Term]) -> StepResult:
+def run(
+    step: Callable[..., StepResult], ens: dt.Ensemble, terms: list[Term], sets: bool = False
+) -> StepResult:
     torch.manual_seed(11)  # of the dropout
-    return step(ens, *batch(), terms)
+    given = batch()
+    if sets:  # images of each member's own
+        given = replace(given, x=torch.stack([given.x, given.x.flip(-1), given.x * 0.5]))
+    return step(ens, given, terms)
 
 
 @pytest.mark.parametrize(
@@ -79,17 +79,18 @@ def run(step: Callable[..., StepResult], ens: dt.Ensemble, terms: list[Term]) ->
     [
         GAL,
         [CrossEntropy()],
-        [CrossEntropy(), GradientAlignment(0.5, part=0.3)],
+        [CrossEntropy(), GradientAlignment(0.5, share=0.3)],
         [Entangled()],
         [*GAL, Entangled()],
     ],
-    ids=["div", "base", "part", "entangled", "all"],
+    ids=["div", "base", "share", "entangled", "all"],
 )
-def test_by_member_and_together_are_the_same_step(terms: list[Term]) -> None:
-    # A batch in two parts draws its random numbers part by part, or member by member.
+@pytest.mark.parametrize("sets", [False, True], ids=["", "a set per member"])
+def test_by_member_and_together_are_the_same_step(terms: list[Term], sets: bool) -> None:
+    # A batch in two groups draws its random numbers group by group, or member by member.
     dropout = 0.0 if "0.3" in repr(terms) else 0.3
     one, other = ensemble(dropout), ensemble(dropout)
-    alone, whole = run(step_by_member, one, terms), run(step_together, other, terms)
+    alone, whole = run(step_by_member, one, terms, sets), run(step_together, other, terms, sets)
     state = torch.get_rng_state()
     torch.testing.assert_close(alone.loss, whole.loss)
     torch.testing.assert_close(alone.logits, whole.logits)
@@ -99,7 +100,7 @@ def test_by_member_and_together_are_the_same_step(terms: list[Term]) -> None:
         torch.testing.assert_close(a.grad, b.grad, msg=lambda m, n=name: f"{n}: {m}")
     for a, b in zip(one.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(a, b)  # batch norm's statistics moved once
-    run(step_together, ensemble(dropout), terms)
+    run(step_together, ensemble(dropout), terms, sets)
     assert torch.equal(torch.get_rng_state(), state)  # and as many random numbers were drawn
 
 
@@ -145,19 +146,19 @@ def test_a_member_that_is_wholly_frozen_is_left_alone() -> None:
 class Looking:
     """A term that looks at the images, and at input gradients as at constants."""
 
-    def share(self, step: int) -> float:
-        return 0.5
+    def gradients_at(self, step: int) -> Where:
+        return Where("given", 0.5)
 
-    def __call__(self, forward: MemberPass) -> tuple[Tensor, dict[str, Tensor]]:
-        g = forward.input_gradients(create_graph=False)
-        assert g.shape[1] == forward.some == 4
-        scale = (1 + g.abs().sum() + forward.x[:, : forward.some].sum()).detach()
+    def __call__(self, forward: MemberPass, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        g = forward.input_gradients(self.gradients_at(step))
+        assert g.shape[1] == 4 and not g.requires_grad
+        scale = (1 + g.abs().sum() + forward.x[..., :4, :, :, :].sum()).detach()
         return forward.losses.mean() * scale, {}
 
 
 def test_terms_see_what_they_asked_for_whatever_the_others_do() -> None:
     one, other = ensemble(0.0), ensemble(0.0)
-    terms: list[Term] = [Looking(), GradientAlignment(0.5, part=0.25), GradientAlignment()]
+    terms: list[Term] = [Looking(), GradientAlignment(0.5, share=0.25), GradientAlignment()]
     alone, whole = run(step_by_member, one, terms), run(step_together, other, terms)
     torch.testing.assert_close(alone.loss, whole.loss)
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
@@ -168,7 +169,7 @@ def test_lazy_gal_stays_lazy_beside_a_term_that_is_not() -> None:
     terms: list[Term] = [Looking(), GradientAlignment(every=4)]
     logged = []
     for number in range(5):
-        done = step_together(ensemble(), *batch(), terms, number)
+        done = step_together(ensemble(), batch(), terms, number)
         logged.append("gal" in done.log)
     assert logged == [True, False, False, False, True]
 

@@ -1,8 +1,8 @@
 """Ensemble Adversarial Training, alone and with Diversity Training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -32,7 +32,7 @@ class StaticAdversary(Defence):
     noise: float = 0.3
     static_nets: int = 1
     adv_step: AdversarialStep = "fgsm"
-    nets: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
+    nets: Sequence[nn.Module] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the values; count the nets that were given."""
@@ -49,7 +49,7 @@ class StaticAdversary(Defence):
         """Whether the static nets are still missing."""
         return not self.nets
 
-    def with_static_nets(self, nets: Iterable[nn.Module]) -> Self:
+    def with_static_nets(self, nets: Iterable[nn.Module]) -> "Defence":
         """See `Defence`."""
         return replace(self, nets=tuple(nets))
 
@@ -57,7 +57,7 @@ class StaticAdversary(Defence):
     def examples(self) -> Adversarial:
         """The view in which images are adversarial examples."""
         steps = {"fgsm": Adversarial, "step_ll": AdversarialLeastLikely}
-        return steps[self.adv_step](self.noise, self.nets)
+        return steps[self.adv_step](self.noise, tuple(self.nets))
 
 
 @dataclass(frozen=True, kw_only=True)

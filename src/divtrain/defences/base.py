@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -40,7 +39,7 @@ class Defence:
 
     @property
     def outside(self) -> "str | Outside | None":
-        """Images from outside the training distribution in each batch, or their name; None for none.
+        """Images from outside the training distribution, or their name; None for none.
 
         A name is one that `divtrain.data.open_outside` knows.
         """
@@ -61,7 +60,7 @@ class Defence:
         """How many members an ensemble must have to be trained so."""
         return 1
 
-    def with_static_nets(self, nets: Iterable[nn.Module]) -> Self:
+    def with_static_nets(self, nets: Iterable[nn.Module]) -> "Defence":
         """Return the defence with the pretrained nets that its examples are crafted on.
 
         Raises:
@@ -70,7 +69,7 @@ class Defence:
         del nets
         raise DivtrainError(f"{type(self).__name__} uses no static nets; leave them out")
 
-    def with_outside(self, root: str | Path = "data") -> Self:
+    def with_outside(self, root: str | Path = "data") -> "Defence":
         """Return the defence with its images from outside opened, so that they are identified.
 
         Args:

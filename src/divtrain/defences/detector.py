@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 from divtrain.data import Outside, open_outside
+from divtrain.defences.base import Defence
 from divtrain.defences.div import Aligned
 from divtrain.defences.terms import CrossEntropy, Term
 
@@ -24,7 +24,7 @@ class Detector(Aligned):
 
     outside: "str | Outside" = "noise"  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def with_outside(self, root: str | Path = "data") -> Self:
+    def with_outside(self, root: str | Path = "data") -> "Defence":
         """See `Defence`."""
         if not isinstance(self.outside, str):
             return self

@@ -135,10 +135,12 @@ class Loaded:
         """Return one batch of the iterable, checked, on the device."""
         if self._loaded is None or self._loaded[0] != place:
             epoch, number = place
-            if self._next[0] != epoch or self._next[1] > number or self._loaded is None:
-                self._iterator, self._next = iter(self._source), (epoch, 0)
-            remaining = islice(self._iterator, number - self._next[1], None)
-            x, y = next(remaining, (None, None))
+            # A run that resumes inside an epoch draws nothing that the unbroken one did not.
+            with torch.random.fork_rng([], enabled=number > self._next[1]):
+                if self._next[0] != epoch or self._next[1] > number or self._loaded is None:
+                    self._iterator, self._next = iter(self._source), (epoch, 0)
+                remaining = islice(self._iterator, number - self._next[1], None)
+                x, y = next(remaining, (None, None))
             if x is None or y is None:
                 raise DivtrainError(
                     f"expected {self._length} batches in epoch {epoch + 1}, the length of the"

@@ -1,6 +1,7 @@
 """Where a training run stands, and its file: all that is needed to resume as if never stopped."""
 
 import time
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,14 +132,18 @@ def load_state(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with reading(path):
         generator = _check_generator(tensors.pop("random.cpu"))
-        weights, slots = _split(tensors, numbers, parameters)
+        weights, slots = _split(tensors, numbers)
         _check_position(state, steps)
     expected = {name: (t.dtype, t.shape) for name, t in ens.state_dict().items()}
     if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
+    remembered = {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
+    with reading(path):
+        _check_slots(slots, parameters)
+        # Whether this kind of optimiser takes it; a Fabric optimiser wraps the one that is copied.
+        copy(getattr(optimizer, "optimizer", optimizer)).load_state_dict(remembered)
     ens.load_state_dict(weights)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    optimizer.load_state_dict(remembered)
     for parameter, own in optimizer.state.items():
         for name, slot in own.items():
             if isinstance(slot, Tensor) and slot.shape == parameter.shape:
@@ -163,36 +168,37 @@ def _first_difference(found: Any, ours: Any, name: str = "") -> tuple[str, Any, 
 
 
 def _split(
-    tensors: dict[str, Tensor],
-    numbers: dict[str, dict[str, float | None]],
-    parameters: list[nn.Parameter],
+    tensors: dict[str, Tensor], numbers: dict[str, dict[str, float | None]]
 ) -> tuple[dict[str, Tensor], Slots]:
-    """Part weights from what the optimiser remembers of each of the parameters."""
+    """Part weights from what the optimiser remembers."""
     weights: dict[str, Tensor] = {}
     slots: Slots = {int(index): dict(own) for index, own in numbers.items()}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner == "model":
             weights[rest] = tensor
-            continue
-        index, _, slot = rest.partition(".")
-        slots.setdefault(int(index), {})[slot] = tensor
-    for index, own in slots.items():
-        if not 0 <= index < len(parameters):
-            raise ValueError(f"the optimiser has no parameter {index}")
-        for slot, value in own.items():
-            _check_slot(index, slot, value, parameters[index])
+        else:
+            index, _, slot = rest.partition(".")
+            slots.setdefault(int(index), {})[slot] = tensor
     return weights, slots
 
 
-def _check_slot(index: int, name: str, value: Any, parameter: nn.Parameter) -> None:
-    """Check that a tensor of an optimiser fits its parameter as `torch.optim` would use it."""
-    if isinstance(value, Tensor) and value.numel() != 1 and value.ndim == parameter.ndim:
-        fits = all(a in (1, b) for a, b in zip(value.shape, parameter.shape, strict=True))
-        if not fits or not value.is_floating_point():
-            raise ValueError(
-                f"the optimiser's {name} of parameter {index} is of another shape or type"
+def _check_slots(slots: Slots, parameters: list[nn.Parameter]) -> None:
+    """Check that what an optimiser remembers is of parameters, in their shape or a number."""
+    for index, own in slots.items():
+        if not 0 <= index < len(parameters):
+            raise ValueError(f"the optimiser has no parameter {index}")
+        shape = parameters[index].shape
+        for name, slot in own.items():
+            if not isinstance(slot, Tensor) or slot.numel() == 1:
+                continue
+            fits = len(slot.shape) == len(shape) and all(
+                a in (1, b) for a, b in zip(slot.shape, shape, strict=True)
             )
+            if not fits or not slot.is_floating_point():
+                raise ValueError(
+                    f"the optimiser's {name} of parameter {index} is of another shape or type"
+                )
 
 
 def _check_generator(state: Tensor) -> Tensor:

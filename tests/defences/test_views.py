@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import divtrain as dt
 from divtrain.attacks import FGSM
 from divtrain.data import Images, Stream
-from divtrain.training import Adversarial, AdversarialLeastLikely
+from divtrain.defences import Adversarial, AdversarialLeastLikely, Clean
 
 
 def linear(seed: int, classes: int = 4) -> nn.Module:
@@ -90,10 +90,10 @@ def test_the_nets_are_left_as_they_were_and_do_not_learn() -> None:
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     x, y = images()
-    views = (lambda x, y, g: x, Adversarial(0.3, (linear(0), linear(1))))
-    one, two = (Stream(Images(x, y), 50, views, seed=3).batch(5)[0] for _ in range(2))
+    views = (Clean(), Adversarial(0.3, (linear(0), linear(1))))
+    one, two = (Stream(Images(x, y), 50, views, seed=3).batch(5).x for _ in range(2))
     assert torch.equal(one, two)
-    assert not torch.equal(one, Stream(Images(x, y), 50, views, seed=4).batch(5)[0])
+    assert not torch.equal(one, Stream(Images(x, y), 50, views, seed=4).batch(5).x)
 
 
 def test_without_nets_it_says_what_is_missing() -> None:
