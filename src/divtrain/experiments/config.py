@@ -20,13 +20,12 @@ from divtrain.checks import check_eps
 from divtrain.data import check_outside_name, same_source
 from divtrain.defences import build_defence
 from divtrain.ensemble import Aggregate
-from divtrain.errors import DivtrainError, arguments_as, unknown_name
+from divtrain.errors import DivtrainError, unknown_name
 from divtrain.evaluation import PAPER_SUITE, Suite
 from divtrain.fields import checked
-from divtrain.forward import leading
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
-from divtrain.training import ScheduleName, Strategy, check_devices
+from divtrain.training import ScheduleName, Strategy
 
 Precision = Literal["fp32", "bf16"]
 AdversarialStep = Literal["fgsm", "step_ll"]
@@ -239,7 +238,7 @@ class ExperimentConfig:
     @model_validator(mode="after")
     def _check(self) -> "ExperimentConfig":
         """Check what takes several fields; mistakes in them are all told together."""
-        rules = (_check_members, _check_batch, _check_images, _check_detection)
+        rules = (_check_members, _check_images, _check_detection)
         mistakes: list[str] = []
         for rule in rules:
             try:
@@ -257,18 +256,6 @@ def _check_members(config: ExperimentConfig) -> None:
             f"expected at least two `model.members`, got {len(config.model.members)}: diversity is"
             " a property of pairs"
         )
-
-
-def _check_batch(config: ExperimentConfig) -> None:
-    """Check that the devices asked for can share every target's batches."""
-    train, members = config.train, len(config.model.members)
-    names = {name: f"train.{name}" for name in ("devices", "strategy", "batch_size")}
-    for name in (each for each in config.targets if ":" not in each):
-        outside = leading(build_defence(name, **vars(train)).outside_share, train.batch_size)
-        if outside == train.batch_size:
-            raise DivtrainError(f"{name} needs `train.batch_size` >= 2, got {train.batch_size}")
-        with arguments_as(**names):
-            check_devices(train.devices, train.strategy, members, train.batch_size, outside)
 
 
 def _check_images(config: ExperimentConfig) -> None:

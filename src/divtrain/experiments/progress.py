@@ -15,6 +15,9 @@ class Progress:
     def plan(self, stages: int) -> None:
         """There are this many stages."""
 
+    def again(self, reason: str) -> None:
+        """Stages that were done before are to be done again; which and why."""
+
     def begin(self, stage: str) -> None:
         """A stage begins."""
 
@@ -41,6 +44,10 @@ class LineProgress(Progress):
         """See `Progress`."""
         del stages
         print(f"running; progress goes to {self._log}", file=sys.stderr, flush=True)
+
+    def again(self, reason: str) -> None:
+        """See `Progress`."""
+        print(reason, file=sys.stderr, flush=True)
 
 
 class TerminalProgress(Progress):
@@ -75,6 +82,10 @@ class TerminalProgress(Progress):
     def plan(self, stages: int) -> None:
         """See `Progress`."""
         self._all = self._bars.add_task("all stages", total=stages, detail="")
+
+    def again(self, reason: str) -> None:
+        """See `Progress`."""
+        self._bars.console.print(reason, style="yellow", highlight=False)
 
     def begin(self, stage: str) -> None:
         """See `Progress`."""

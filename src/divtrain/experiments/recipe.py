@@ -10,7 +10,9 @@ from divtrain.defences import DEFENCES, Defence, build_defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, arguments_as, unknown_name
 from divtrain.experiments.config import ModelConfig, TrainConfig
+from divtrain.forward import leading
 from divtrain.models import ARCHITECTURES, build
+from divtrain.training import check_devices, training_processes
 
 BASE = "base"
 OWN = "own"
@@ -68,7 +70,17 @@ class Recipe:
             defence.check_ensemble(self.build_ensemble(dataset))
         if isinstance(defence.outside, Outside):
             check_outside(defence.outside, dataset)
-        with arguments_as(gal_every="train.gal_every"):
+        names = ("devices", "strategy", "batch_size", "gal_every", "gal_part")
+        with arguments_as(**{name: f"train.{name}" for name in names}):
+            outside = leading(defence.outside_share, train.batch_size)
+            devices, members = training_processes(train.devices), len(self.model.members)
+            if outside == train.batch_size:
+                raise DivtrainError(
+                    f"{self.defence} needs `batch_size` >= 2, got {train.batch_size}: a part of"
+                    " each batch is from outside"
+                )
+            if train.strategy == "ddp" or members > 1:
+                check_devices(devices, train.strategy, members, train.batch_size, outside)
             steps = defence.steps_per_epoch(len(dataset.train), train.batch_size)
             defence.check_steps(train.epochs * steps)
 

@@ -103,7 +103,7 @@ class RunDirectory:
             command: How it was asked for.
 
         Returns:
-            A line for each stage that is to be done again, and why.
+            A line for each reason to do stages again, if there are any.
 
         Raises:
             DivtrainError: when the folder holds something else, or an ensemble trained in another
@@ -125,10 +125,14 @@ class RunDirectory:
                 request = Request(blueprint.kind, to_json(blueprint), command)
                 write_json(self.path / CONFIG, asdict(request))
                 write_json(self.path / PLAN, plan)
-        again = [f"again {stage.name}: {line}" for stage in stages for line in self._changes(stage)]
-        for line in again:
+        again: dict[str, list[str]] = {}
+        for stage in stages:
+            for reason in self._changes(stage):
+                again.setdefault(reason, []).append(stage.name)
+        lines = [f"again {', '.join(names)}: {reason}" for reason, names in again.items()]
+        for line in lines:
             self.log(line)
-        return again
+        return lines
 
     def check(self, blueprint: Blueprint, stages: Sequence[Stage]) -> None:
         """Check that the folder is free, or of the same kind; `open` does, this is for before.

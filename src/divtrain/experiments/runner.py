@@ -118,7 +118,9 @@ def _work_off(
     command: str,
 ) -> Graph:
     graph = blueprint.build()
-    by_first(graph.accelerator, lambda: directory.open(blueprint, graph.stages, command))
+    open_it = partial(directory.open, blueprint, graph.stages, command)
+    for line in by_first(graph.accelerator, open_it):
+        progress.again(line)
     progress.plan(len(graph.stages))
     (executor or LocalExecutor()).run(blueprint, graph, directory, progress)
     directory.check_unchanged(graph.stages)
