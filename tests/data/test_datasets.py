@@ -321,7 +321,7 @@ def test_missing_files_without_a_network_name_the_ways_out(
     monkeypatch.setattr(getattr(torchvision.datasets, kind), "download", download)
     with pytest.raises(DivtrainError, match=f"the {name} files are missing") as caught:
         load_dataset(name, tmp_path)
-    for part in (str(error), str(tmp_path), "--data.root", "`divtrain run digits`"):
+    for part in (str(error), str(tmp_path), "another folder as root", "`divtrain run digits`"):
         assert part in str(caught.value)
 
 

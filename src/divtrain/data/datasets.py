@@ -132,7 +132,7 @@ def _load_torchvision(name: str, root: Path) -> Dataset:
 
 def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bool) -> Any:
     advice = (
-        f"torchvision reads them from {root.resolve()}; name another folder with --data.root, or"
+        f"torchvision reads them from {root.resolve()}; give another folder as root, or"
         " try `divtrain run digits`, which needs no files"
     )
     try:
