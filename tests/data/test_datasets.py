@@ -326,7 +326,7 @@ def test_missing_files_without_a_network_name_the_ways_out(
 
 
 def test_a_folder_for_downloads_is_not_made_in_one_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DivtrainError, match=r"and so is the folder .*--data\.root"):
+    with pytest.raises(DivtrainError, match=r"and so is the folder .*another folder as root"):
         load_dataset("mnist", tmp_path / "no/such")
     assert not (tmp_path / "no").exists()
 
@@ -358,7 +358,7 @@ def test_damaged_mnist_files_are_refused(tmp_path: Path, keep: int) -> None:
     raw = save_mnist(tmp_path, *DRAW.integers(0, 256, (2, 12, 28, 28)).astype(np.uint8))
     file = raw / "t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(DivtrainError, match=r"the mnist files are .*damaged.*--data\.root"):
+    with pytest.raises(DivtrainError, match=r"the mnist files are .*damaged.*another folder as root"):
         load_dataset("mnist", tmp_path)
 
 
