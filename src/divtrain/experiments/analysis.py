@@ -1,7 +1,7 @@
-"""What an analysis of trained ensembles is to an experiment: stages that measure, a section to show.
+"""What an analysis of trained ensembles is to an experiment: stages that measure, and a section.
 
-A new analysis is a module that measures (`divtrain.analysis`), one with its stage and its `Analysis`
-(`divtrain.experiments.stages`), one with its section (`divtrain.report`), and a line in `ANALYSES`.
+A new analysis is a module that measures (`divtrain.analysis`), one with its stages and `Analysis`
+(`divtrain.experiments.stages`), one with its section (`divtrain.report`), a line in `ANALYSES`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
