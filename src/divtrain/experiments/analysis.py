@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from divtrain.evaluation import AttackRun
 from divtrain.experiments.config import ExperimentConfig
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.stage import Stage
 from divtrain.report import Section
 

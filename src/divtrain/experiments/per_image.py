@@ -12,7 +12,7 @@ from divtrain.evaluation import split_images
 from divtrain.experiments.analysis import Analysis, Trained
 from divtrain.experiments.batch_cache import BatchResult
 from divtrain.experiments.config import ExperimentConfig
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.stage import Context, Stage
 from divtrain.files import read_tensors, reading, write_tensors
 from divtrain.identity import spec_of

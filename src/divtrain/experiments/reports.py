@@ -16,8 +16,8 @@ from divtrain.experiments.blueprints import (
 )
 from divtrain.experiments.blueprints.sweep import make_variants
 from divtrain.experiments.config import ExperimentConfig
-from divtrain.experiments.finished import FinishedStage
 from divtrain.experiments.graph import target_variants
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.per_image import read_per_image
 from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
 from divtrain.experiments.run_directory import RunDirectory

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Sequence
 
 from divtrain.experiments.config import ExperimentConfig, differences
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.presets import PRESETS
 
 

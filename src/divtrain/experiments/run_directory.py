@@ -6,7 +6,7 @@ for each stage, and one around config and plan, are all they need.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 from divtrain.errors import DivtrainError
 from divtrain.experiments.batch_cache import PREFIX
 from divtrain.experiments.blueprints import BLUEPRINTS, Blueprint
-from divtrain.experiments.finished import FinishedStage, is_whole
 from divtrain.experiments.lock import Holder, Lock
+from divtrain.experiments.manifest import FinishedStage, Manifest, is_whole, manifest_of
 from divtrain.experiments.stage import Stage
 from divtrain.experiments.stages.train import STATE
 from divtrain.fields import from_json, to_json
@@ -56,29 +56,6 @@ class Request:
     kind: str
     blueprint: Any
     command: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a stage's folder holds, or will hold when the stage is done.
-
-    Attributes:
-        name: Name of the stage.
-        key: Its key.
-        identity: What determines the result: kind, target, seed, spec, code.
-        inputs: Keys of its inputs by name.
-        files: SHA-256 of each file by name; None while the stage is not done.
-        seconds: How long it took.
-        versions: Of what its result depends on.
-    """
-
-    name: str
-    key: str
-    identity: dict[str, Any]
-    inputs: dict[str, str]
-    files: dict[str, str] | None = None
-    seconds: float = 0.0
-    versions: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -203,11 +180,11 @@ class RunDirectory:
             DivtrainError: when there is no run here, or a file is damaged.
         """
         self._request()
-        found = [(key, self._read_manifest(name)) for name, key in self._read_plan().items()]
+        found = {name: self._read_manifest(name) for name in (plan := self._read_plan())}
         return [
-            _finished(self.path / "stages" / manifest.name, manifest)
-            for key, manifest in found
-            if manifest is not None and manifest.key == key and manifest.files is not None
+            FinishedStage(**vars(manifest), folder=self.path / "stages" / name)
+            for name, manifest in found.items()
+            if manifest is not None and manifest.key == plan[name] and manifest.files is not None
         ]
 
     @contextmanager
@@ -242,7 +219,7 @@ class RunDirectory:
                     file.unlink()
         except OSError as error:
             raise storage_error(folder, error) from error
-        write_json(folder / MANIFEST, asdict(_manifest(stage)))
+        write_json(folder / MANIFEST, asdict(manifest_of(stage)))
         return folder
 
     def check_unchanged(self, stages: Sequence[Stage]) -> None:
@@ -269,7 +246,7 @@ class RunDirectory:
             if file.name != MANIFEST and not file.name.startswith((".", *SCRATCH))
         }
         done = {"files": files, "seconds": round(seconds, 2), "versions": versions()}
-        write_json(folder / MANIFEST, {**asdict(_manifest(stage)), **done})
+        write_json(folder / MANIFEST, {**asdict(manifest_of(stage)), **done})
         self.tidy(stage)
 
     def tidy(self, stage: Stage) -> None:
@@ -310,39 +287,10 @@ class RunDirectory:
         before = self._read_manifest(stage.name)
         if before is None or before.key == stage.key:
             return []
-        then, now = _leaves(before.identity), _leaves(stage.identity)
-        found = [
-            CODE if name == "code" else f"{name} was {old}, is now {new}"
-            for name in dict.fromkeys([*then, *now])
-            if (old := then.get(name, "absent")) != (new := now.get(name, "absent"))
-        ]
-        return found or [INPUTS]
-
-
-def _manifest(stage: Stage) -> Manifest:
-    inputs = {each.name: each.key for each in stage.inputs}
-    return Manifest(stage.name, stage.key, stage.identity, inputs)
-
-
-def _finished(folder: Path, manifest: Manifest) -> FinishedStage:
-    about = manifest.identity
-    return FinishedStage(
-        folder, about["kind"], about["target"], about["seed"], about["spec"],
-        manifest.files or {}, manifest.seconds, manifest.versions or {},
-    )  # fmt: skip
+        code = [CODE] if before.code != stage.code_digest else []
+        return [*code, *before.changes(stage)] or [INPUTS]
 
 
 def _foreign(file: Path) -> bool:
     """Whether a file is none of those that a run makes before its config."""
     return file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")
-
-
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested mappings by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            found |= _leaves(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found

@@ -1,8 +1,9 @@
 """A node of the graph of an experiment, and what it works with.
 
 A stage is described by data: its kind, the model it is about, a seed, a spec, and the stages it
-reads from. Its key is the hash of these and of the code behind it, so a result is taken up again exactly
-where all of that is the same. A stage reads its inputs' files and writes its own, nothing else.
+reads from. Its key is the hash of these and of the code behind it, so a result is taken up again
+exactly where all of that is the same. A stage reads its inputs' files and writes its own, nothing
+else.
 """
 
 import re
@@ -69,18 +70,14 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """Hash of all that determines the result."""
-        return key_of({**self.identity, "inputs": [stage.key for stage in self.inputs]})
+        inputs = [stage.key for stage in self.inputs]
+        about = [self.kind, self.target, self.seed, dict(self.spec), self.code_digest, inputs]
+        return key_of(about)
 
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What determines the result, but for the inputs, as its manifest tells it."""
-        return {
-            "kind": self.kind,
-            "target": self.target,
-            "seed": self.seed,
-            "spec": dict(self.spec),
-            "code": code_digest(self.code),
-        }
+    @property
+    def code_digest(self) -> str:
+        """Digest of the code that the stage uses."""
+        return code_digest(self.code)
 
 
 @dataclass(frozen=True)

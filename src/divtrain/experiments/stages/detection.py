@@ -15,7 +15,7 @@ from divtrain.data import open_outside
 from divtrain.experiments.analysis import Analysis, Trained
 from divtrain.experiments.batch_cache import BatchResult
 from divtrain.experiments.config import DetectionConfig, ExperimentConfig
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.recipe import BASE
 from divtrain.experiments.stage import Context, Stage
 from divtrain.experiments.stages.attack import FILE as CRAFTED

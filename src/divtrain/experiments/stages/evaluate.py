@@ -20,7 +20,7 @@ from divtrain.evaluation import (
     unpack_result,
 )
 from divtrain.experiments.batch_cache import BatchResult
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.model_source import weights_digest
 from divtrain.experiments.stage import Context, Stage
 from divtrain.experiments.stages.attack import FILE as EXAMPLES

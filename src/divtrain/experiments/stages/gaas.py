@@ -11,7 +11,7 @@ from divtrain.evaluation import correct_mask
 from divtrain.experiments.analysis import Analysis, Trained
 from divtrain.experiments.batch_cache import BatchResult
 from divtrain.experiments.config import ExperimentConfig, GaasConfig
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.stage import Context, Stage
 from divtrain.fields import from_json
 from divtrain.files import read_json, reading, write_json

@@ -7,7 +7,7 @@ from typing import Any
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import correct_mask
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.model_source import ModelSource, behaviour_digest
 from divtrain.experiments.stage import Context, Stage
 from divtrain.fields import from_json

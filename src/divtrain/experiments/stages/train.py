@@ -11,7 +11,7 @@ from divtrain.data import Stream
 from divtrain.defences import Defence
 from divtrain.errors import DamagedFileError
 from divtrain.experiments.config import DataConfig
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.recipe import BASE, Recipe
 from divtrain.experiments.stage import ENSEMBLE, Context, OnProgress, Stage, load_trained
 from divtrain.fields import from_json, to_json

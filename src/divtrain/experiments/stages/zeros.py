@@ -10,7 +10,7 @@ from divtrain.data import Images
 from divtrain.ensemble import Ensemble
 from divtrain.experiments.analysis import Analysis, Trained
 from divtrain.experiments.config import ExperimentConfig
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.per_image import per_image_stage, read_per_image
 from divtrain.experiments.stage import Stage
 from divtrain.report import ZeroMeans, Zeros
