@@ -180,12 +180,13 @@ class RunDirectory:
             DivtrainError: when there is no run here, or a file is damaged.
         """
         self._request()
-        found = {name: self._read_manifest(name) for name in (plan := self._read_plan())}
-        return [
-            FinishedStage(**vars(manifest), folder=self.path / "stages" / name)
-            for name, manifest in found.items()
-            if manifest is not None and manifest.key == plan[name] and manifest.files is not None
-        ]
+        found: list[FinishedStage] = []
+        for name, key in self._read_plan().items():
+            manifest = self._read_manifest(name)
+            if manifest is not None and manifest.key == key and manifest.files is not None:
+                folder = self.path / "stages" / name
+                found.append(FinishedStage(**vars(manifest), folder=folder))
+        return found
 
     @contextmanager
     def claimed(self, stage: Stage) -> Iterator[bool]:
