@@ -8,7 +8,7 @@ from typing import Any
 
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation
-from divtrain.experiments.analyses import find_analysis
+from divtrain.experiments.analyses import loaded_analysis
 from divtrain.experiments.blueprints import (
     EvaluationBlueprint,
     RunBlueprint,
@@ -101,8 +101,9 @@ def _run_report(
     facts = _run_facts(blueprint.config, directory, stages)
     sections = [
         section
-        for analysis in map(find_analysis, blueprint.config.analyses)
-        if (own := [stage for stage in stages if stage.kind == analysis.name])
+        for analysis in map(loaded_analysis, blueprint.config.analyses)
+        if analysis is not None
+        and (own := [stage for stage in stages if stage.kind == analysis.name])
         and (section := analysis.section(own, facts.title)) is not None
     ]
     if not evaluations and not sections:

@@ -1,9 +1,9 @@
 """Ways to work a graph of stages off: in this process, or on the machines of a Ray cluster."""
 
+from divtrain.experiments.executors.choice import WorkOptions
 from divtrain.experiments.executors.executor import Executor, find_stage
 from divtrain.experiments.executors.local import LocalExecutor, stage_context
 from divtrain.experiments.executors.on_ray import RayExecutor
-from divtrain.experiments.executors.options import WorkOptions
 
 __all__ = [
     "Executor",
