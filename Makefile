@@ -13,7 +13,7 @@ help:  ## list the targets
 demo: $(VENV)/installed  ## install, then train, attack and compare on real digits (2 minutes)
 	$(BIN)/divtrain run digits
 
-# A file's tests stay together: they share what one of them trained.
+# Tests of one file run in one process: they use an ensemble that is trained once.
 test: $(VENV)/installed-test  ## install, then run every test on up to four cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -22,7 +22,7 @@ lint: $(VENV)/installed-lint  ## style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/installed  ## time steps, memory, crafting and growth; writes results/speed (an hour)
+bench: $(VENV)/installed  ## measure step time, memory, crafting and growth; writes results/speed (an hour)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/step.py --what time --models conv3 --dtypes bf16 --layouts channels-last --members 3 8 --suffix=-members
 	$(BIN)/python benchmarks/crafting.py
