@@ -63,7 +63,7 @@ divtrain {__version__}: train ensembles whose members do not fail together, and 
   divtrain report RUN        write the report of a run again
   divtrain doctor            look at this machine
 
-`divtrain COMMAND --help` and `divtrain run PRESET --help` tell every option.
+`divtrain COMMAND --help` and `divtrain run PRESET --help` list every option.
 Start with `divtrain run digits`: no download, about two minutes."""
 
 Config = tyro.conf.arg(name="")
@@ -105,7 +105,7 @@ def _command(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        errors.print("stopped; what is done is kept, the same command resumes from here")
+        errors.print("stopped; finished work is saved, the same command resumes from here")
         return 130
 
 
@@ -115,9 +115,9 @@ class RunOptions:
 
     config: Annotated[ExperimentConfig, Config]
     only: tuple[str, ...] = ()
-    """Compute and report only these parts of the paper, with what they need: table2, coherence
+    """Compute and report only these parts of the paper and what they depend on: table2, coherence
     (Figure 4), gaas (Figure 5), detection (section 6); all if not given. A later command without
-    it takes up what is there."""
+    it reuses them."""
     out: Path | None = None
     """Run directory; runs/PRESET if not given."""
     work: Annotated[WorkOptions, Config] = field(default_factory=WorkOptions)
@@ -288,8 +288,8 @@ def _with_preset(command: str, kind: Callable[..., T], words: list[str]) -> tupl
     if not words or words[0] in ("-h", "--help"):
         print(
             f"usage: divtrain {command} PRESET [OPTIONS]\n\nPresets: {known}.\n"
-            f"`divtrain {command} PRESET --help` tells the options, `divtrain presets NAME` what a"
-            " preset does."
+            f"`divtrain {command} PRESET --help` lists the options, `divtrain presets NAME`"
+            " describes a preset."
         )
         raise SystemExit(0 if words else 2)
     name, *rest = words

@@ -1,4 +1,4 @@
-"""What tells one result from another, as data: specs of objects, digests of code, keys of both.
+"""Identity of results, as data: specs of objects, digests of code, keys of both.
 
 A result may be taken up again only if everything that determines it is the same. What was asked for
 is its spec, JSON; how it is computed is the code. Nothing here reads meaning out of a name or a

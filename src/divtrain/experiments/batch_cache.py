@@ -1,4 +1,4 @@
-"""Results kept batch by batch: a stage that is killed half-way loses the running batch, no more."""
+"""Results cached per batch: a killed stage loses the running batch only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ BatchResult = tuple[dict[str, Tensor], Any]
 
 @dataclass(frozen=True)
 class BatchCache:
-    """A folder that keeps the results of batches.
+    """A folder with results of batches.
 
     Attributes:
         folder: Where; it must belong to one computation with all its parameters.
@@ -34,7 +34,7 @@ class BatchCache:
         return replace(self, name=f"{self.name}-{name}")
 
     def get(self, index: int, compute: Callable[[], BatchResult]) -> BatchResult:
-        """Return the result of a batch: cached, if it is there and whole, or computed and kept.
+        """Return the result of a batch: cached if present and intact, else computed and cached.
 
         A damaged file is computed again.
 

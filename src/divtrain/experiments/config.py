@@ -145,7 +145,7 @@ class TrainConfig:
     gal_every: Count = 1
     """Take GAL at every N-th step only, N times as heavy; the paper's is 1. See docs/speed.md."""
     gal_part: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Take GAL at this share of each batch; the paper's is 1. See docs/speed.md."""
+    """Take GAL at this fraction of each batch; the paper's is 1. See docs/speed.md."""
     temperature: Positive = 1.0
     """Of GAL's log-sum-exp; the paper has none (1)."""
     noise: Share = 0.3
@@ -164,10 +164,11 @@ class TrainConfig:
     """Hold the graph of one member at a time: the memory of one, for about a third more time. The
     gradients are the same, so a run that ran out of memory can resume with it."""
     devices: Annotated[Count, ASIDE] = 1
-    """Train on this many devices of this machine, a process each; under torchrun on all that it
-    started processes for. See docs/devices.md."""
+    """Train on this many devices of this machine, one process per device; under torchrun on all of
+    its processes. See docs/devices.md."""
     strategy: Annotated[Strategy, ASIDE] = "ddp"
-    """With several: ddp (each takes a slice of every batch) or members (each holds some)."""
+    """With several: ddp (each takes a slice of every batch) or members (each holds a subset of the
+    members)."""
     outside: Annotated[Outside, ASIDE] = "noise"
     """What detector takes GAL at, from outside the training distribution: noise, smooth, or another
     data set of the same image size, named as --data.name. See docs/detection.md."""
@@ -194,7 +195,7 @@ class GaasConfig:
 
 @checked
 class DetectionConfig:
-    """Section 6: tell unusual inputs by the members' disagreement. See docs/detection.md."""
+    """Section 6: recognise unusual inputs by the members' disagreement. See docs/detection.md."""
 
     images: Annotated[int, Field(ge=0), ASIDE] = 0
     """Test images, and as many inputs of each unusual kind; 0 leaves the analysis out."""
@@ -237,7 +238,7 @@ class ExperimentConfig:
 
     @model_validator(mode="after")
     def _check(self) -> "ExperimentConfig":
-        """Check what takes several fields; mistakes in them are all told together."""
+        """Check what takes several fields; all mistakes are reported together."""
         rules = (_check_members, _check_images, _check_detection)
         mistakes: list[str] = []
         for rule in rules:
@@ -280,8 +281,8 @@ def _check_detection(config: ExperimentConfig) -> None:
 class SweepConfig:
     """Values to train the targets at; of several fields every combination (a grid).
 
-    The report shows the values of the last command; others computed before are kept, and shown
-    again when a command names them too.
+    The report shows the values of the last command; others computed before remain on disk, and are
+    reported when a command names them again.
     """
 
     gal_weight: Annotated[tuple[NotNegative, ...], Once] = ()
@@ -315,9 +316,9 @@ class EvaluationConfig:
     """--data.name may be left out: the data the first target was trained on."""
     attack: Suite = field(default_factory=Suite)
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Of surrogates by recipe; the first target's, if its checkpoint tells."""
+    """For surrogates by recipe; taken from the first target's checkpoint if it has them."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """Of surrogates by recipe; the first target's, if its checkpoint tells."""
+    """For surrogates by recipe; taken from the first target's checkpoint if it has them."""
     seed: Seed = 0
     """Of random starts, and of surrogates by recipe."""
     accelerator: Accelerator = "auto"

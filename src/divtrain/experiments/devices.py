@@ -39,5 +39,5 @@ def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> 
         fewer = "lower --train.devices, or " if devices > 1 else ""
         raise DivtrainError(
             f"this machine cannot compute {many}on --accelerator {accelerator}; {fewer}leave it out"
-            " for what is here, `divtrain doctor` tells"
+            " to use what is available (`divtrain doctor` lists it)"
         ) from error

@@ -65,8 +65,8 @@ class FinishedStage(Manifest):
         path = self.folder / name
         if not is_whole(path, (self.files or {}).get(name, "")):
             raise DamagedFileError(
-                f"{path} is damaged: it is not what its stage wrote; run the same command again,"
-                " which makes it anew"
+                f"{path} is damaged: its content does not match the manifest; the same command"
+                " computes it again"
             )
         return path
 

@@ -8,7 +8,7 @@ from divtrain.errors import arguments_as
 from divtrain.experiments.config import DataConfig
 
 ENOUGH = 1000
-"""Test images attacked in a report card when nothing is said and there are more."""
+"""Test images attacked in a report card if no number is given and there are more."""
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -35,7 +35,7 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 
 def open_enough(config: DataConfig) -> tuple[Dataset, int]:
-    """Load the data set with a thousand test images where nothing is said and there are more.
+    """Load the data set with a thousand test images if no number is given and there are more.
 
     Returns:
         The data set, and how many test images there are.

@@ -1,4 +1,4 @@
-"""Analyses that measure something at every test image of every target, a batch at a time."""
+"""Analyses that measure something at every test image of every target, batch by batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bars
 
 
 class Progress:
-    """What the runner tells while it works. This one shows nothing; the log tells it all."""
+    """What the runner reports while it works. This one shows nothing; everything is in the log."""
 
     def plan(self, stages: int) -> None:
         """There are this many stages."""

@@ -113,8 +113,8 @@ def parse_recipe(
     if parts[0] == OWN:
         if own_defence is None:
             raise DivtrainError(
-                "surrogate 'own' needs to know how the target was trained, which its checkpoint"
-                f" does not tell; name the defence instead: {', '.join(DEFENCES)}"
+                "surrogate 'own' needs the target's training recipe, which its checkpoint does not"
+                f" contain; name the defence instead: {', '.join(DEFENCES)}"
             )
         defence, parts = own_defence, parts[1:]
     elif parts[0] in DEFENCES:

@@ -15,7 +15,7 @@ def describe_preset(config: ExperimentConfig) -> str:
 
 
 def reductions(config: ExperimentConfig) -> list[str]:
-    """Return where a run differs from the paper's experiment that it is compared with, in words."""
+    """Describe where a run differs from the paper's experiment that it is compared with."""
     papers = [
         preset()
         for name, preset in PRESETS.items()

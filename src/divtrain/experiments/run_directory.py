@@ -39,7 +39,7 @@ PATIENCE = 60.0
 """Seconds to wait for another process to write config and plan, which takes milliseconds."""
 SCRATCH = (STATE, PREFIX, "processes")
 """How the names of files begin that let a stage resume; they are removed once it is done."""
-CODE, INPUTS = "the code has changed", "what it is made from has changed"
+CODE, INPUTS = "the code has changed", "one of its inputs has changed"
 KINDS = {"run": "a run", "sweep": "a sweep", "evaluate": "an evaluation"}
 
 
@@ -91,8 +91,8 @@ class RunDirectory:
         with lock.held(PATIENCE) as mine:
             if not mine:
                 raise DivtrainError(
-                    f"{self.path} is being opened by {lock.holder() or 'another process'} and has"
-                    f" been for {PATIENCE:.0f} s; if that process is gone, remove {lock.file}"
+                    f"{self.path} has been locked by {lock.holder() or 'another process'} for"
+                    f" {PATIENCE:.0f} s; if that process is gone, remove {lock.file}"
                 )
             self.check(blueprint, stages)
             make_folder(self.path / "stages")
@@ -137,7 +137,7 @@ class RunDirectory:
             changed = [line for line in self._changes(stage) if line not in (CODE, INPUTS)]
             if changed and stage.kind == "train":
                 raise DivtrainError(
-                    f"{self.path} holds {stage.name}, trained in another way:"
+                    f"{self.path} holds {stage.name}, trained with other settings:"
                     f" {'; '.join(changed)}. Choose another folder with --out, or give the same"
                     " values to resume this run"
                 )

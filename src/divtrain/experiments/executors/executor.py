@@ -44,7 +44,6 @@ def find_stage(graph: Graph, directory: RunDirectory, name: str, key: str | None
         if stage.name == name and key in (None, stage.key):
             return stage
     raise DivtrainError(
-        f"{socket.gethostname()} does not see what the process that started it sees of {name}:"
-        " expected the same divtrain, data and run directory on every machine, and no other command"
-        " on that directory meanwhile"
+        f"stage {name} differs on {socket.gethostname()}: expected the same divtrain, data and run"
+        " directory on every machine, and no other command on that directory at the same time"
     )

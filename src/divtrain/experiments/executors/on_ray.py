@@ -35,7 +35,7 @@ class RayExecutor:
 
     A task waits for those of its inputs, builds the graph from the blueprint and does its stage as
     `LocalExecutor` would. One whose worker or machine is lost is done again elsewhere, from what
-    the lost one had saved. Progress is what the run directory's log tells.
+    the lost one had saved. Progress is read from the run directory's log.
 
     Attributes:
         address: The cluster, as ``ray start`` tells it; None for the one in RAY_ADDRESS, or else
