@@ -90,7 +90,8 @@ def parse_recipe(
 ) -> Recipe:
     """Read a recipe: ``[DEFENCE][,CHANGE]...``, changes to what the target's own recipe says.
 
-    ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence.
+    ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence, also
+    MODULE:CLASS of your own.
     Changes: ``relu``; ``single`` (one member); ``members=N`` (the target's architectures in turn);
     ``model=NAME`` (every member of that architecture); ``epochs=N``; ``seed=N``.
 
@@ -117,7 +118,7 @@ def parse_recipe(
                 f" contain; name the defence instead: {', '.join(DEFENCES)}"
             )
         defence, parts = own_defence, parts[1:]
-    elif parts[0] in DEFENCES:
+    elif parts[0] in DEFENCES or ":" in parts[0]:
         defence, parts = parts[0], parts[1:]
     for part in parts:
         key, _, value = part.partition("=")
