@@ -170,7 +170,7 @@ def _train(
         settings.epochs,
         adam(settings.learning_rate),
         settings.schedule,
-        [Shown(context.on_progress)],
+        [ShowProgress(context.on_progress)],
         fabric=fabric,
         state_file=context.folder / STATE,
         save_every=settings.save_every,
@@ -183,7 +183,7 @@ def _train(
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShowProgress:
     """A callback of training that shows how far it is.
 
     Attributes:
