@@ -9,6 +9,8 @@ from divtrain.errors import DamagedFileError, DivtrainError
 from divtrain.experiments.stage import Stage
 from divtrain.files import file_digest
 
+CODE = "the code has changed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -37,13 +39,15 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
 
     def changes(self, stage: Stage) -> list[str]:
-        """Say in what a stage differs from this one, its code and inputs apart."""
-        then, now = _leaves(self.spec), _leaves(stage.spec)
-        return [
-            f"{name} was {old}, is now {new}"
+        """Say in what a stage differs from this one; `CODE` alone where only code does."""
+        then = _leaves({"spec": self.spec, "code": self.code})
+        now = _leaves({"spec": stage.spec, "code": stage.code_digest})
+        found = [  # a defence or attack of one's own has the digest of its code in its spec
+            CODE if name.rpartition(".")[2] == "code" else f"{name} was {old}, is now {new}"
             for name in dict.fromkeys([*then, *now])
             if (old := then.get(name, "absent")) != (new := now.get(name, "absent"))
         ]
+        return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from divtrain.errors import DivtrainError
 from divtrain.experiments.batch_cache import PREFIX
 from divtrain.experiments.blueprints import BLUEPRINTS, Blueprint
 from divtrain.experiments.lock import Holder, Lock
-from divtrain.experiments.manifest import FinishedStage, Manifest, is_whole, manifest_of
+from divtrain.experiments.manifest import CODE, FinishedStage, Manifest, is_whole, manifest_of
 from divtrain.experiments.stage import Stage
 from divtrain.experiments.stages.train import STATE
 from divtrain.fields import from_json, to_json
@@ -39,7 +39,7 @@ PATIENCE = 60.0
 """Seconds to wait for another process to write config and plan, which takes milliseconds."""
 SCRATCH = (STATE, PREFIX, "processes")
 """How the names of files begin that let a stage resume; they are removed once it is done."""
-CODE, INPUTS = "the code has changed", "one of its inputs has changed"
+INPUTS = "one of its inputs has changed"
 KINDS = {"run": "a run", "sweep": "a sweep", "evaluate": "an evaluation"}
 
 
@@ -288,8 +288,7 @@ class RunDirectory:
         before = self._read_manifest(stage.name)
         if before is None or before.key == stage.key:
             return []
-        code = [CODE] if before.code != stage.code_digest else []
-        return [*code, *before.changes(stage)] or [INPUTS]
+        return before.changes(stage) or [INPUTS]
 
 
 def _foreign(file: Path) -> bool:
