@@ -51,8 +51,8 @@ def spec_of(thing: Any) -> Any:
     if callable(thing) and "<" not in getattr(thing, "__qualname__", "<"):
         return {"kind": thing.__qualname__, **_origin(thing)}
     raise DivtrainError(
-        f"expected something that can be described, got {thing!r}: a result that depends on it could"
-        " not be told from another. Make it a frozen dataclass, a function at the top of a module,"
+        f"expected something that can be described, got {thing!r}: a result that depends on it"
+        " could not be told from another. Make it a frozen dataclass, a function at the top of a module,"
         " or give it a method spec() that returns its parameters as a dictionary"
     )
 

@@ -308,11 +308,11 @@ class RunDirectory:
             return []
         then, now = _leaves(before.identity), _leaves(stage.identity)
         found = [
-            CODE if name == "code" else f"{name} was {old}, is now {new}"
+            CODE if name.rpartition(".")[2] == "code" else f"{name} was {old}, is now {new}"
             for name in dict.fromkeys([*then, *now])
             if (old := then.get(name, "absent")) != (new := now.get(name, "absent"))
         ]
-        return found or [INPUTS]
+        return list(dict.fromkeys(found)) or [INPUTS]
 
 
 def _manifest(stage: Stage) -> Manifest:
