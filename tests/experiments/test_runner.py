@@ -57,7 +57,11 @@ def test_records_agree_with_the_masks_and_count_all_images(full: Path) -> None:
     for target in FULL.targets:
         found = read_evaluation(*finished(full, "evaluate", target))
         for eps in (0.1, 0.3):
-            for threat, source in (("transfer", "base"), ("transfer", "div"), ("white-box", target)):
+            for threat, source in (
+                ("transfer", "base"),
+                ("transfer", "div"),
+                ("white-box", target),
+            ):
                 runs = [run for run in found.results if run.eps == eps]
                 if threat == "transfer":
                     runs = [r for r in runs if (r.threat, r.source) == (threat, source)]
@@ -98,9 +102,7 @@ def test_a_run_stopped_in_any_kind_of_stage_ends_with_the_same_files(
     "file", ["train-div-s0/ensemble.safetensors", "attack-div-fgsm-0.1-s0/examples.safetensors",
              "coherence-div-s0/manifest.json", "evaluate-div-s0/weights.json"],
 )  # fmt: skip
-def test_a_damaged_artefact_is_made_again_and_not_trusted(
-    run: Path, full: Path, file: str
-) -> None:
+def test_a_damaged_artefact_is_made_again_and_not_trusted(run: Path, full: Path, file: str) -> None:
     damaged = run / "stages" / file
     content = bytearray(damaged.read_bytes())
     content[9] ^= 1
