@@ -7,15 +7,13 @@ import divtrain as dt
 from divtrain.experiments import (
     PRESETS,
     DataConfig,
-    DetectionConfig,
     EvaluationConfig,
     ExperimentConfig,
-    GaasConfig,
     ModelConfig,
     SweepConfig,
     TrainConfig,
-    differences,
 )
+from divtrain.experiments.config import DetectionConfig, GaasConfig, differences
 from divtrain.experiments.presets import digits, mnist_conv3
 from divtrain.fields import from_json, to_json
 

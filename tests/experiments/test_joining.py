@@ -120,7 +120,9 @@ def test_a_command_whose_input_another_one_replaces_ends_and_keeps_nothing_of_it
         run_experiment(FULL, run, Replacing())
     manifest = json.loads((run / "stages/coherence-base-s0/manifest.json").read_text())
     assert manifest["files"] is None
-    with pytest.raises(dt.DivtrainError, match="trained in another way: spec.epochs was 7, is now 1"):
+    with pytest.raises(
+        dt.DivtrainError, match="trained in another way: spec.epochs was 7, is now 1"
+    ):
         run_experiment(FULL, run, Progress())
 
 

@@ -80,8 +80,10 @@ def test_a_second_run_computes_nothing(run: Path, full: Path) -> None:
     assert records(run) == records(full)
 
 
-@pytest.mark.parametrize("kind", ["train-detector", "train-base-surrogate", "attack-surrogate",
-                                  "attack-div", "evaluate", "coherence", "gaas", "detection"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", ["train-detector", "train-base-surrogate", "attack-surrogate", "attack-div", "evaluate",
+             "coherence", "gaas", "detection"],
+)  # fmt: skip
 def test_a_run_stopped_in_any_kind_of_stage_ends_with_the_same_files(
     run: Path, full: Path, kind: str
 ) -> None:

@@ -13,7 +13,14 @@ import divtrain as dt
 from divtrain.analysis import idle_weights
 from divtrain.data import Images
 from divtrain.errors import DamagedFileError
-from divtrain.experiments import Progress, RunDirectory, SweepConfig, run_sweep, write_reports
+from divtrain.experiments import (
+    ExperimentConfig,
+    Progress,
+    RunDirectory,
+    SweepConfig,
+    run_sweep,
+    write_reports,
+)
 from divtrain.experiments.blueprints.sweep import make_variants
 from divtrain.experiments.graph import experiment_graph, target_variants
 from divtrain.experiments.open_data import open_dataset
@@ -29,7 +36,7 @@ CONFIG = replace(
 SWEEP = SweepConfig(gal_weight=(0.0, 0.5, 2.0))
 
 
-def graph(config: dt.experiments.ExperimentConfig, sweep: SweepConfig) -> dict[str, Stage]:
+def graph(config: ExperimentConfig, sweep: SweepConfig) -> dict[str, Stage]:
     """The stages of a sweep by name."""
     stages = experiment_graph(config, COMMON, make_variants(config, sweep))
     assert len({stage.name for stage in stages}) == len(stages)
@@ -60,7 +67,10 @@ def test_what_the_values_do_not_touch_is_computed_once(swept: Path) -> None:
 def test_targets_of_a_sweep_are_those_that_runs_with_these_values_train(
     swept: Path, full: Path
 ) -> None:
-    for name in ("train-base-s0/ensemble.safetensors", "attack-base-fgsm-0.3-s0/examples.safetensors"):
+    for name in (
+        "train-base-s0/ensemble.safetensors",
+        "attack-base-fgsm-0.3-s0/examples.safetensors",
+    ):
         assert result(swept)[name] == result(full)[name]
     config = replace(CONFIG, train=replace(CONFIG.train, gal_weight=2.0))
     alone = {stage.name: stage for stage in experiment_graph(config, COMMON)}
@@ -168,7 +178,11 @@ def test_ensembles_of_other_sizes_have_the_members_in_turn_and_the_surrogate_sta
 @pytest.mark.parametrize(
     ("targets", "sweep", "message"),
     [
-        (("div",), SweepConfig(), "expected values to sweep over, with one or more of .*gal.weight"),
+        (
+            ("div",),
+            SweepConfig(),
+            "expected values to sweep over, with one or more of .*gal.weight",
+        ),
         (("base",), SweepConfig(gal_weight=(0.0, 0.5)), "gal.weight makes no difference to .*base"),
         (("base", "adv"), SweepConfig(epochs=(1, 2), temperature=(1.0, 2.0)), "temperature makes"),
         (("base",), SweepConfig(noise=(0.1,)), "noise makes no difference"),
@@ -190,12 +204,13 @@ def test_values_that_would_do_nothing_are_refused_before_anything_is_made(
     [
         (replace(CONFIG, model=replace(CONFIG.model, activation="relu")), "a slope of 0 is ReLU"),
         (replace(CONFIG, gaas=FULL.gaas), "leaves GAAS and detection out"),
-        (replace(CONFIG, detection=replace(FULL.detection, targets=("div",))), "GAAS and detection"),
+        (
+            replace(CONFIG, detection=replace(FULL.detection, targets=("div",))),
+            "GAAS and detection",
+        ),
     ],
 )
-def test_what_a_sweep_does_not_have_is_refused(
-    config: dt.experiments.ExperimentConfig, message: str
-) -> None:
+def test_what_a_sweep_does_not_have_is_refused(config: ExperimentConfig, message: str) -> None:
     with pytest.raises(dt.DivtrainError, match=message):
         make_variants(config, SweepConfig(slope=(0.0, 0.1)))
 
