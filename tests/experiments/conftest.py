@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from divtrain.experiments import Progress, run_experiment
-from experiments.small import FULL, SMALL, alive
+from divtrain.experiments import Progress, run_experiment, train_ensembles
+from experiments.small import FULL, SMALL, THREE, alive, weights
+from rounding import batches_back_to_front
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,23 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("small") / "run"
     run_experiment(SMALL, out, Progress())
     return out
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `THREE` by one process, never to be changed."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run_experiment(THREE, out, Progress())
+    return out
+
+
+@pytest.fixture(scope="session")
+def rounding(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> float:
+    """How far summing in another order, in one process, takes div's weights in that run."""
+    out = tmp_path_factory.mktemp("rounded") / "run"
+    with batches_back_to_front():
+        train_ensembles(THREE, ["div"], out, Progress())
+    return float((weights(out, "div") - weights(alone, "div")).norm())
 
 
 @pytest.fixture

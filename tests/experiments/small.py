@@ -45,6 +45,14 @@ FULL = replace(
     group="Conv3",
 )
 """With all that a run may have."""
+THREE = replace(
+    SMALL,
+    model=ModelConfig(members=("conv3", "conv3", "conv3")),
+    train=replace(SMALL.train, epochs=3, learning_rate=1e-3),
+    attack=replace(PAPER_SUITE, transfer=("fgsm",), eps=(0.1,), white_box=()),
+    targets=("div", "adv"),
+)
+"""For several processes: members that two do not divide, static nets, and little else."""
 COMMON = {"data": "digits", "fingerprint": "f", "device": "cpu"}
 LIMIT = 900.0
 """Seconds that only what hangs takes."""

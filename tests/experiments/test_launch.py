@@ -10,22 +10,15 @@ from pathlib import Path
 import pytest
 
 import divtrain as dt
-from divtrain.experiments import ModelConfig, Progress, RunDirectory, train_ensembles
+from divtrain.experiments import Progress, RunDirectory, train_ensembles
 from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.executors import find_stage
 from divtrain.experiments.launch import FAILURE, OUTPUT, PROGRESS
 from experiments import small
-from experiments.small import LIMIT, SMALL, alive, until, weights
-from rounding import batches_back_to_front
+from experiments.small import LIMIT, THREE, alive, until, weights
 
 pytestmark = pytest.mark.usefixtures("children_end")
 
-THREE = replace(
-    SMALL,
-    model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=replace(SMALL.train, epochs=4, learning_rate=1e-3),
-    targets=("div",),
-)
 MEMBERS = replace(THREE, train=replace(THREE.train, devices=2, strategy="members"))
 FOLDER = "stages/train-div-s0"
 STATE = f"{FOLDER}/{small.STATE}"
@@ -43,14 +36,13 @@ def workers(folder: Path) -> list[int]:
     return [pid for pid, command in found if "-u -m divtrain.experiments.worker" in command]
 
 
-def test_a_run_on_two_devices_is_stopped_and_resumed_with_one(tmp_path: Path) -> None:
+def test_a_run_on_two_devices_is_stopped_and_resumed_with_one(
+    tmp_path: Path, alone: Path, rounding: float
+) -> None:
     """SIGTERM to the process that was started; the weights are those of a run never stopped.
 
     Up to rounding, which Adam lets grow: as far as between two ways to sum in one process.
     """
-    train_ensembles(THREE, ["div"], tmp_path / "whole", Progress())
-    with batches_back_to_front():
-        train_ensembles(THREE, ["div"], tmp_path / "rounded", Progress())
     out = tmp_path / "run"
     started = start(out)
     until((out / STATE).exists, started)
@@ -63,8 +55,7 @@ def test_a_run_on_two_devices_is_stopped_and_resumed_with_one(tmp_path: Path) ->
     (folder,) = train_ensembles(THREE, ["div"], out, Progress())
     left = {file.name for file in folder.iterdir()}
     assert left == {"manifest.json", "history.jsonl", "ensemble.safetensors"}
-    expected = weights(tmp_path / "whole", "div")
-    rounding = (weights(tmp_path / "rounded", "div") - expected).norm()
+    expected = weights(alone, "div")
     assert (weights(out, "div") - expected).norm() < 2 * rounding < 0.1 * expected.norm()
 
 

@@ -2,42 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from divtrain.cli import RunOptions
-from divtrain.experiments import PRESETS, ExperimentConfig
+from divtrain.experiments import PRESETS
 from divtrain.experiments.finished import FinishedStage
-from divtrain.experiments.options import parse
 from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
-from experiments.small import FULL, SMALL, flags
-
-CHANGES: list[dict[str, Any]] = [
-    {"targets": ("div",), "seed": 3, "seeds": 2, "accelerator": "cpu"},
-    {"train": {"epochs": 1, "learning_rate": 1e-5, "precision": "fp32"}},
-    {"data": {"train_size": 500, "name": "a b's.npz"}},
-    {"model": {"members": ("conv3", "conv4"), "activation": "relu"}},
-    {"attack": {"white_box": (), "eps": (8 / 255,)}, "surrogates": ("base", "div,members=8")},
-    {"gaas": {"images": 9, "orders": (4,), "eps": (0.05, 0.1), "targets": ("div",)}},
-]
-
-
-def changed(change: dict[str, Any]) -> ExperimentConfig:
-    config = PRESETS["digits"]()
-    parts = {
-        name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
-        for name, value in change.items()
-    }
-    return replace(config, **parts)
-
-
-@pytest.mark.parametrize(
-    "config", [SMALL, replace(FULL, group=""), *map(changed, CHANGES)], ids=lambda config: ""
-)
-def test_every_difference_from_a_preset_is_a_flag(config: ExperimentConfig) -> None:
-    default = RunOptions(PRESETS["digits"]())
-    assert parse(RunOptions, flags(config), "divtrain run digits", default).config == config
+from experiments.small import FULL
 
 
 def test_what_was_reduced_is_told_and_what_does_not_matter_is_not() -> None:

@@ -24,11 +24,9 @@ from divtrain.experiments import (
 from divtrain.experiments.blueprints.sweep import make_variants
 from divtrain.experiments.graph import experiment_graph, target_variants
 from divtrain.experiments.open_data import open_dataset
-from divtrain.experiments.per_image import FILE
 from divtrain.experiments.stage import Stage
-from divtrain.experiments.stages.zeros import read_zeros
-from divtrain.files import file_digest, read_tensors, write_tensors
-from experiments.small import COMMON, FULL, SMALL, Watching, finished, records, result
+from divtrain.files import read_tensors
+from experiments.small import COMMON, FULL, SMALL, Watching, records, result
 
 CONFIG = replace(
     SMALL, targets=("base", "base+noise", "div"), attack=replace(SMALL.attack, transfer=("fgsm",))
@@ -215,11 +213,6 @@ def test_what_a_sweep_does_not_have_is_refused(config: ExperimentConfig, message
         make_variants(config, SweepConfig(slope=(0.0, 0.1)))
 
 
-def test_the_presets_own_value_alone_is_no_mistake() -> None:
-    (variant,) = make_variants(CONFIG, SweepConfig(gal_weight=(CONFIG.train.gal_weight,)))
-    assert variant.config == CONFIG
-
-
 SLOPES = replace(
     CONFIG, targets=("base", "div"), attack=replace(CONFIG.attack, eps=(0.1,), white_box=())
 )
@@ -276,28 +269,3 @@ def test_zeros_stopped_or_damaged_are_counted_again_and_go_with_another_sweep(
     assert {line["target"] for line in table(out)} == {"base"}
     run_sweep(replace(SLOPES, targets=("base",)), SweepConfig(epochs=(1,)), out, Progress())
     assert [file.name for file in (out / "figures").iterdir()] == ["sweep.png"]
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {"products": torch.zeros(2, 3)},
-        {"products": torch.zeros(1, 2)},
-        {"entries": torch.zeros(2, 0), "products": torch.zeros(1, 0)},
-        {"entries": torch.full((2, 3), 1.5)},
-        {"entries": torch.full((2, 3), float("nan"))},
-        {"products": None},
-        {"idle": torch.zeros(2, 4)},
-        {"idle": torch.ones(3, 1)},
-    ],
-)
-def test_shares_of_zeros_that_cannot_be_are_damage(
-    slopes: Path, tensors: dict[str, torch.Tensor | None], tmp_path: Path
-) -> None:
-    stage, *_ = finished(slopes, "zeros")
-    usual = {"entries": torch.zeros(2, 3), "products": torch.zeros(1, 3), "idle": torch.zeros(2, 1)}
-    kept = {name: each for name, each in {**usual, **tensors}.items() if each is not None}
-    write_tensors(tmp_path / FILE, kept, None)
-    files = {FILE: file_digest(tmp_path / FILE)}
-    with pytest.raises(DamagedFileError):
-        read_zeros([replace(stage, folder=tmp_path, files=files)])

@@ -13,25 +13,15 @@ import pytest
 
 import divtrain as dt
 from divtrain.experiments import (
-    ModelConfig,
     Progress,
     WorkOptions,
     run_experiment,
     torchrun,
-    train_ensembles,
 )
-from experiments.small import LIMIT, SMALL, STATE, alive, flags, result, start, until, weights
-from rounding import batches_back_to_front
+from experiments.small import LIMIT, STATE, THREE, alive, flags, result, start, until, weights
 
 pytestmark = pytest.mark.usefixtures("children_end")
 
-THREE = replace(
-    SMALL,
-    model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=replace(SMALL.train, epochs=2, learning_rate=1e-3),
-    attack=replace(SMALL.attack, transfer=("fgsm",), eps=(0.1,), white_box=()),
-    targets=("div", "adv"),
-)
 MEMBERS = replace(THREE, train=replace(THREE.train, strategy="members"))
 TWO = "--standalone --nproc-per-node 2"
 
@@ -39,23 +29,6 @@ TWO = "--standalone --nproc-per-node 2"
 def told(process: "subprocess.Popen[str]") -> str:
     """What a process says until it ends."""
     return "".join(process.communicate(timeout=LIMIT))
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run as one process makes it."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    run_experiment(THREE, out, Progress())
-    return out
-
-
-@pytest.fixture(scope="module")
-def rounding(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> float:
-    """How far summing in another order, in one process, takes div's weights."""
-    out = tmp_path_factory.mktemp("rounded") / "run"
-    with batches_back_to_front():
-        train_ensembles(THREE, ["div"], out, Progress())
-    return float((weights(out, "div") - weights(alone, "div")).norm())
 
 
 def test_two_nodes_make_the_run_of_one_process(
