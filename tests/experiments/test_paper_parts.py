@@ -12,7 +12,6 @@ from divtrain.experiments import (
     Progress,
     RunDirectory,
     run_experiment,
-    train_ensembles,
     write_reports,
 )
 from divtrain.experiments.config import DetectionConfig
@@ -20,34 +19,19 @@ from divtrain.experiments.graph import experiment_graph, select_parts
 from divtrain.experiments.stage import Stage
 from experiments.small import COMMON, SMALL, Watching, result
 
-KINDS = {"table2": "evaluate", "coherence": "coherence", "gaas": "gaas", "detection": "detection"}
+PARTS = ("table2", "coherence", "gaas", "detection")
 
 
 def select(config: ExperimentConfig, *parts: str) -> list[Stage]:
     return select_parts(experiment_graph(config, COMMON), parts, config.analyses)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("part", KINDS)
-def test_a_part_has_its_stages_with_their_inputs_in_order(preset: str, part: str) -> None:
-    config = PRESETS[preset]()
-    stages = experiment_graph(config, COMMON)
-    own = [stage for stage in stages if stage.kind == KINDS[part]]
-    if not own:
-        with pytest.raises(dt.DivtrainError, match=rf"--only {part} .*--{part}.images N"):
-            select(config, part)
-        return
-    names = [stage.name for stage in select(config, part)]
-    needed = {stage.name for stage in own}
-    for stage in reversed(stages):
-        if stage.name in needed:
-            needed |= {each.name for each in stage.inputs}
-    assert names == [stage.name for stage in stages if stage.name in needed]
-
-
 def test_what_each_part_leaves_out_and_all_together_are_the_whole_graph() -> None:
     config = replace(PRESETS["cifar10-conv4"](), detection=DetectionConfig(images=5))
-    found = {part: select(config, part) for part in KINDS}
+    found = {part: select(config, part) for part in PARTS}
+    for stages in found.values():
+        for stage in stages:
+            assert all(each in stages[: stages.index(stage)] for each in stage.inputs)
     kinds = {part: {stage.kind for stage in stages} for part, stages in found.items()}
     assert kinds == {
         "table2": {"train", "attack", "evaluate"},
@@ -58,7 +42,7 @@ def test_what_each_part_leaves_out_and_all_together_are_the_whole_graph() -> Non
     trained = [stage.name for stage in found["coherence"] if stage.kind == "train"]
     assert not any("surrogate" in name for name in trained)
     assert any("static" in name for name in trained)  # adv needs it
-    everything = [stage.name for stage in select(config, *KINDS)]
+    everything = [stage.name for stage in select(config, *PARTS)]
     assert everything == [stage.name for stage in experiment_graph(config, COMMON)]
 
 
@@ -104,17 +88,3 @@ def test_a_report_has_no_files_that_only_an_earlier_command_asked_for(run: Path)
         assert not (run / name).exists()
     assert (run / "mine.txt").exists()
     assert (run / "stages/gaas-div-s0/manifest.json").exists()
-
-
-def test_training_another_way_takes_what_was_measured_out_of_the_report(tmp_path: Path) -> None:
-    config = replace(SMALL, targets=("adv",), attack=replace(SMALL.attack, transfer=("fgsm",)))
-    run_experiment(config, tmp_path, Progress(), parts=["coherence"])
-    assert write_reports(RunDirectory(tmp_path)).files
-    manifest = tmp_path / "stages/train-adv-s0/manifest.json"
-    manifest.write_text(manifest.read_text().replace('"code": "', '"code": "0'))
-    manifest.write_text(manifest.read_text().replace('"key": "', '"key": "0'))
-    watch = Watching()
-    train_ensembles(config, ["adv"], tmp_path, watch)
-    assert watch.began == ["train-adv-s0"]
-    assert "again train-adv-s0: the code has changed" in (tmp_path / "log.txt").read_text()
-    assert write_reports(RunDirectory(tmp_path)).files

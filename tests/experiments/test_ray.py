@@ -123,15 +123,6 @@ class TestOnACluster:
                 SMALL, tmp_path / "large", Progress(), RayExecutor(cluster.address, cpus=64)
             )
 
-    def test_a_part_of_the_paper_is_built_by_the_workers_too(
-        self, cluster: Cluster, tmp_path: Path
-    ) -> None:
-        part, executor = ["coherence"], RayExecutor(cluster.address)
-        run_experiment(SMALL, tmp_path / "ray", Progress(), executor, parts=part)
-        run_experiment(SMALL, tmp_path / "local", Progress(), parts=part)
-        assert result(tmp_path / "ray") == result(tmp_path / "local")
-        assert {stage.split("-")[0] for stage in begun(tmp_path / "ray")} == {"train", "coherence"}
-
     def test_a_stop_reaches_the_workers_which_save_their_training(
         self, cluster: Cluster, tmp_path: Path
     ) -> None:

@@ -20,7 +20,6 @@ from divtrain.experiments import (
     write_reports,
 )
 from divtrain.experiments.blueprints import RunBlueprint
-from divtrain.experiments.stage import Stage
 from divtrain.experiments.stages.evaluate import read_evaluation
 from experiments.small import FULL, SMALL, Watching, finished, names, records, result
 
@@ -214,21 +213,6 @@ def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
         run_experiment(SMALL, tmp_path / "run", Watching("train"))
     with pytest.raises(dt.DivtrainError, match="nothing in .* has been evaluated yet"):
         write_reports(RunDirectory(tmp_path / "run"))
-
-
-def test_a_report_leaves_out_what_an_earlier_command_computed_otherwise(tmp_path: Path) -> None:
-    def stage(value: int) -> Stage:
-        return Stage("coherence", "base", 0, {"value": value}, (), lambda context: None)
-
-    directory, first, second = RunDirectory(tmp_path / "run"), stage(1), stage(2)
-    directory.open(RunBlueprint(SMALL), [first])
-    directory.begin(first)
-    directory.finish(first, 1.0)
-    assert [each.folder for each in directory.finished()] == [directory.folder(first)]
-    told = directory.open(RunBlueprint(SMALL), [second])
-    assert told == ["again coherence-base-s0: spec.value was 1, is now 2"]
-    assert not directory.is_done(second)
-    assert directory.finished() == []
 
 
 def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
