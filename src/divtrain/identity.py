@@ -12,6 +12,7 @@ import importlib.util
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def code_digest(modules: Iterable[str]) -> str:
             continue
         sources[name], imported = _read(name)
         left += imported
-    return key_of(sources)[:16]
+    return key_of({name: source for name, source in sources.items() if source})[:16]
 
 
 def _origin(thing: Any) -> dict[str, str]:
@@ -93,15 +94,18 @@ def _origin(thing: Any) -> dict[str, str]:
 @functools.cache
 def _read(name: str) -> tuple[str, list[str]]:
     """Return a module's code without docstrings, and the modules of its package it imports."""
-    found = importlib.util.find_spec(name)
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # something in a module, not a module in a package
+        return "", []
     if found is None or found.origin is None or not found.origin.endswith(".py"):
         return "", []
     tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
     package = name.partition(".")[0]
     imported: list[str] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            imported.append(node.module)
+        if isinstance(node, ast.ImportFrom):
+            imported += _imported_from(node, found)
         elif isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]
         elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and (
@@ -110,3 +114,13 @@ def _read(name: str) -> tuple[str, list[str]]:
             node.body = node.body[1:] or [ast.Pass()]
     inside = [each for each in imported if each.partition(".")[0] == package]
     return ast.unparse(tree), inside
+
+
+def _imported_from(node: ast.ImportFrom, inside: ModuleSpec) -> list[str]:
+    """Return the modules that a ``from ... import`` may mean: the one named, and any in it."""
+    module = node.module or ""
+    if node.level:
+        package = inside.name if inside.submodule_search_locations else inside.parent or ""
+        above = package.rsplit(".", node.level - 1)[0]
+        module = f"{above}.{module}".strip(".")
+    return [module, *(f"{module}.{alias.name}" for alias in node.names)]

@@ -7,15 +7,13 @@ import divtrain as dt
 from divtrain.experiments import (
     PRESETS,
     DataConfig,
-    DetectionConfig,
     EvaluationConfig,
     ExperimentConfig,
-    GaasConfig,
     ModelConfig,
     SweepConfig,
     TrainConfig,
-    differences,
 )
+from divtrain.experiments.config import DetectionConfig, GaasConfig, differences
 from divtrain.experiments.presets import digits, mnist_conv3
 from divtrain.fields import from_json, to_json
 
@@ -34,9 +32,7 @@ def test_every_preset_is_documented_named_after_itself_and_survives_json(preset:
         ({"colour": 3}, "colour: Unexpected"),
         ({"train": {"epochs": 0}}, "train.epochs: expected greater than or equal to 1"),
         ({"train": {"gal_weight": float("nan")}}, "train.gal_weight: expected a finite number"),
-        ({"seeds": True}, "seeds: expected a valid integer"),
         ({"seed": 2**63}, "seed: expected less than"),
-        ({"gaas": {"orders": [10**9]}}, "gaas.orders: expected less than"),
         ({"data": {"name": 3}}, "data.name: expected a valid string"),
     ],
 )
@@ -95,38 +91,15 @@ def test_differences_tell_both_values_by_path() -> None:
         (lambda: ModelConfig(members=()), "`members`: expected at least one"),
         (lambda: ModelConfig(members=("conv3", "conv33")), "`members`: .* did you mean 'conv3'"),
         (lambda: ModelConfig(slope=-0.1), "`slope`: expected greater than or equal to 0, got -0.1"),
-        (lambda: ModelConfig(slope=5), "`slope`: expected less than or equal to 1"),
-        (lambda: ModelConfig(activation="rely"), "`activation`: .*did you mean 'relu'"),  # type: ignore
         (lambda: TrainConfig(outside="niose"), "`outside`: .*did you mean 'noise'"),
-        (lambda: TrainConfig(noise=1.5), "`noise`: expected less"),
-        (lambda: TrainConfig(gal_weight=-1.0), "`gal_weight`: expected greater"),
         (lambda: TrainConfig(gal_weight=float("nan")), "`gal_weight`: expected a finite"),
-        (lambda: TrainConfig(gal_every=0), "`gal_every`: expected greater"),
         (lambda: TrainConfig(gal_part=0.0), "`gal_part`: expected greater than 0"),
-        (lambda: TrainConfig(gal_part=1.5), "`gal_part`: expected less than or equal to 1"),
-        (lambda: TrainConfig(temperature=0.0), "`temperature`: expected greater than 0"),
-        (lambda: TrainConfig(epochs=0), "`epochs`: expected greater than or equal to 1"),
-        (lambda: TrainConfig(learning_rate=0.0), "`learning_rate`: expected greater than 0"),
-        (lambda: TrainConfig(batch_size=0), "`batch_size`: expected greater than or equal to 1"),
-        (lambda: TrainConfig(static_nets=0), "`static_nets`: expected greater"),
-        (lambda: TrainConfig(devices=0), "`devices`: expected greater"),
-        (lambda: TrainConfig(save_every=-1), "`save_every`: expected greater"),
         (lambda: TrainConfig(precision="fp23"), "`precision`: .*did you mean 'fp32'"),  # type: ignore
-        (lambda: TrainConfig(adv_step="fgms"), "`adv_step`: .*did you mean 'fgsm'"),  # type: ignore
-        (lambda: TrainConfig(strategy="dpd"), "`strategy`: .*did you mean 'ddp'"),  # type: ignore
-        (lambda: DataConfig(shift=-1), "`shift`: expected greater than or equal to 0"),
-        (lambda: DataConfig(held_out=-1), "`held_out`: expected greater than or equal to 0"),
-        (lambda: DataConfig(train_size=0), "`train_size`: expected greater"),
-        (lambda: GaasConfig(images=-1), "`images`: expected greater"),
         (lambda: GaasConfig(eps=(0.1, 8.0)), "`eps`: .*8/255"),
-        (lambda: GaasConfig(eps=()), "`eps`: expected at least one"),
         (lambda: GaasConfig(orders=(4, 7)), "`orders`: .* the nearest are 4 and 16"),
-        (lambda: DetectionConfig(against=("smoth",)), "`against`: .*did you mean 'smooth'"),
         (lambda: DetectionConfig(against=("x/", "./x/")), "`against`: expected each kind once"),
         (lambda: SweepConfig(gal_weight=(1, 1.0)), "`gal_weight`: expected each value once"),
         (lambda: SweepConfig(ensemble_size=(1,)), "`ensemble_size`: expected greater .* 2, got 1"),
-        (lambda: EvaluationConfig(()), "`targets`: expected at least one"),
-        (lambda: EvaluationConfig(("a=b", "a=b")), "`targets`: expected each value once"),
         (lambda: EvaluationConfig(("a=b",), data=DataConfig(held_out=3)), "`data.held_out` out"),
     ],
 )
@@ -140,8 +113,6 @@ def test_what_cannot_be_is_refused_when_it_is_built(make: Any, message: str) -> 
     [
         ({"model": ModelConfig(("conv3",))}, "at least two `model.members`, got 1"),
         ({"targets": ("div", "base", "div")}, "`targets`: expected each value once"),
-        ({"targets": ()}, "`targets`: expected at least one"),
-        ({"seeds": 0}, "`seeds`: expected greater than or equal to 1"),
         ({"data": DataConfig(test_size=5), "gaas": GaasConfig(images=6)}, "`gaas.images` of at m"),
         (
             {"data": DataConfig(test_size=5), "detection": DetectionConfig(images=6)},

@@ -14,32 +14,21 @@ import pytest
 
 import divtrain as dt
 from divtrain.experiments import Progress, RunDirectory, run_directory, run_experiment
+from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.lock import Lock
-from divtrain.experiments.runner import ExperimentBlueprint
 from divtrain.files import make_folder
-from experiments.small import LIMIT, SMALL, records, result, start, until
+from experiments.small import FULL, LIMIT, SMALL, Watching, names, records, result, start, until
 
 pytestmark = pytest.mark.usefixtures("children_end")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run by one process."""
-    out = tmp_path_factory.mktemp("joining") / "run"
-    run_experiment(SMALL, out, Progress())
-    return out
-
-
-class Waiting(Progress):
+class Waiting(Watching):
     """Notes what is waited for, and releases it."""
 
     def __init__(self, claim: Lock):
+        super().__init__()
         self.claim = claim
         self.waited: list[tuple[str, str]] = []
-        self.began: list[str] = []
-
-    def begin(self, stage: str) -> None:
-        self.began.append(stage)
 
     def waiting(self, stage: str, holder: str) -> None:
         self.waited.append((stage, holder))
@@ -51,28 +40,29 @@ def begun(out: Path) -> list[tuple[str, str]]:
     return re.findall(r"begin (\S+) in process (\d+)", (out / "log.txt").read_text())
 
 
-def test_two_processes_started_at_once_share_the_stages_and_end_with_the_same_report(
-    whole: Path, tmp_path: Path
+def test_two_processes_started_at_once_on_nothing_share_the_stages_and_end_with_the_same_report(
+    small: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    both = [start(out) for _ in range(2)]
+    both = [start(f"--out={out}") for _ in range(2)]
     told = [process.communicate(timeout=LIMIT) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     assert told[0][0] == told[1][0]
-    every_stage_once = Counter(folder.name for folder in (whole / "stages").iterdir())
-    assert Counter(stage for stage, _ in begun(out)) == every_stage_once
-    assert result(out) == result(whole)
-    assert (out / "table.md").read_bytes() == (whole / "table.md").read_bytes()
+    assert Counter(stage for stage, _ in begun(out)) == Counter(names(SMALL))
+    assert len({process for _, process in begun(out)}) == 2
+    assert result(out) == result(small)
+    assert records(out) == records(small)
+    assert (out / "table.csv").read_bytes() == (small / "table.csv").read_bytes()
 
 
 def test_a_second_process_takes_the_stage_of_one_that_is_killed(
-    whole: Path, tmp_path: Path
+    small: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    first = start(out)
-    until((out / "stages/train-base-s0/key").exists, first)
+    first = start(f"--out={out}")
+    until((out / "stages/train-base-s0/manifest.json").exists, first)
     first.send_signal(signal.SIGSTOP)  # it lives, and holds what it holds
-    second, log = start(out), out / "log.txt"
+    second, log = start(f"--out={out}"), out / "log.txt"
     until(lambda: "wait  train-base-s0" in log.read_text(), second)
     first.kill()
     first.communicate()
@@ -82,73 +72,69 @@ def test_a_second_process_takes_the_stage_of_one_that_is_killed(
     assert re.search(rf"wait  train-base-s0, which {who}", log.read_text())
     takers = [process for stage, process in begun(out) if stage == "train-base-s0"]
     assert takers == [str(first.pid), str(second.pid)]
-    assert result(out) == result(whole)
+    assert result(out) == result(small)
+    assert records(out) == records(small)
 
 
-def test_a_stage_that_another_process_has_is_waited_for_by_name(
-    whole: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
-    shutil.rmtree(out / "stages/train-base-s0")
-    claim = Lock(out / "locks", "stage-train-base-s0")
+def test_a_stage_that_another_process_has_is_waited_for_by_name(run: Path, full: Path) -> None:
+    shutil.rmtree(run / "stages/train-base-s0")
+    claim = Lock(run / "locks", "train-base-s0")
     assert claim.take()
     watch = Waiting(claim)
-    run_experiment(SMALL, out, watch)
+    run_experiment(FULL, run, watch)
     ((stage, holder),) = watch.waited
     assert stage == "train-base-s0"
     assert f"process {os.getpid()} on {socket.gethostname()}" in holder
     assert watch.began == ["train-base-s0"]
-    assert result(out) == result(whole)
+    assert result(run) == result(full)
 
 
-def test_a_note_of_a_pid_that_lives_again_holds_nothing(whole: Path, tmp_path: Path) -> None:
+def test_a_note_of_a_pid_that_lives_again_holds_nothing(run: Path, full: Path) -> None:
     """What counts is the kernel's lock: pid 1 is always there, and this note is not its."""
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
     note = {"host": socket.gethostname(), "pid": 1, "since": "2026-01-01 00:00:00"}
-    for name in ("stage-train-base-s0", "config"):
-        (out / "locks" / f"{name}.lock").touch()
-        (out / "locks" / f"{name}.json").write_text(json.dumps(note))
-    shutil.rmtree(out / "stages/train-base-s0")
-    run_experiment(SMALL, out, Progress())
-    assert result(out) == result(whole)
+    for name in ("train-base-s0", "plan"):
+        (run / "locks" / f"{name}.lock").touch()
+        (run / "locks" / f"{name}.json").write_text(json.dumps(note))
+    shutil.rmtree(run / "stages/train-base-s0")
+    run_experiment(FULL, run, Progress())
+    assert result(run) == result(full)
 
 
 def test_a_command_whose_input_another_one_replaces_ends_and_keeps_nothing_of_it(
-    whole: Path, tmp_path: Path
+    run: Path, full: Path
 ) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
-    directory = RunDirectory(out)
-    stages = {stage.name: stage for stage in ExperimentBlueprint(SMALL).build().stages}
+    directory = RunDirectory(run)
+    stages = {stage.name: stage for stage in RunBlueprint(FULL).build().stages}
 
     class Replacing(Progress):
         """Another command that has trained base with other values meanwhile."""
 
         def begin(self, stage: str) -> None:
             trained = stages["train-base-s0"]
-            directory.begin(replace(trained, config={**trained.config, "epochs": 7}))
+            directory.begin(replace(trained, spec={**trained.spec, "epochs": 7}))
             made = "stages/train-base-s0/ensemble.safetensors"
-            shutil.copy(whole / made, out / made)
+            shutil.copy(full / made, run / made)
 
-    shutil.rmtree(out / "stages/coherence-base-s0")
-    with pytest.raises(dt.DivtrainError, match=r"train-base-s0 was begun anew by another command"):
-        run_experiment(SMALL, out, Replacing())
-    assert not (out / "stages/coherence-base-s0/manifest.json").exists()
-    run_experiment(replace(SMALL, seeds=2), out, Progress())
-    assert {row["seed"] for row in records(out)} == {0, 1}
+    shutil.rmtree(run / "stages/coherence-base-s0")
+    with pytest.raises(dt.DivtrainError, match=r"train-base-s0 was begun again by another command"):
+        run_experiment(FULL, run, Replacing())
+    manifest = json.loads((run / "stages/coherence-base-s0/manifest.json").read_text())
+    assert manifest["files"] is None
+    with pytest.raises(
+        dt.DivtrainError, match="trained in another way: spec.epochs was 7, is now 1"
+    ):
+        run_experiment(FULL, run, Progress())
 
 
 def test_a_folder_that_cannot_be_locked_is_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_directory, "PATIENCE", 0.1)
-    with Lock(make_folder(tmp_path / "locks"), "config").held():
+    with Lock(make_folder(tmp_path / "locks"), "plan").held():
         who = f"process {os.getpid()} on {re.escape(socket.gethostname())}"
-        with pytest.raises(dt.DivtrainError, match=rf"is being opened by {who}.*config.lock"):
+        with pytest.raises(dt.DivtrainError, match=rf"is being opened by {who}.*plan.lock"):
             run_experiment(SMALL, tmp_path, Progress())
     shutil.rmtree(tmp_path / "locks")
-    (tmp_path / "locks" / "config.lock").mkdir(parents=True)
-    with pytest.raises(dt.DivtrainError, match=r"cannot write .*config.lock"):
+    (tmp_path / "locks" / "plan.lock").mkdir(parents=True)
+    with pytest.raises(dt.DivtrainError, match=r"cannot write .*plan.lock"):
         run_experiment(SMALL, tmp_path, Progress())

@@ -18,7 +18,7 @@ from typing import Any
 
 from divtrain.evaluation import Suite
 from divtrain.experiments import EvaluationConfig, Progress, evaluate_models, run_experiment
-from divtrain.experiments.config import GaasConfig
+from divtrain.experiments.config import DetectionConfig, GaasConfig
 from experiments.small import LIMIT, SMALL, records, result
 
 KILLS = int(os.environ.get("DIVTRAIN_KILLS", "6"))
@@ -26,12 +26,13 @@ RUN = replace(
     SMALL,
     attack=replace(SMALL.attack, batch_size=10),
     gaas=GaasConfig(images=1, orders=(4, 16), targets=("adv",)),
+    detection=DetectionConfig(images=20, targets=("adv",)),
     targets=("base", "adv"),
 )
 KINDS = {
-    "run": ("train-surrogate", "train-static", "train-adv", "craft-surrogate-pgdcw", "transfer",
-            "craft-adv", "white-box", "coherence", "gaas"),
-    "evaluate": ("target", "surrogate", "craft", "judge"),
+    "run": ("train-base-surrogate", "train-static", "train-adv", "attack-surrogate", "attack-adv",
+            "evaluate", "coherence", "gaas", "detection"),
+    "evaluate": ("pretrained", "train-single-surrogate", "attack", "evaluate"),
 }  # fmt: skip
 """How the names of the stages begin that are killed in, in the order of the graph."""
 
@@ -40,12 +41,10 @@ server.set_forkserver_preload(["divtrain.cli", "lightning_fabric", "sklearn.data
 
 
 def evaluation(whole: Path) -> EvaluationConfig:
-    base, surrogate = (
-        whole / f"stages/train-{name}-s0/ensemble.safetensors" for name in ("base", "surrogate")
-    )
+    base, adv = (whole / f"stages/train-{name}-s0/ensemble.safetensors" for name in RUN.targets)
     attack = Suite((0.1,), ("fgsm",), ("pgd", "fgsm"), sweep=(), steps=3, queries=20, batch_size=10)
     return EvaluationConfig(
-        (f"mine={base}",), (f"theirs={surrogate}", "single"), SMALL.data, attack,
+        (f"mine={base}",), (f"theirs={adv}", "single"), SMALL.data, attack,
         replace(SMALL.model, members=("conv3", "conv3")), SMALL.train, accelerator="cpu",
     )  # fmt: skip
 
@@ -68,7 +67,8 @@ def under_way(out: Path, kind: str) -> bool:
     """Whether a stage of the kind has begun and is not done."""
     folders = (out / "stages").glob(f"{kind}*")
     return any(
-        (folder / "key").exists() and not (folder / "manifest.json").exists() for folder in folders
+        (file := folder / "manifest.json").exists() and '"files": null' in file.read_text()
+        for folder in folders
     )
 
 
@@ -96,7 +96,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_result(
     works: dict[str, Callable[[Path], Callable[[], Any]]] = {
         "run": lambda out: partial(run_experiment, RUN, out, Progress()),
         "evaluate": lambda out: partial(
-            evaluate_models, evaluation(tmp_path / "run"), out, Progress(), ""
+            evaluate_models, evaluation(tmp_path / "run"), out, Progress()
         ),
     }
     for which, work in works.items():

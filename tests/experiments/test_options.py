@@ -13,10 +13,8 @@ from divtrain.experiments import (
     EvaluationConfig,
     ExperimentConfig,
     SweepConfig,
-    parse,
-    read,
-    with_flags,
 )
+from divtrain.experiments.options import parse, read, with_flags
 from divtrain.experiments.presets import digits
 
 Captured = pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from divtrain.experiments import (
     evaluate_models,
     run_experiment,
 )
-from experiments.small import SMALL, records, result, until
+from experiments.small import SMALL, STATE, records, result, until
 
 # Ray leaves sockets and files for the garbage collector, and warns of what it will change.
 quiet = [
@@ -32,7 +32,7 @@ quiet = [
 LONG = replace(
     SMALL,
     train=replace(SMALL.train, epochs=25),
-    attack=replace(SMALL.attack, names=("fgsm",), white_box=()),
+    attack=replace(SMALL.attack, transfer=("fgsm",), white_box=()),
     targets=("base",),
 )
 """Two trainings, long enough that a node can be killed in one, and little else."""
@@ -80,7 +80,7 @@ class Killing(Progress):
         running = self.began - set(self.ended)
         if len(running) == 2 and not self.killed:
             for each in running:
-                until((self.out / "stages" / each / "training-state.safetensors").exists)
+                until((self.out / "stages" / each / STATE).exists)
             self.killed = True
             self.cluster.kill_one()
 
@@ -96,23 +96,24 @@ def begun(out: Path) -> Counter[str]:
 class TestOnACluster:
     pytestmark = quiet
 
-    def test_an_evaluation_and_a_mistake_travel_too(self, cluster: Cluster, tmp_path: Path) -> None:
+    def test_a_run_an_evaluation_and_a_mistake_travel(
+        self, cluster: Cluster, small: Path, tmp_path: Path
+    ) -> None:
         """A cluster that is there is used; what a stage raises arrives as it is."""
         executor = RayExecutor(cluster.address)
         run_experiment(SMALL, tmp_path / "run", Progress(), executor)
-        checkpoints = {
-            name: tmp_path / f"run/stages/train-{name}-s0/ensemble.safetensors"
-            for name in ("base", "surrogate")
-        }
+        assert result(tmp_path / "run") == result(small)
+        stages = tmp_path / "run/stages"
+        base, div = (stages / f"train-{name}-s0/ensemble.safetensors" for name in SMALL.targets)
         asked = EvaluationConfig(
-            (f"mine={checkpoints['base']}",),
-            (f"theirs={checkpoints['surrogate']}",),
+            (f"mine={base}",),
+            (f"theirs={div}",),
             data=SMALL.data,
             attack=Suite((0.1,), ("fgsm",), ("fgsm",), query=(), sweep=()),
             accelerator="cpu",
         )
         for name, each in (("ray", executor), ("local", None)):
-            evaluate_models(asked, tmp_path / name, Progress(), "", each)
+            evaluate_models(asked, tmp_path / name, Progress(), each)
         assert result(tmp_path / "ray") == result(tmp_path / "local")
         diverging = replace(SMALL, train=replace(SMALL.train, learning_rate=1e30))
         with pytest.raises(dt.DivtrainError, match="^training diverged at step"):
@@ -122,26 +123,17 @@ class TestOnACluster:
                 SMALL, tmp_path / "large", Progress(), RayExecutor(cluster.address, cpus=64)
             )
 
-    def test_a_part_of_the_paper_is_built_by_the_workers_too(
-        self, cluster: Cluster, tmp_path: Path
-    ) -> None:
-        part, executor = ["coherence"], RayExecutor(cluster.address)
-        run_experiment(SMALL, tmp_path / "ray", Progress(), executor, parts=part)
-        run_experiment(SMALL, tmp_path / "local", Progress(), parts=part)
-        assert result(tmp_path / "ray") == result(tmp_path / "local")
-        assert {stage.split("-")[0] for stage in begun(tmp_path / "ray")} == {"train", "coherence"}
-
     def test_a_stop_reaches_the_workers_which_save_their_training(
         self, cluster: Cluster, tmp_path: Path
     ) -> None:
         class Stop(Progress):
             def begin(self, stage: str) -> None:
-                until((tmp_path / "ray/stages" / stage / "training-state.safetensors").exists)
+                until((tmp_path / "ray/stages" / stage / STATE).exists)
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             run_experiment(LONG, tmp_path / "ray", Stop(), RayExecutor(cluster.address))
-        assert list((tmp_path / "ray/stages").glob("*/training-state.safetensors"))
+        assert list((tmp_path / "ray/stages").glob(f"*/{STATE}"))
         assert "stopped in train" in (tmp_path / "ray/log.txt").read_text()
         run_experiment(LONG, tmp_path / "ray", Progress())
         run_experiment(LONG, tmp_path / "local", Progress())

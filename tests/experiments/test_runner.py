@@ -1,271 +1,266 @@
-"""Whole experiments, small: run, kill, resume, refuse."""
+"""Whole experiments, small: run, stop, resume, ask for more, refuse."""
 
-import signal
+import errno
+import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import divtrain as dt
 from divtrain.experiments import (
+    ExperimentConfig,
     Progress,
     RunDirectory,
-    rewrite_summary,
     run_experiment,
     train_ensembles,
+    write_reports,
 )
-from divtrain.experiments.stages import Stage
-from experiments.small import SMALL, records, start, until
+from divtrain.experiments.blueprints import RunBlueprint
+from divtrain.experiments.stages.evaluate import read_evaluation
+from experiments.small import FULL, SMALL, Watching, finished, names, records, result
+
+REPORT = (
+    "report.html", "report.md", "table.csv", "table2.csv", "transfer.csv", "gaas.csv",
+    "detection.csv", "records.jsonl", "figures/accuracy.png", "figures/coherence.png",
+    "figures/gaas.png", "figures/detection.png", "figures/transfer.png",
+)  # fmt: skip
 
 
-class Watching(Progress):
-    """Notes which stages ran; optionally stops in one."""
-
-    def __init__(self, stop_in: str = "nowhere"):
-        self.began: list[str] = []
-        self.stop_in = stop_in
-
-    def begin(self, stage: str) -> None:
-        self.began.append(stage)
-
-    def update(self, stage: str, done: int, total: int, detail: str) -> None:
-        if stage.startswith(self.stop_in):
-            raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken run."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    run_experiment(SMALL, out, Progress())
-    return out
-
-
-def test_a_run_leaves_config_log_checkpoints_records_tables_and_figures(whole: Path) -> None:
-    for name in (
-        "config.json", "log.txt", "records.jsonl", "table.md", "table.csv",
-        "figures/accuracy.png", "figures/coherence.png",
-        "stages/train-div-s0/ensemble.safetensors", "stages/train-div-s0/history.jsonl",
-        "stages/transfer-div-s0/masks.safetensors",
-    ):  # fmt: skip
-        assert (whole / name).stat().st_size > 0, name
-    assert not list(whole.rglob("training-state*"))
-    ens, about = dt.load_ensemble(whole / "stages/train-div-s0/ensemble.safetensors")
+def test_a_run_leaves_config_log_checkpoints_and_report_and_nothing_half_done(full: Path) -> None:
+    assert {file.name for file in full.iterdir()} == {
+        "config.json", "stages.json", "log.txt", "locks", "stages", "figures", "report-files.json",
+        *(name for name in REPORT if "/" not in name),
+    }  # fmt: skip
+    assert {name for name in REPORT if (full / name).stat().st_size > 100} == set(REPORT)
+    request = json.loads((full / "config.json").read_text())
+    assert (request["kind"], request["command"]) == ("run", "divtrain run digits --small")
+    assert RunDirectory(full).blueprint() == RunBlueprint(FULL)
+    assert {folder.name for folder in (full / "stages").iterdir()} == set(names(FULL))
+    for stage in RunDirectory(full).finished():
+        assert {file.name for file in stage.folder.iterdir()} == {"manifest.json", *stage.files}
+    ens, about = dt.load_ensemble(full / "stages/train-div-s0/ensemble.safetensors")
     assert len(ens) == 2
     assert (about["defence"], about["seed"], about["data"]) == ("div", 0, "digits")
-    assert about["model"]["activation"] == "leaky_relu"
-    assert about["terms"] == [
-        "CrossEntropy(weight=1.0)",
-        "GradientAlignment(weight=0.5, temperature=1.0, every=1, part=1.0)",
-    ]
+    assert about["recipe"]["model"]["activation"] == "leaky_relu"
+    assert about["spec"]["defence"]["gal_weight"] == 0.5
     assert about["versions"]["torch"]
 
 
-def test_records_agree_with_the_masks_and_count_all_images(whole: Path) -> None:
-    from divtrain.files import read_tensors
-
-    rows = records(whole)
+def test_records_agree_with_the_masks_and_count_all_images(full: Path) -> None:
+    rows = records(full)
     assert {row["images"] for row in rows} == {30}
-    for target in ("base", "div"):
-        masks, _ = read_tensors(whole / f"stages/transfer-{target}-s0/masks.safetensors")
+    for target in FULL.targets:
+        found = read_evaluation(*finished(full, "evaluate", target))
         for eps in (0.1, 0.3):
-            both = masks["clean"] & masks[f"fgsm {eps:g}"] & masks[f"pgdcw {eps:g}"]
-            wanted = {"target": target, "attack": "worst", "eps": eps, "threat": "transfer"}
-            (worst,) = [row for row in rows if wanted.items() <= row.items()]
-            assert worst["correct"] == int(both.sum())
-            assert worst["accuracy"] == int(both.sum()) / 30
+            for threat, source in (
+                ("transfer", "base"),
+                ("transfer", "div"),
+                ("white-box", target),
+            ):
+                runs = [run for run in found.results if run.eps == eps]
+                if threat == "transfer":
+                    runs = [r for r in runs if (r.threat, r.source) == (threat, source)]
+                masks = [found.clean, *(found.results[run].correct for run in runs)]
+                wanted = {"target": target, "attack": "worst", "eps": eps, "threat": threat,
+                          "surrogate": source}  # fmt: skip
+                (worst,) = [row for row in rows if wanted.items() <= row.items()]
+                assert worst["correct"] == int(torch.stack(masks).all(0).sum())
+                assert worst["accuracy"] == worst["correct"] / 30  # pyright: ignore
 
 
-def test_who_knows_the_weights_is_never_the_weaker_adversary(whole: Path) -> None:
-    """Transferred examples count in the white-box worst case."""
-    worst = {
-        (row["target"], row["eps"], row["threat"]): row["correct"]
-        for row in records(whole)
-        if row["attack"] == "worst"
-    }
-    for target in ("base", "div"):
-        for eps in (0.1, 0.3):
-            assert worst[target, eps, "white-box"] <= worst[target, eps, "transfer"]  # pyright: ignore
-
-
-def test_a_second_run_computes_nothing(whole: Path) -> None:
+def test_a_second_run_computes_nothing(run: Path, full: Path) -> None:
     watch = Watching()
-    run_experiment(SMALL, whole, watch)
+    run_experiment(FULL, run, watch)
     assert watch.began == []
+    assert records(run) == records(full)
 
 
 @pytest.mark.parametrize(
-    "stop_in", ["train-surrogate", "train-div", "craft-surrogate", "transfer-div"]
-)
-def test_a_run_stopped_in_any_kind_of_stage_ends_with_the_same_records(
-    whole: Path, tmp_path: Path, stop_in: str
+    "kind", ["train-detector", "train-base-surrogate", "attack-surrogate", "attack-div", "evaluate",
+             "coherence", "gaas", "detection"],
+)  # fmt: skip
+def test_a_run_stopped_in_any_kind_of_stage_ends_with_the_same_files(
+    run: Path, full: Path, kind: str
 ) -> None:
+    chosen = next((run / "stages").glob(f"{kind}*"))
+    shutil.rmtree(chosen)
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(SMALL, tmp_path / "run", Watching(stop_in))
+        run_experiment(FULL, run, Watching(chosen.name))
+    assert not (run / "stages" / chosen.name / "examples.safetensors").exists()
+    assert f"stopped in {chosen.name}" in (run / "log.txt").read_text()
     watch = Watching()
-    run_experiment(SMALL, tmp_path / "run", watch)
-    assert watch.began[0].startswith(stop_in)
-    assert records(tmp_path / "run") == records(whole)
+    run_experiment(FULL, run, watch)
+    assert watch.began == [chosen.name]
+    assert result(run) == result(full)
+    assert records(run) == records(full)
 
 
-def test_a_process_killed_in_training_and_in_the_attack_ends_with_the_same_records(
-    whole: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "file", ["train-div-s0/ensemble.safetensors", "attack-div-fgsm-0.1-s0/examples.safetensors",
+             "coherence-div-s0/manifest.json", "evaluate-div-s0/weights.json"],
+)  # fmt: skip
+def test_a_damaged_artefact_is_made_again_and_not_trusted(run: Path, full: Path, file: str) -> None:
+    damaged = run / "stages" / file
+    content = bytearray(damaged.read_bytes())
+    content[9] ^= 1
+    damaged.write_bytes(content)
+    watch = Watching()
+    run_experiment(FULL, run, watch)
+    assert watch.began == [file.split("/")[0]]
+    assert result(run) == result(full)
+
+
+def test_another_training_under_the_same_name_is_refused_naming_the_fields(run: Path) -> None:
+    before, watch = (run / "config.json").read_text(), Watching()
+    train = replace(FULL.train, epochs=3, gal_weight=1.0)
+    told = r"train-div-s0, trained in another way: (?=.*gal_weight was 0.5, is now 1.0)"
+    with pytest.raises(dt.DivtrainError, match=rf"{told}.*epochs was 1, is now 3.*--out"):
+        run_experiment(replace(SMALL, targets=("div",), train=train), run, watch)
+    assert watch.began == []
+    assert (run / "config.json").read_text() == before
+
+
+def test_another_noise_of_div_leaves_base_alone(run: Path) -> None:
+    """Only the trainings that a value determines stand in its way."""
+    config = replace(FULL, targets=("base",), surrogates=("base",))
+    watch = Watching()
+    run_experiment(replace(config, train=replace(FULL.train, noise=0.1, devices=1)), run, watch)
+    assert watch.began == ["evaluate-base-s0"]  # of fewer surrogates
+
+
+MORE = {
+    "seeds": (replace(SMALL, seeds=2), {"train", "attack", "evaluate", "coherence"}),
+    "targets": (replace(SMALL, targets=("base", "div", "base+noise")),
+                {"train", "attack", "evaluate", "coherence"}),
+    "attacks": (replace(SMALL, attack=replace(SMALL.attack, eps=(0.1, 0.2), transfer=("fgsm",
+                "reversed"))), {"attack", "evaluate"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_more_seeds_targets_and_attacks_reuse_what_is_there(
+    small: Path, tmp_path: Path, what: str
 ) -> None:
-    """SIGKILL, from outside, at whatever instant it falls."""
-    out = tmp_path / "run"
-    for sign in ("train-div-s0/training-state.safetensors", "craft-surrogate-pgdcw-0.3-s0/key"):
-        process = start(out)
-        until((out / "stages" / sign).exists, process)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        process.communicate()
-    assert not (out / "records.jsonl").exists()
-    process = start(out)
-    told = process.communicate()
-    assert process.returncode == 0, told
-    assert records(out) == records(whole)
-
-
-def test_a_damaged_artefact_is_made_again_and_not_trusted(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
-    file = out / "stages/craft-surrogate-fgsm-0.1-s0/crafted.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    watch = Watching()
-    run_experiment(SMALL, out, watch)
-    assert watch.began == ["craft-surrogate-fgsm-0.1-s0"]
-    assert records(out) == records(whole)
-
-
-def test_another_config_on_the_same_directory_is_refused_naming_the_fields(whole: Path) -> None:
-    other = replace(SMALL, train=replace(SMALL.train, epochs=3), seed=1)
-    with pytest.raises(dt.DivtrainError, match=r"--train.epochs is 3 now, was 1.*--seed is 1 now"):
-        run_experiment(other, whole, Progress())
-
-
-def test_more_seeds_and_targets_reuse_what_is_there(whole: Path, tmp_path: Path) -> None:
-    import shutil
-
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
-    watch = Watching()
-    summary = run_experiment(replace(SMALL, seeds=2), out, watch)
-    assert watch.began
-    assert all(name.endswith("-s1") for name in watch.began)
-    assert all(row.seeds == 2 and row.cells["fgsm"].deviation is not None for row in summary.rows)
-    first = [row for row in records(out) if row["seed"] == 0]
-    assert first == records(whole)
-
-
-def test_other_attacks_and_radii_reuse_what_was_trained_and_crafted(
-    whole: Path, tmp_path: Path
-) -> None:
-    import shutil
-
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
-    watch = Watching()
-    other = replace(SMALL.attack, names=("fgsm", "reversed"), eps=(0.1, 0.2))
-    run_experiment(replace(SMALL, attack=other), out, watch)
-    assert {name for name in watch.began if name.startswith("craft-surrogate")} == {
-        "craft-surrogate-fgsm-0.2-s0", "craft-surrogate-reversed-0.1-s0",
-        "craft-surrogate-reversed-0.2-s0",
-    }  # fmt: skip
-    assert not any(name.startswith("train") for name in watch.began)
-    found = {(row["target"], row["attack"], row["eps"]) for row in records(out)}
-    assert ("div", "reversed", 0.2) in found
-    assert not any(attack == "pgdcw" or eps == 0.3 for _, attack, eps in found)
-    same = [row for row in records(whole) if (row["attack"], row["eps"]) == ("fgsm", 0.1)]
-    assert all(row in records(out) for row in same)
+    out, (config, kinds) = shutil.copytree(small, tmp_path / "run"), MORE[what]
+    watch, before = Watching(), result(small)
+    run_experiment(config, out, watch)
+    assert watch.kinds == kinds
+    old = set(names(SMALL)) & set(watch.began)
+    assert all(name.startswith("evaluate") for name in old)
+    after = result(out)
+    kept = {name for name in before if name.split("/")[0] not in watch.began}
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    if what == "attacks":
+        tried = {(row["attack"], row["eps"]) for row in records(out)}
+        assert ("reversed", 0.2) in tried
+        assert not {"pgdcw"} & {attack for attack, _ in tried}
+        again = [line for line in (out / "log.txt").read_text().splitlines() if "again" in line]
+        assert len(again) == 2
+        assert "again evaluate-base-s0: spec.runs was" in again[0]
     run_experiment(SMALL, out, Progress())
-    assert records(out) == records(whole)
+    assert records(out) == records(small)
 
 
-def test_training_alone_is_taken_up_by_the_run(whole: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def test_a_stage_whose_spec_changed_is_done_again_with_a_line_that_names_the_field(
+    run: Path, full: Path
+) -> None:
+    config = replace(FULL, gaas=replace(FULL.gaas, objective="ce_of_mean_logit"))
+    watch = Watching()
+    run_experiment(config, run, watch)
+    assert watch.began == ["gaas-base-s0", "gaas-div-s0"]
+    line = "again gaas-div-s0: spec.objective was mean_member_ce, is now ce_of_mean_logit"
+    assert line in (run / "log.txt").read_text()
+    assert (run / "records.jsonl").read_bytes() == (full / "records.jsonl").read_bytes()
+    assert (run / "gaas.csv").read_bytes() != (full / "gaas.csv").read_bytes()
+
+
+def test_training_alone_is_taken_up_and_leaves_the_report(
+    run: Path, small: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "alone"
     (folder,) = train_ensembles(SMALL, ["div"], out, Progress())
     assert (folder / "ensemble.safetensors").exists()
     watch = Watching()
     run_experiment(SMALL, out, watch)
     assert "train-div-s0" not in watch.began
-    assert records(out) == records(whole)
+    assert result(out) == result(small)
+    train_ensembles(FULL, ["div"], run, watch)
+    assert len(write_reports(RunDirectory(run)).files) == len(REPORT)
 
 
-def test_a_report_can_be_written_again_from_the_directory_alone(whole: Path) -> None:
-    table, log = (whole / "table.md").read_text(), records(whole)
-    (whole / "table.md").unlink()
-    rewrite_summary(RunDirectory(whole))
-    assert (whole / "table.md").read_text() == table
-    assert records(whole) == log
+def test_a_report_is_written_again_from_the_directory_alone(run: Path, full: Path) -> None:
+    before = write_reports(RunDirectory(full)).reports
+    for name in REPORT:
+        (run / name).unlink()
+    assert write_reports(RunDirectory(run)).reports == before
+    for name in REPORT:
+        if not name.startswith("figures"):
+            assert (run / name).read_bytes() == (full / name).read_bytes(), name
+    ours = run / "stages/coherence-div-s0/values.safetensors"
+    ours.write_bytes(ours.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(dt.DivtrainError, match=r"values.safetensors is damaged.*run the same"):
+        write_reports(RunDirectory(run))
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(dt.DivtrainError, match="no run at"):
-        rewrite_summary(RunDirectory(tmp_path))
+        write_reports(RunDirectory(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(SMALL, tmp_path / "run", Watching("train-surrogate"))
+        run_experiment(SMALL, tmp_path / "run", Watching("train"))
     with pytest.raises(dt.DivtrainError, match="nothing in .* has been evaluated yet"):
-        rewrite_summary(RunDirectory(tmp_path / "run"))
+        write_reports(RunDirectory(tmp_path / "run"))
 
 
-def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(dt.DivtrainError, match="not empty and holds no run"):
         run_experiment(SMALL, tmp_path, Progress())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_a_file_in_place_of_the_run_directory_is_explained(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
     with pytest.raises(dt.DivtrainError, match="choose another"):
-        run_experiment(SMALL, tmp_path / "file" / "run", Progress())
+        run_experiment(SMALL, tmp_path / "thesis.tex" / "run", Progress())
 
 
 def test_a_full_disk_keeps_what_was_computed(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, full: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import errno
-    import os
+    real, chosen = os.fsync, run / "stages/attack-div-fgsm-0.3-s0"
+    shutil.rmtree(chosen)
 
-    real, out = os.fsync, tmp_path / "run"
-
-    def full(handle: int) -> None:
-        if (out / "stages/craft-surrogate-fgsm-0.3-s0").exists():
+    def no_space(handle: int) -> None:
+        if chosen.exists():
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(
-            dt.DivtrainError, match="disk is full; free some space and run the same"
-        ):
-            run_experiment(SMALL, out, Progress())
+        patch.setattr(os, "fsync", no_space)
+        told = "disk is full; free some space and run the same"
+        with pytest.raises(dt.DivtrainError, match=told):
+            run_experiment(FULL, run, Progress())
     watch = Watching()
-    run_experiment(SMALL, out, watch)
-    assert watch.began[0] == "craft-surrogate-fgsm-0.3-s0"
-    assert records(out) == records(whole)
+    run_experiment(FULL, run, watch)
+    assert watch.began == [chosen.name]
+    assert result(run) == result(full)
 
 
-def test_sizes_beyond_the_data_are_refused(tmp_path: Path) -> None:
-    big = replace(SMALL, data=replace(SMALL.data, train_size=2000))
-    with pytest.raises(dt.DivtrainError, match="--data.train-size: .* 1 to 1297 images, got 2000"):
-        run_experiment(big, tmp_path / "run", Progress())
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(SMALL, data=replace(SMALL.data, train_size=2000)),
+         r"data.train.size.* 1 to 1297 images, got 2000"),
+        (replace(SMALL, data=replace(SMALL.data, held_out=9999)), "hold out 1 to"),
+        (replace(FULL, gaas=replace(FULL.gaas, orders=(100,))), r"at most 64"),
+        (replace(FULL, detection=replace(FULL.detection, against=("no.npz",))), "no.npz"),
+        (replace(FULL, train=replace(FULL.train, outside="digits")), "the data set itself"),
+        (replace(FULL, model=replace(FULL.model, members=("conv3", "resnet20"))), "batch norm"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_data_is_refused_before_anything_is_made(
+    config: ExperimentConfig, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        run_experiment(config, tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()
-
-
-def test_a_report_leaves_out_what_an_earlier_command_computed_otherwise(tmp_path: Path) -> None:
-    def stage(value: int) -> Stage:
-        return Stage("coherence-base-s0", {"value": value}, (), lambda context: None)
-
-    directory, first, second = RunDirectory(tmp_path / "run"), stage(1), stage(2)
-    directory.enter({"preset": "x"}, [first])
-    directory.begin(first)
-    directory.finish(first, 1.0)
-    assert directory.finished() == [directory.folder(first)]
-    directory.enter({"preset": "x"}, [second])
-    assert not directory.is_done(second)
-    assert directory.finished() == []

@@ -1,6 +1,7 @@
 """The command line under torchrun: the processes train together, and the first does the rest."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,62 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import divtrain as dt
 from divtrain.experiments import (
-    AttackConfig,
-    ModelConfig,
     Progress,
     WorkOptions,
     run_experiment,
     torchrun,
-    train_ensembles,
 )
-from divtrain.experiments.run_directory import RunDirectory
-from experiments.small import FLAGS, LIMIT, SMALL, alive, until, weights
-from rounding import batches_back_to_front
+from experiments.small import LIMIT, STATE, THREE, alive, flags, result, start, until, weights
 
 pytestmark = pytest.mark.usefixtures("children_end")
 
-THREE = replace(
-    SMALL,
-    model=ModelConfig(members=("conv3", "conv3", "conv3")),
-    train=replace(SMALL.train, epochs=2),
-    attack=AttackConfig(names=("fgsm",), eps=(0.1,), white_box=()),
-    targets=("div", "adv"),
-)
-WORDS = " ".join(
-    [
-        "digits", *FLAGS, "--model.members", "conv3", "conv3", "conv3", "--train.epochs=2",
-        "--attack.names", "fgsm", "--attack.eps", "0.1", "--attack.white-box",
-        "--targets", "div", "adv",
-    ]
-)  # fmt: skip
-"""`THREE` as words of a command."""
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+MEMBERS = replace(THREE, train=replace(THREE.train, strategy="members"))
+TWO = "--standalone --nproc-per-node 2"
 
 
-def start(launcher: str, command: str, out: Path) -> "subprocess.Popen[str]":
-    words = [*TORCHRUN, *launcher.split(), "-m", "divtrain", *command.split(), "--out", str(out)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run as one process makes it."""
-    out = tmp_path_factory.mktemp("alone") / "run"
-    run_experiment(THREE, out, Progress())
-    return out
-
-
-@pytest.fixture(scope="module")
-def rounding(tmp_path_factory: pytest.TempPathFactory, alone: Path) -> float:
-    """How far summing in another order, in one process, takes div's weights."""
-    out = tmp_path_factory.mktemp("rounded") / "run"
-    with batches_back_to_front():
-        train_ensembles(THREE, ["div"], out, Progress())
-    return float((weights(out, "div") - weights(alone, "div")).norm())
+def told(process: "subprocess.Popen[str]") -> str:
+    """What a process says until it ends."""
+    return "".join(process.communicate(timeout=LIMIT))
 
 
 def test_two_nodes_make_the_run_of_one_process(
@@ -76,8 +40,8 @@ def test_two_nodes_make_the_run_of_one_process(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     where = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port}"
-    nodes = [start(where, f"run {WORDS}", out) for _ in range(2)]
-    said = [node.communicate(timeout=LIMIT)[0] for node in nodes]
+    nodes = [start(f"--out={out}", config=THREE, launcher=where) for _ in range(2)]
+    said = [told(node) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert sum(f"run directory: {out}" in text for text in said) == 1
     log = (out / "log.txt").read_text()
@@ -86,8 +50,7 @@ def test_two_nodes_make_the_run_of_one_process(
     assert (weights(out, "div") - expected).norm() <= 3 * rounding < 0.1 * expected.norm()
     ours, theirs = ((run / "records.jsonl").read_text().splitlines() for run in (out, alone))
     assert len(ours) == len(theirs) > 0
-    done = RunDirectory(out).finished()
-    assert [folder.name for folder in done] == [f.name for f in RunDirectory(alone).finished()]
+    assert result(out).keys() == result(alone).keys()
 
 
 def test_a_stopped_torchrun_saves_its_state_and_one_process_resumes(
@@ -95,12 +58,11 @@ def test_a_stopped_torchrun_saves_its_state_and_one_process_resumes(
 ) -> None:
     """By members; the one static net of adv is trained by the first process alone."""
     out = tmp_path / "run"
-    command = f"run {WORDS} --train.strategy members"
-    started = start("--standalone --nproc-per-node 2", command, out)
-    state = out / "stages/train-div-s0/training-state.safetensors"
+    started = start(f"--out={out}", config=MEMBERS, launcher=TWO)
+    state = out / "stages/train-div-s0" / STATE
     until(state.exists, started)
     started.send_signal(signal.SIGTERM)
-    said, _ = started.communicate(timeout=LIMIT)
+    said = told(started)
     assert started.returncode != 0
     assert said.count("the same command") == 1, said
     assert state.exists()
@@ -108,21 +70,21 @@ def test_a_stopped_torchrun_saves_its_state_and_one_process_resumes(
     run_experiment(THREE, out, Progress())
     expected = weights(alone, "div")
     assert (weights(out, "div") - expected).norm() <= 3 * rounding
-    assert torch.equal(weights(out, "static"), weights(alone, "static"))
+    (static,) = (file for file in result(alone) if re.match("train-static.*/ensemble", file))
+    assert result(out)[static] == result(alone)[static]
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
-    [
-        ("run digits --train.epochs 0", "error: expected --train.epochs >= 1"),
-        (f"train {WORDS} --only div --train.learning-rate 1e38", "error: training diverged"),
-    ],
-)
-def test_what_fails_is_told_once_and_all_end(tmp_path: Path, command: str, told: str) -> None:
-    started = start("--standalone --nproc-per-node 2", command, tmp_path / "run")
-    said, _ = started.communicate(timeout=LIMIT)
+    ("word", "message"),
+    [("--train.epochs=0", "--train.epochs: expected greater"),
+     ("--train.learning-rate=1e38", "training diverged")],
+)  # fmt: skip
+def test_what_fails_is_told_once_and_all_end(tmp_path: Path, word: str, message: str) -> None:
+    words = ["--only=div", word, f"--out={tmp_path / 'run'}"]
+    started = start(*words, config=THREE, launcher=TWO, command="train")
+    said = told(started)
     assert started.returncode != 0
-    assert said.count(told) == 1, said
+    assert said.count(message) == 1, said
     assert "rank 1 on" not in said
     assert not alive(tmp_path)
 
@@ -131,18 +93,16 @@ def test_a_process_that_fails_where_the_first_does_not_says_so(tmp_path: Path) -
     """As on a machine without the data: the first waits for it, and ends with it."""
     code = (
         "import os, sys; from divtrain import DivtrainError, cli\n"
-        "from divtrain.experiments import runner\n"
+        "from divtrain.experiments.blueprints import run\n"
         "def no_data(config): raise DivtrainError('there is no data here')\n"
-        "if os.environ['RANK'] == '1': runner.open_dataset = no_data\n"
+        "if os.environ['RANK'] == '1': run.open_dataset = no_data\n"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
-    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", str(script), "run"]
-    ended = subprocess.run(
-        [*command, *WORDS.split(), f"--out={tmp_path / 'run'}"],
-        capture_output=True, text=True, timeout=LIMIT,
-    )  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *TWO.split(), str(script)]
+    command = [*torchrun, "run", "digits", *flags(THREE), f"--out={tmp_path / 'run'}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert ended.returncode != 0
     assert ended.stderr.count("there is no data here") == 1
     assert f"rank 1 on {socket.gethostname()}: " in ended.stderr
@@ -159,8 +119,8 @@ def as_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"devices": 3}, "torchrun started 2 processes, but --train.devices asks for 3"),
-        ({"batch_size": 41}, "expected a batch size that 2 devices divide, got 41"),
+        ({"devices": 3}, "torchrun started 2 processes, but .*devices.* 3"),
+        ({"batch_size": 41}, "expected a batch.size that 2 devices divide, got 41"),
     ],
 )
 def test_what_the_processes_cannot_share_is_refused(

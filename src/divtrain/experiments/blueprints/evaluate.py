@@ -68,8 +68,9 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     first = open_targets(targets)[0]
     config = _as_trained(first, EvaluationConfig(targets=tuple(targets)))
     name = first.about.get("data")
-    data = replace(config.data, name=name if isinstance(name, str) else "", held_out=0)
-    return replace(config, data=replace(data, root=DataConfig().root, test_size=None))
+    name = name if isinstance(name, str) else ""
+    data = replace(config.data, name=name, root=DataConfig().root, test_size=None)
+    return replace(config, data=data)
 
 
 def open_targets(words: Sequence[str]) -> list[ModelSource]:
@@ -128,9 +129,11 @@ def _as_trained(target: ModelSource, config: EvaluationConfig) -> EvaluationConf
     """Put in what a target's checkpoint says of its data, architecture and training."""
     recipe = from_json(dict[str, Any], target.about.get("recipe", {}), target.where)
     kinds = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
-    told = {
+    told: dict[str, Any] = {
         name: from_json(kind, recipe[name], target.where)
         for name, kind in kinds.items()
         if name in recipe
     }
+    if "data" in told:  # a card is about test images, whatever was held out in training
+        told["data"] = replace(told["data"], held_out=0)
     return replace(config, **told)

@@ -16,7 +16,7 @@ from divtrain.experiments.recipe import BASE, Recipe
 from divtrain.experiments.stage import ENSEMBLE, Context, OnProgress, Stage, load_trained
 from divtrain.fields import from_json, to_json
 from divtrain.files import read_json_lines, write_json_lines
-from divtrain.identity import spec_of
+from divtrain.identity import key_of, spec_of
 from divtrain.training import (
     History,
     adam,
@@ -133,9 +133,10 @@ def _train_stage(
     )  # fmt: skip
     if role == TARGET:
         return stage
-    # Nobody looks for these by name; the key keeps those of different settings apart.
-    words = [stage.key[:8]] if role == STATIC else [role, stage.key[:8]]
-    return replace(stage, detail=" ".join(words))
+    # Nobody looks for these by name; a hash keeps those of different settings apart. Not one of the
+    # code: what other code trained is replaced, and the log says so.
+    settings_hash = key_of(spec)[:8]
+    return replace(stage, detail=settings_hash if role == STATIC else f"{role} {settings_hash}")
 
 
 def _train(
