@@ -73,12 +73,23 @@ class Recipe:
             defence.check_steps(train.epochs * steps)
 
 
+def is_defence(word: str) -> bool:
+    """Whether a word names a defence of one's own, ``MODULE:CLASS``."""
+    if ":" not in word:
+        return False
+    try:
+        return bool(build_defence(word))
+    except DivtrainError:
+        return False
+
+
 def parse_recipe(
     word: str, own_defence: str | None, model: ModelConfig, train: TrainConfig, seed: int
 ) -> Recipe:
     """Read a recipe: ``[DEFENCE][,CHANGE]...``, changes to what the target's own recipe says.
 
-    ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence.
+    ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence, your
+    own as ``MODULE:CLASS``.
     Changes: ``relu``; ``single`` (one member); ``members=N`` (the target's architectures in turn);
     ``model=NAME`` (every member of that architecture); ``epochs=N``; ``seed=N``.
 
@@ -102,10 +113,10 @@ def parse_recipe(
         if own_defence is None:
             raise DivtrainError(
                 "surrogate 'own' needs to know how the target was trained, which its checkpoint"
-                f" does not tell; name the defence instead: {', '.join(DEFENCES)}"
+                f" does not tell; name the defence instead: {', '.join(DEFENCES)}, MODULE:CLASS"
             )
         defence, parts = own_defence, parts[1:]
-    elif parts[0] in DEFENCES:
+    elif parts[0] in DEFENCES or is_defence(parts[0]):
         defence, parts = parts[0], parts[1:]
     for part in parts:
         key, _, value = part.partition("=")
