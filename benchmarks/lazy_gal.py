@@ -20,11 +20,12 @@ import divtrain as dt
 from divtrain.allocator import keep_freed_memory
 from divtrain.analysis import coherence_distribution
 from divtrain.attacks import build_attack
-from divtrain.data import Clean, Images, Noisy, Stream, balanced_subset, load_dataset
+from divtrain.data import Images, Stream, balanced_subset, load_dataset
+from divtrain.defences import Base, BaseNoise, Defence, Div
 from divtrain.evaluation import correct_mask, craft
-from divtrain.experiments.config import ModelConfig
-from divtrain.experiments.stages import open_fabric
-from divtrain.experiments.stages.train import build_ensemble
+from divtrain.experiments import ModelConfig, TrainConfig
+from divtrain.experiments.devices import open_fabric
+from divtrain.experiments.recipe import Recipe
 from divtrain.files import (
     read_json,
     read_json_lines,
@@ -32,7 +33,7 @@ from divtrain.files import (
     write_json_lines,
     write_text,
 )
-from divtrain.training import CrossEntropy, GradientAlignment, TrainingSettings, train
+from divtrain.training import adam, train
 from divtrain.version import versions
 
 FIELDS = ("clean", "coherence", "transfer_small", "transfer_large", "white_small", "white_large")
@@ -73,9 +74,9 @@ def main(options: Options) -> None:
             parts[index] = balanced_subset(parts[index], size, 0)
     images, test = parts
     dataset = type(dataset)(dataset.name, images, test, dataset.classes)
-    settings = {"base+noise": None}
-    settings |= {f"every {k}": GradientAlignment(0.5, every=k) for k in options.every}
-    settings |= {f"part {p:g}": GradientAlignment(0.5, part=p) for p in options.part}
+    settings: dict[str, Defence] = {"base+noise": BaseNoise(options.noise)}
+    settings |= {f"every {k}": Div(noise=options.noise, gal_every=k) for k in options.every}
+    settings |= {f"part {p:g}": Div(noise=options.noise, gal_part=p) for p in options.part}
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "rows.jsonl"
     rows: list[dict[str, Any]] = read_json_lines(file) if file.exists() else []
@@ -83,19 +84,15 @@ def main(options: Options) -> None:
     if told.exists() and read_json(told)["options"] != about["options"]:
         raise SystemExit(f"{options.out} holds runs with other options; choose another --out")
     write_json(told, about)
-    how = TrainingSettings(options.epochs, options.learning_rate, "one_cycle")
+    recipe = Recipe("target", "div", ModelConfig(), TrainConfig(), 0)
 
-    def fresh(seed: int, role: str) -> dt.Ensemble:
-        torch.manual_seed(1000 * seed + (role == "surrogate"))
-        return build_ensemble(ModelConfig(), dataset)
-
-    def trained(seed: int, role: str, alignment: GradientAlignment | None) -> dt.Ensemble:
-        ens = fresh(seed, role)
-        views = [Clean()] if role == "surrogate" else [Clean(), Noisy(options.noise)]
-        terms = [CrossEntropy()] if alignment is None else [CrossEntropy(), alignment]
+    def trained(seed: int, role: str, defence: Defence) -> dt.Ensemble:
         own = 1000 * seed + (role == "surrogate")
-        stream = Stream(images, options.batch_size, views, options.shift, seed=own)
-        train(ens, stream, terms, how, fabric)
+        torch.manual_seed(own)
+        ens = recipe.build_ensemble(dataset)
+        stream = Stream(images, options.batch_size, shift=options.shift, seed=own)
+        optimizer = adam(options.learning_rate)
+        train(ens, stream, defence, options.epochs, optimizer, "one_cycle", fabric=fabric)
         return ens
 
     for seed in range(options.seeds):
@@ -104,7 +101,7 @@ def main(options: Options) -> None:
         ]
         crafted: dict[tuple[str, float], torch.Tensor] = {}
         if left:
-            surrogate = trained(seed, "surrogate", None)
+            surrogate = trained(seed, "surrogate", Base())
             crafted = {
                 (name, eps): craft(build_attack(name, eps), surrogate, test, seed=seed).x_adv
                 for name in ("fgsm", "rfgsm", "ifgsm", "mifgsm", "pgdcw")

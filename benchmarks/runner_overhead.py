@@ -28,12 +28,10 @@ from divtrain.experiments import (
     RunDirectory,
     find_preset,
 )
-from divtrain.experiments.config import flatten
-from divtrain.experiments.executors import Graph
+from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.graph import experiment_graph
-from divtrain.experiments.runner import ExperimentBlueprint
-from divtrain.experiments.stages import Context
-from divtrain.files import read_tensors, write_tensors
+from divtrain.experiments.stage import Context, Graph
+from divtrain.files import file_digest, write_tensors
 from divtrain.models import build
 
 STAGES = 200
@@ -73,14 +71,13 @@ def measure(preset: str) -> None:
     nets = Ensemble([build(name, channels, size, 10) for name in config.model.members])
     sizes = {
         "train": 4 * sum(tensor.numel() for tensor in nets.state_dict().values()),
-        "craft": 4 * IMAGES * channels * size**2,
-        "transfer": IMAGES * 11,
-        "white-box": IMAGES * 5,
+        "attack": 4 * IMAGES * channels * size**2,
+        "evaluate": IMAGES * 15,
         "coherence": IMAGES * 4,
         "gaas": 1000,
     }
     stages = experiment_graph(replace(config, seeds=20), {"data": config.data.name})[:STAGES]
-    kinds = [next(kind for kind in sizes if stage.name.startswith(kind)) for stage in stages]
+    kinds = [stage.kind for stage in stages]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for kind, count in sizes.items():
@@ -111,20 +108,21 @@ def measure(preset: str) -> None:
 
 
 def check_ms(file: Path) -> float:
-    """Milliseconds that checking a file against its seal takes, the best of five."""
+    """Milliseconds that checking a file against its digest takes, the best of five."""
     spent: list[float] = []
     for _ in range(5):
         started = time.perf_counter()
-        read_tensors(file)
+        file_digest(file)
         spent.append(1000 * (time.perf_counter() - started))
     return min(spent)
 
 
 def timed(config: ExperimentConfig, graph: Graph, out: Path) -> list[float]:
     directory, timing = RunDirectory(out), Timing()
-    with directory.entered(flatten(config), graph.stages):
-        timing.ends = [time.perf_counter()]
-        LocalExecutor().run(ExperimentBlueprint(config), graph, directory, timing)
+    blueprint = RunBlueprint(config)
+    directory.open(blueprint, graph.stages)
+    timing.ends = [time.perf_counter()]
+    LocalExecutor().run(blueprint, graph, directory, timing)
     return timing.spans()
 
 

@@ -11,24 +11,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import divtrain as dt
 from divtrain.allocator import keep_freed_memory
-from divtrain.data import Clean, Images, Noisy, Stream
-from divtrain.gal import alignment, member_pass
-from divtrain.training import (
-    CrossEntropy,
-    GradientAlignment,
-    Term,
-    step_by_member,
-    step_together,
-)
+from divtrain.data import Images, Stream
+from divtrain.defences import Clean, CrossEntropy, GradientAlignment, Noisy, Term
+from divtrain.forward import Batch, member_pass
+from divtrain.gal import alignment
+from divtrain.training import step_by_member, step_together
 
 try:
     from measure import arguments, interleaved, ratio, report, shown
@@ -74,23 +69,23 @@ class Trainer:
         """Context of the forward passes."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bf16")
 
-    def data(self) -> tuple[Tensor, Tensor]:
+    def data(self) -> Batch:
         """Return the next batch.
 
         Images of one channel are contiguous and channels-last at once. The strides of those that
         were shifted are channels-last's, and make torch lay out all that follows like that.
         """
         self.number += 1
-        x, y = self.stream.batch(self.number)
+        batch = self.stream.batch(self.number)
         if self.layout == "contiguous":
-            x = x.clone(memory_format=torch.contiguous_format)
-        return x, y
+            batch = replace(batch, x=batch.x.clone(memory_format=torch.contiguous_format))
+        return batch
 
     def step(self, terms: list[Term], way: Callable[..., Any] = step_together) -> None:
         """Take a step as the training loop does."""
-        x, y = self.data()
+        batch = self.data()
         self.adam.zero_grad()
-        way(self.ens, x, y, terms, self.number, self.autocast)
+        way(self.ens, batch, terms, self.number, self.autocast)
         self.adam.step()
         self.finish()
 
@@ -101,10 +96,10 @@ class Trainer:
 
     def torch_step(self) -> None:
         """Our step with torch's own double backward."""
-        x, y = self.data()
+        batch = self.data()
         self.adam.zero_grad()
         with self.autocast():
-            forward = member_pass(self.ens, x, y, twice=False)
+            forward = member_pass(self.ens, batch, create_graph=False)  # our layers stay away
         aligned = alignment(forward.input_gradients(create_graph=True))
         loss = forward.losses.mean() + 0.5 * aligned.gal
         loss.backward(inputs=list(self.ens.parameters()))
@@ -120,11 +115,11 @@ class Trainer:
             marks.append(time.perf_counter())
 
         mark()
-        x, y = self.data()
+        batch = self.data()
         mark()
         self.adam.zero_grad()
         with self.autocast():
-            forward = member_pass(self.ens, x, y)
+            forward = member_pass(self.ens, batch)
         mark()
         g = forward.input_gradients(create_graph=True)
         mark()
@@ -151,7 +146,7 @@ def timed(trainer: Trainer, rounds: int, public: bool) -> dict[str, Any]:
     }
     if public:
         for part in PARTS:
-            lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, part=part)]
+            lazy: list[Term] = [CrossEntropy(), GradientAlignment(0.5, share=part)]
             ways[f"GAL on {part:g}"] = lambda lazy=lazy: trainer.step(lazy)
     seconds, to_plain = {}, {}
     for name, way in ways.items():
@@ -182,7 +177,8 @@ def _public(trainer: Trainer, rounds: int) -> dict[str, list[float]]:
     adam = torch.optim.Adam(other.ens.parameters(), 1e-3)
 
     def public() -> None:
-        public_step(other.ens.members, adam, *other.data())
+        batch = other.data()
+        public_step(other.ens.members, adam, batch.x, batch.y)
         other.finish()
 
     return interleaved({"GAL": lambda: trainer.step(GAL), "public": public}, rounds)
@@ -202,7 +198,8 @@ def peak_memory(model: str, members: int, way: str) -> None:
     before = _resident("VmRSS")
     for _ in range(2):
         if way == "public":
-            public_step(trainer.ens.members, adam, *trainer.data())
+            batch = trainer.data()
+            public_step(trainer.ens.members, adam, batch.x, batch.y)
         else:
             trainer.step(steps[way], step_by_member if way == "by member" else step_together)
     print(round((_resident("VmHWM") - before) / 1024))

@@ -1,6 +1,10 @@
 """The code in the documentation runs, and its links lead somewhere."""
 
+import csv
+import importlib
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,11 @@ import torch
 from torch import nn
 
 import divtrain as dt
+from divtrain.cli import main
 from divtrain.data import Images
+from divtrain.experiments import RunDirectory
+from divtrain.experiments.stages.evaluate import read_evaluation
+from divtrain.identity import _read
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/**/*.md")])
@@ -36,6 +44,44 @@ def test_the_attack_of_ones_own_runs_as_it_stands(
     assert [record.threat for record in own] == ["transfer", "white-box"]
     assert "DecayingFGSM" in capsys.readouterr().out
     assert "one-step-beats-many" not in found.not_asked()  # the one step is FGSM, the many are its
+
+
+def test_the_ideas_of_ones_own_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defence, an attack and an analysis from one file, by the command that stands below it."""
+    text = (ROOT / "docs/extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (command,) = re.findall(r"```\n(divtrain .*?)```", text, re.DOTALL)
+    (tmp_path / "my_ideas.py").write_text("\n".join(blocks))
+    monkeypatch.syspath_prepend(tmp_path)
+    small = ["--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
+             "--train.epochs=1", "--train.batch-size=40", "--train.precision=fp32",
+             "--attack.eps", "0.1", "--attack.white-box", "fgsm"]  # fmt: skip
+    out = tmp_path / "run"
+    words = shlex.split(command.replace("\\\n", " "))[1:]
+    assert main([*words, *small, f"--out={out}"]) == 0
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    found = {(row["target"], row["attack"]) for row in rows if row["threat"] == "transfer"}
+    targets = ("base", "my_ideas:Orthogonal")
+    attacks = ("clean", "fgsm", "my_ideas:DecayingFGSM", "worst")
+    assert found == {(target, attack) for target in targets for attack in attacks}
+    page = (out / "report.md").read_text()
+    _, section = page.split("Input gradients")
+    for target in targets:
+        assert re.search(rf"{target} *\| *0\.\d+", section)
+    evaluations = [each for each in RunDirectory(out).finished() if each.kind == "evaluate"]
+    for each in map(read_evaluation, evaluations):
+        assert "one-step-beats-many" not in each.not_asked()  # the many steps are its
+    # The defence's code changes, and with it its digest: what depends on it is done again.
+    (tmp_path / "my_ideas.py").write_text("\n".join(blocks).replace(".square()", ".abs()"))
+    del sys.modules["my_ideas"]
+    importlib.invalidate_caches()
+    _read.cache_clear()  # as in another process
+    assert main([*words, *small, f"--out={out}"]) == 0
+    again = " ".join(re.findall(r" again .*", (out / "log.txt").read_text()))
+    assert "train-my_ideas-Orthogonal-s0" in again
+    assert "train-base-s0" not in again
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

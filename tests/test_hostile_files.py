@@ -4,10 +4,9 @@ DIVTRAIN_FUZZ=100 tries a hundred times as many cases.
 """
 
 import copy
-import json
+import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ from damage import (
 )
 from divtrain.data import Images, Stream
 from divtrain.errors import DamagedFileError, DivtrainError
-from divtrain.experiments import PRESETS, ExperimentConfig
-from divtrain.fields import from_json, to_json
 from divtrain.files import (
     read_json,
     read_json_lines,
@@ -37,7 +34,6 @@ from divtrain.files import (
     write_json,
     write_json_lines,
     write_tensors,
-    write_text,
 )
 from divtrain.models import build
 from divtrain.training import train
@@ -73,15 +69,6 @@ def small() -> tuple[dt.Ensemble, torch.optim.Optimizer]:
     return ens, torch.optim.Adam(ens.parameters(), 1e-3)
 
 
-def trained_small() -> tuple[dt.Ensemble, torch.optim.Optimizer]:
-    ens, optimizer = small()
-    for _ in range(3):
-        optimizer.zero_grad()
-        ens(torch.rand(5, 1, 2, 2)).sum().backward()
-        optimizer.step()
-    return ens, optimizer
-
-
 def load_small_state(path: Path) -> Any:
     """Load into a fresh ensemble, which an error must leave as it was, with torch's generator."""
     ens, optimizer = small()
@@ -104,14 +91,6 @@ def use_checkpoint(path: Path) -> Any:
     return dict(ens.state_dict()), ens.aggregate, about
 
 
-def write_json_file(path: Path) -> None:
-    write_json(path, ABOUT)
-
-
-def write_lines(path: Path) -> None:
-    write_json_lines(path, [ABOUT, ABOUT])
-
-
 def write_tensor_file(path: Path) -> None:
     write_tensors(path, {"a": torch.randn(3, 4), "b": torch.arange(5), "c": torch.ones(0)}, ABOUT)
 
@@ -121,14 +100,14 @@ def write_checkpoint(path: Path) -> None:
 
 
 def write_state(path: Path) -> None:
-    ens, optimizer = trained_small()
+    ens, optimizer = small()
+    for _ in range(3):
+        optimizer.zero_grad()
+        ens(torch.rand(5, 1, 2, 2)).sum().backward()
+        optimizer.step()
     row = {"epoch": 1, "step": 2, "learning_rate": 1e-3, "loss": 0.5, "seconds": 0.1}
     state = TrainingState(9, 3, [row], {"loss": 0.5}, {"loss": 1}, 0.1)
     save_state(path, ens, optimizer, state, RECIPE)
-
-
-def use_config(path: Path) -> ExperimentConfig:
-    return from_json(ExperimentConfig, read_json(path), path)
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
@@ -154,49 +133,39 @@ def test_a_damaged_file_is_an_error_or_what_was_written(tmp_path: Path, kind: st
     assert refused > 0.9 * number
 
 
+def lying_tensors(tensors: dict[str, Tensor], draw: random.Random) -> dict[str, Tensor]:
+    """Return tensors of which one is away, renamed, or of another shape or type."""
+    changed = dict(tensors)
+    name = draw.choice(list(tensors))
+    one = changed.pop(name)
+    lies = [
+        None, torch.cat([one.flatten(), one.flatten()]), one.reshape(-1), one.long(), one.double(),
+        one.flatten().view(torch.uint8), one * torch.nan, one.flatten()[:0],
+        one.to(torch.complex64),
+    ]  # fmt: skip
+    place = draw.randrange(len(lies) + 1)
+    if place == len(lies):
+        places = (name + ".x", "optimizer.99.exp_avg", "optimizer.x", "model", "", "members.x")
+        changed[draw.choice(places)] = one
+    elif (tensor := lies[place]) is not None:
+        changed[name] = tensor
+    return changed
+
+
 @pytest.mark.parametrize("kind", ["checkpoint", "state"])
-def test_metadata_that_lies_is_told(tmp_path: Path, kind: str) -> None:
-    """In the header over the same bytes, and under a digest that fits, as a stranger would."""
+def test_a_stranger_who_lies_is_told(tmp_path: Path, kind: str) -> None:
+    """In the header over the same bytes; and, under a digest that fits, in metadata or tensors."""
     write, use = KINDS[kind]
     path, draw = tmp_path / kind, random.Random(kind)
     write(path)
     whole = path.read_bytes()
     tensors, about = read_tensors(path)
-    for _ in range(cases(70)):
+    for _ in range(cases(25)):
         path.write_bytes(confused_header(whole, draw))
         survives(lambda: use(path), DivtrainError)
         write_tensors(path, tensors, confused(about, draw))
         survives(lambda: use(path), DivtrainError)
-
-
-@pytest.mark.parametrize("kind", ["checkpoint", "state"])
-def test_tensors_that_lie_under_a_digest_that_fits_are_told(tmp_path: Path, kind: str) -> None:
-    write, use = KINDS[kind]
-    path, draw = tmp_path / kind, random.Random(kind)
-    write(path)
-    tensors, about = read_tensors(path)
-    for _ in range(cases(60)):
-        changed = dict(tensors)
-        name = draw.choice(list(tensors))
-        one = changed.pop(name)
-        made = {
-            "away": None,
-            "renamed": one,
-            "longer": torch.cat([one.flatten(), one.flatten()]),
-            "flat": one.reshape(-1),
-            "whole numbers": one.long(),
-            "double": one.double(),
-            "bytes": one.flatten().view(torch.uint8),
-            "nan": torch.full_like(one, torch.nan) if one.is_floating_point() else one * 0,
-            "empty": one.flatten()[:0],
-            "complex": one.to(torch.complex64),
-        }
-        how = draw.choice(list(made))
-        tensor = made[how]
-        if tensor is not None:
-            places = (name + ".x", "optimizer.99.exp_avg", "optimizer.x", "model", "", "members.x")
-            changed[draw.choice(places) if how == "renamed" else name] = tensor
-        write_tensors(path, changed, about)
+        write_tensors(path, lying_tensors(tensors, draw), about)
         survives(lambda: use(path), DivtrainError)
 
 
@@ -204,7 +173,10 @@ def test_tensors_that_lie_under_a_digest_that_fits_are_told(tmp_path: Path, kind
 def test_damaged_json_is_an_error(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     """Without a digest it may be read as something else; it may not fail in another way."""
     path, draw = tmp_path / "file.json", random.Random(read.__name__)
-    (write_lines if read is read_json_lines else write_json_file)(path)
+    if read is read_json:
+        write_json(path, ABOUT)
+    else:
+        write_json_lines(path, [ABOUT, ABOUT])
     whole = path.read_bytes()
     for _ in range(cases(200)):
         path.write_bytes(damaged(whole, draw))
@@ -212,22 +184,13 @@ def test_damaged_json_is_an_error(tmp_path: Path, read: Callable[[Path], Any]) -
     path.write_bytes(deep_json())
     with pytest.raises(DamagedFileError, match="recursion"):
         read(path)
-    path.write_bytes(b'{"a": 1' + b"0" * 10_000 + b"}")
-    with pytest.raises(DamagedFileError, match="is damaged"):
-        read(path)
-
-
-def test_deep_metadata_is_an_error(tmp_path: Path) -> None:
-    metadata = {"divtrain": deep_json().decode()}
-    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "t", metadata)
+    safetensors.torch.save_file({"a": torch.ones(1)}, path, {"divtrain": deep_json().decode()})
     with pytest.raises(DamagedFileError, match="recursion"):
-        read_tensors(tmp_path / "t")
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("read", [read_json, read_json_lines, read_tensors])
 def test_what_would_never_end_is_not_read(tmp_path: Path, read: Callable[[Path], Any]) -> None:
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     for name in ("pipe", "zero", "."):
@@ -239,15 +202,6 @@ def test_what_would_never_end_is_not_read(tmp_path: Path, read: Callable[[Path],
         survives(lambda: read(tmp_path / "large.json"), ZeroDivisionError, 5)
 
 
-def test_a_config_that_lies_is_told_or_still_one_that_could_be_given(tmp_path: Path) -> None:
-    path, draw = tmp_path / "config.json", random.Random("config")
-    whole = to_json(PRESETS["mnist-conv3"]())
-    for _ in range(cases(300)):
-        write_text(path, json.dumps(confused(whole, draw)))
-        taken, found = survives(lambda: use_config(path), DivtrainError)
-        assert not taken or replace(found) == found  # built again, and so checked again
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -256,6 +210,7 @@ def test_a_config_that_lies_is_told_or_still_one_that_could_be_given(tmp_path: P
         {"in_channels": 10**9, "mean": [0.5], "std": [0.5]},
         {"classes": 10**12},
         {"mean": [0.5] * 3, "in_channels": 3},
+        {"members": 50_000},
     ],
 )
 def test_an_architecture_takes_no_memory_before_the_file_is_seen_to_hold_its_weights(
@@ -264,19 +219,11 @@ def test_an_architecture_takes_no_memory_before_the_file_is_seen_to_hold_its_wei
     path = tmp_path / "e.safetensors"
     dt.save_ensemble(path, ensemble("conv3"))
     tensors, about = read_tensors(path)
+    about["members"] *= change.pop("members", 1)
     about["members"][1] |= change
     write_tensors(path, tensors, about)
-    with pytest.raises(DivtrainError, match="another architecture|no such network"):
-        survives(lambda: dt.load_ensemble(path), ZeroDivisionError, 5)
-
-
-def test_a_hundred_thousand_members_are_not_built(tmp_path: Path) -> None:
-    path = tmp_path / "e.safetensors"
-    dt.save_ensemble(path, ensemble())
-    tensors, about = read_tensors(path)
-    about["members"] *= 50_000
-    write_tensors(path, tensors, about)
-    with pytest.raises(DamagedFileError, match="names 100000 members and holds weights of 2"):
+    told = "another architecture|no such network|names 100000 members and holds weights of 2"
+    with pytest.raises(DivtrainError, match=told):
         survives(lambda: dt.load_ensemble(path), ZeroDivisionError, 20)
 
 

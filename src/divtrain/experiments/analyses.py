@@ -1,7 +1,6 @@
 """The analyses of an experiment by name; a further one is a further line, or MODULE:NAME."""
 
 import importlib
-import sys
 
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.analysis import Analysis
@@ -12,12 +11,6 @@ from divtrain.experiments.stages.zeros import ZEROS
 
 ANALYSES: dict[str, Analysis] = {each.name: each for each in (COHERENCE, GAAS, DETECTION, ZEROS)}
 """Figure 4, Figure 5, section 6, section 3.4."""
-
-
-def loaded_analysis(name: str) -> Analysis | None:
-    """Return the named analysis if nothing has to be imported for it: the name is from a file."""
-    module, _, _ = name.partition(":")
-    return find_analysis(name) if name in ANALYSES or module in sys.modules else None
 
 
 def find_analysis(name: str) -> Analysis:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from divtrain.errors import DamagedFileError, DivtrainError
-from divtrain.experiments.stage import Stage
+from divtrain.experiments.stage import Stage, stage_key
 from divtrain.files import file_digest
 
 CODE = "the code has changed"
@@ -37,6 +37,13 @@ class Manifest:
     files: dict[str, str] | None = None
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+
+    def fits(self) -> bool:
+        """Whether the key is that of what else it says."""
+        inputs = [*self.inputs.values()]
+        return self.key == stage_key(
+            self.kind, self.target, self.seed, self.spec, self.code, inputs
+        )
 
     def changes(self, stage: Stage) -> list[str]:
         """Say in what a stage differs from this one; `CODE` alone where only code does."""

@@ -85,13 +85,23 @@ class Recipe:
             defence.check_steps(train.epochs * steps)
 
 
+def is_defence(word: str) -> bool:
+    """Whether a word names a defence of one's own, ``MODULE:CLASS``."""
+    if ":" not in word:
+        return False
+    try:
+        return bool(build_defence(word))
+    except DivtrainError:
+        return False
+
+
 def parse_recipe(
     word: str, own_defence: str | None, model: ModelConfig, train: TrainConfig, seed: int
 ) -> Recipe:
     """Read a recipe: ``[DEFENCE][,CHANGE]...``, changes to what the target's own recipe says.
 
-    ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence, also
-    MODULE:CLASS of your own.
+    ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence, your
+    own as ``MODULE:CLASS``.
     Changes: ``relu``; ``single`` (one member); ``members=N`` (the target's architectures in turn);
     ``model=NAME`` (every member of that architecture); ``epochs=N``; ``seed=N``.
 
@@ -115,10 +125,10 @@ def parse_recipe(
         if own_defence is None:
             raise DivtrainError(
                 "surrogate 'own' needs the target's training recipe, which its checkpoint does not"
-                f" contain; name the defence instead: {', '.join(DEFENCES)}"
+                f" contain; name the defence instead: {', '.join(DEFENCES)}, MODULE:CLASS"
             )
         defence, parts = own_defence, parts[1:]
-    elif parts[0] in DEFENCES or ":" in parts[0]:
+    elif parts[0] in DEFENCES or is_defence(parts[0]):
         defence, parts = parts[0], parts[1:]
     for part in parts:
         key, _, value = part.partition("=")

@@ -1,5 +1,7 @@
 """Gathers what finished stages wrote and writes the reports of a run directory."""
 
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
@@ -8,7 +10,7 @@ from typing import Any
 
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation
-from divtrain.experiments.analyses import loaded_analysis
+from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.blueprints import (
     EvaluationBlueprint,
     RunBlueprint,
@@ -79,9 +81,11 @@ def write_reports(directory: RunDirectory) -> Written:
             reports.append(card_report(evaluation, facts, name))
             extra[f"{name}.json"] = card_json(evaluation, facts)
     elif isinstance(blueprint, SweepBlueprint):
+        _check_imported(blueprint.config.targets)
         reports = [_sweep_report(blueprint, directory, stages, evaluations)] if evaluations else []
     else:
         assert isinstance(blueprint, RunBlueprint)
+        _check_imported(blueprint.config.analyses)
         report = _run_report(blueprint, directory, stages, evaluations)
         reports = [report] if report is not None else []
     if not reports:
@@ -90,6 +94,16 @@ def write_reports(directory: RunDirectory) -> Written:
             " resume"
         )
     return _write(directory.path, reports, evaluations, extra)
+
+
+def _check_imported(names: Sequence[str]) -> None:
+    """Refuse code of one's own that a file names and that no command of this process named."""
+    for module, separator, _ in (name.partition(":") for name in names):
+        if separator and module not in sys.modules:
+            raise DivtrainError(
+                f"this report needs code from {module!r}, which is not imported because a file"
+                " names it; give the command of the run again, which computes nothing that is done"
+            )
 
 
 def _run_report(
@@ -101,9 +115,8 @@ def _run_report(
     facts = _run_facts(blueprint.config, directory, stages)
     sections = [
         section
-        for analysis in map(loaded_analysis, blueprint.config.analyses)
-        if analysis is not None
-        and (own := [stage for stage in stages if stage.kind == analysis.name])
+        for analysis in map(find_analysis, blueprint.config.analyses)
+        if (own := [stage for stage in stages if stage.kind == analysis.name])
         and (section := analysis.section(own, facts.title)) is not None
     ]
     if not evaluations and not sections:
@@ -218,9 +231,9 @@ def _write(
     make_folder(path / "figures")
     old = path / FILES
     for name in from_json(list[str], read_json(old), old) if old.exists() else ():
-        inside = (path / name).resolve().is_relative_to(path.resolve())
-        if name not in names and inside:
-            (path / name).unlink(missing_ok=True)
+        written = re.fullmatch(r"(figures/)?[\w.+=-]{1,200}", name) and (path / name).is_file()
+        if name not in names and written:
+            (path / name).unlink()
     for name, data in content.items():
         write_bytes(path / name, data)
     for name, data in extra.items():

@@ -97,8 +97,8 @@ class RunDirectory:
             self.check(blueprint, stages)
             make_folder(self.path / "stages")
             plan = {stage.name: stage.key for stage in stages}
-            larger = (self.path / PLAN).exists() and plan.items() <= self._read_plan().items()
-            if not (larger and getattr(blueprint, "only_train", ())):
+            only_train = getattr(blueprint, "only_train", ()) and (self.path / PLAN).exists()
+            if not (only_train and plan.items() <= self._read_plan().items()):
                 request = Request(blueprint.kind, to_json(blueprint), command)
                 write_json(self.path / CONFIG, asdict(request))
                 write_json(self.path / PLAN, plan)
@@ -126,6 +126,7 @@ class RunDirectory:
                 )
         elif (
             self.path.is_dir()
+            and not (self.path / PLAN).exists()  # of a run whose damaged config was deleted
             and any(map(_foreign, self.path.iterdir()))
             and not self.is_open()  # written by another process, a moment ago
         ):
@@ -279,9 +280,10 @@ class RunDirectory:
         if Path(name).name != name or not file.exists():
             return None
         try:
-            return from_json(Manifest, read_json(file), file)
+            found = from_json(Manifest, read_json(file), file)
         except DivtrainError:
             return None
+        return found if found.fits() else None
 
     def _changes(self, stage: Stage) -> list[str]:
         """In what a stage differs from the one that began or ran under its name, if it does."""

@@ -7,7 +7,7 @@ else.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +71,7 @@ class Stage:
     def key(self) -> str:
         """Hash of all that determines the result."""
         inputs = [stage.key for stage in self.inputs]
-        about = [self.kind, self.target, self.seed, dict(self.spec), self.code_digest, inputs]
-        return key_of(about)
+        return stage_key(self.kind, self.target, self.seed, self.spec, self.code_digest, inputs)
 
     @property
     def code_digest(self) -> str:
@@ -122,6 +121,13 @@ class Context:
     def load_ensemble(self, stage: Stage) -> Ensemble:
         """Load the ensemble that an input stage trained, on the device."""
         return load_trained(self.inputs[stage.name], self.fabric().device)
+
+
+def stage_key(
+    kind: str, target: str, seed: int, spec: Mapping[str, Any], code: str, inputs: Sequence[str]
+) -> str:
+    """Return the key of a stage from what it is about, its code's digest and its inputs' keys."""
+    return key_of([kind, target, seed, dict(spec), code, list(inputs)])
 
 
 def load_trained(folder: Path, device: torch.device) -> Ensemble:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from divtrain.defences import DEFENCES
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import check_same_task
 from divtrain.experiments.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig
@@ -13,7 +14,7 @@ from divtrain.experiments.devices import open_fabric
 from divtrain.experiments.graph import evaluation_graph
 from divtrain.experiments.model_source import ModelSource, is_source, open_model
 from divtrain.experiments.open_data import common_inputs, open_enough
-from divtrain.experiments.recipe import OWN, Recipe, parse_recipe
+from divtrain.experiments.recipe import OWN, Recipe, is_defence, parse_recipe
 from divtrain.experiments.stage import Graph
 from divtrain.experiments.stages.pretrained import check_fits
 from divtrain.fields import from_json
@@ -104,11 +105,11 @@ def open_surrogates(target: ModelSource, config: EvaluationConfig) -> list[Model
         _, separator, where = word.partition("=")
         if separator and is_source(where):
             each: ModelSource | Recipe = open_targets([word])[0]
-        elif is_source(word):
+        elif is_source(word) and not is_defence(word):
             each = open_model(Path(word).stem, word)
         else:
             defence = target.about.get("defence")
-            own = defence if isinstance(defence, str) else None
+            own = defence if defence in DEFENCES else None  # no code because a file names it
             usual = _as_trained(target, config) if word.split(",")[0] == OWN else config
             each = parse_recipe(word, own, usual.model, usual.train, config.seed)
         if each.name in found:
