@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from divtrain.experiments.finished import FinishedStage
 
 import divtrain as dt
 from divtrain.evaluation import PAPER_SUITE
@@ -23,7 +24,6 @@ from divtrain.experiments import (
 )
 from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.config import DetectionConfig, GaasConfig, differences
-from divtrain.experiments.finished import FinishedStage
 from divtrain.experiments.presets import digits
 
 SMALL = ExperimentConfig(

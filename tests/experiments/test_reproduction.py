@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from divtrain.experiments import PRESETS
 from divtrain.experiments.finished import FinishedStage
+
+from divtrain.experiments import PRESETS
 from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
 from experiments.small import FULL
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from divtrain.attacks import attack_title
 from divtrain.evaluation import Record
 from divtrain.report import (
     CardFacts,
@@ -24,7 +25,6 @@ from divtrain.report import (
     to_csv,
     to_markdown,
 )
-from divtrain.attacks import attack_title
 from report.judged import judged
 
 FACTS = RunFacts(
