@@ -5,17 +5,16 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from divtrain.data import Split
-from divtrain.evaluation.bounds import CHECKED, Share
 from divtrain.evaluation.crafting import Violations
 from divtrain.evaluation.diagnosis import Diagnosis
 from divtrain.evaluation.effort import Passes
 from divtrain.evaluation.plan import EVERY_SURROGATE, AttackRun, chosen_images
 from divtrain.evaluation.records import CLEAN, WORST, Record, WarningSign
 from divtrain.evaluation.threat import Threat
+from divtrain.fields import Share, checked
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,13 @@ class AttackResult:
     correct: Bool[Tensor, "image"]
     passes: Passes
     violations: Violations
-    source: float | None = None
+    source: Share | None = None
     rise: float | None = None
     members: Bool[Tensor, "member image"] | None = None
     digest: str = ""
 
 
-@checked(frozen=True, config=CHECKED)
+@checked
 class SurrogateCheck:
     """What a surrogate is worth: a useless one makes every target look robust.
 
@@ -77,7 +76,7 @@ class Evaluation:
     diagnosis: Diagnosis
     seed: int = 0
     surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
-    chance: float = 0.1
+    chance: Share = 0.1
     split: Split = "test"
 
     def __repr__(self) -> str:
@@ -155,8 +154,7 @@ class Evaluation:
 
     def _worst(self, threat: Threat, source: str, eps: float, of: Sequence[AttackRun]) -> Record:
         masks = [self.clean, *(self.correct_on_all(run) for run in of)]
-        passes = [self.results[run].passes for run in of]
-        spent = Passes(sum(p.forward for p in passes), sum(p.backward for p in passes))
+        spent = sum((self.results[run].passes for run in of), start=Passes())
         return self._record(threat, source, WORST, eps, torch.stack(masks).all(0), spent)
 
     def _record(
