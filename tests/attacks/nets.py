@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -27,7 +28,7 @@ def corner(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
 class Lambda(nn.Module):
     """A function of images as a model, perhaps of what a net says of them."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], net: nn.Module | None = None) -> None:
+    def __init__(self, function: Callable[[Tensor], Any], net: nn.Module | None = None) -> None:
         super().__init__()
         self.function, self.net = function, net
 

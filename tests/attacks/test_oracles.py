@@ -44,16 +44,6 @@ def test_foolbox_crafts_the_same_examples(ours: IterativeAttack, options: dict[s
     assert accuracy(net, mine, y) < 0.5
 
 
-def test_adv_libs_margin_loss_is_our_hinge_far_below_its_kink() -> None:
-    losses = pytest.importorskip("adv_lib.utils.losses", reason="adv-lib is not installed")
-    from divtrain.attacks import margin
-
-    net, x, y = digits()
-    logits = net(x)
-    theirs = losses.difference_of_logits(logits, y)
-    torch.testing.assert_close(margin(logits, y, confidence=50.0), -(theirs + 50.0))
-
-
 def left_by(attack: PGD | APGD | Square, *on: Any) -> float:
     net, x, y = on or digits()
     return accuracy(net, attack(net, x, y, seeded(1)), y)

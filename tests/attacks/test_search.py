@@ -239,21 +239,6 @@ def test_pgds_default_step_is_two_and_a_half_radii_shared_among_the_steps() -> N
     torch.testing.assert_close(seen[2] - seen[1], torch.full_like(x, 2.5 * 0.2 / 50))
 
 
-def test_pgd_starts_uniformly_in_the_ball() -> None:
-    x, y = torch.full((4000, 1, 1, 2), 0.5), torch.zeros(4000, dtype=torch.int64)
-    seen: list[Tensor] = []
-
-    def flat(points: Tensor, _: Tensor) -> Tensor:
-        seen.append(points.detach().clone())
-        return 0 * points.flatten(1).sum(1)
-
-    PGD(eps=0.2, steps=1, objective=flat)(Lambda(slope), x, y, seeded())
-    start = seen[1] - x  # the clean image was looked at before
-    assert start.abs().max() <= 0.2
-    assert start.mean().abs() < 0.005
-    assert start.var().item() == pytest.approx(0.4**2 / 12, rel=0.03)
-
-
 # Objectives of the user
 
 

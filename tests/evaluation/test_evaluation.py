@@ -108,7 +108,6 @@ def test_a_seeded_evaluation_equals_itself_and_another_seed_draws_anew() -> None
     [
         (None, {"a": nn.Sequential(nn.Flatten(), nn.Linear(64, 4))}, "10 classes, .* 'a' has 4"),
         (None, {"a": nn.Sequential(nn.Flatten(), nn.Linear(784, 10))}, "not take images of shape"),
-        (None, {"a": trained(0.0, 0)}, "is the target itself"),
         ((torch.rand(2, 1, 8, 8), torch.tensor([0, 1])), {}, r"Images\(x, y\), got tuple"),
         (None, [nn.Flatten()], "mapping from names to modules.*got list"),
         (None, nn.Flatten(), "mapping from names to modules.*got Flatten"),
@@ -120,6 +119,11 @@ def test_images_and_surrogates_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(dt.DivtrainError, match=message):
         evaluate(trained(0.0, 0), given or images(), surrogates, SUITE)
+
+
+def test_the_target_is_no_surrogate() -> None:
+    with pytest.raises(dt.DivtrainError, match="is the target itself"):
+        evaluate(trained(0.0, 0), images(), {"a": trained(0.0, 0)}, SUITE)
 
 
 def test_printed_it_says_in_a_line_what_to_ask_it_for(evaluated: Evaluation) -> None:
