@@ -16,21 +16,7 @@ from divtrain.analysis.hadamard import regular_hadamard
 from divtrain.analysis.zeros import ZeroShares, count_zeros, idle_weights, zero_shares
 
 __all__ = [
-    "GAAS",
-    "Detection",
-    "InputKind",
-    "ZeroShares",
-    "auroc_interval",
-    "check_orders",
-    "coherence_distribution",
-    "count_zeros",
-    "detect",
-    "detection_scores",
-    "disagreement",
-    "gaas",
-    "idle_weights",
-    "max_softmax",
-    "regular_hadamard",
-    "roc_curve",
-    "zero_shares",
-]
+    "GAAS", "Detection", "InputKind", "ZeroShares", "auroc_interval", "check_orders",
+    "coherence_distribution", "count_zeros", "detect", "detection_scores", "disagreement",
+    "gaas", "idle_weights", "max_softmax", "regular_hadamard", "roc_curve", "zero_shares",
+]  # fmt: skip

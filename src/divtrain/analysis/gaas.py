@@ -117,16 +117,16 @@ def gaas(
             ]
         )
         sign = torch.where(sign >= 0, 1.0, -1.0).to(x.dtype)  # sign(0) counts as +1
-        fooled = [
-            torch.stack(
-                [
-                    _all_fool(model, x[i], y[i], eps * sign[i], matrix.to(x), seed, i, batch_size)
-                    for i in range(len(x))
-                ]
-            )
-            for matrix in matrices
-        ]
-    return GAAS(orders, torch.stack(fooled).cpu(), eps)
+        fooled = torch.zeros(len(orders), len(x), dtype=torch.bool)
+        for place, matrix in enumerate(matrices):
+            for i, image in enumerate(x):
+                generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {i}".encode()))
+                steps = spread(matrix.to(x), features, generator).view(-1, *image.shape)
+                fooled[place, i] = not any(
+                    (model((image + each * (eps * sign[i])).clamp(0, 1)).argmax(1) == y[i]).any()
+                    for each in steps.split(batch_size)
+                )
+    return GAAS(orders, fooled, eps)
 
 
 def spread(
@@ -143,21 +143,3 @@ def spread(
     rows = matrix.new_zeros(order, features)
     rows[:, permutation[: each * order]] = matrix.repeat_interleave(each, dim=1)
     return rows
-
-
-def _all_fool(
-    model: nn.Module,
-    image: Tensor,
-    label: Tensor,
-    step: Tensor,
-    matrix: Tensor,
-    seed: int,
-    index: int,
-    batch_size: int,
-) -> Tensor:
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {index}".encode()))
-    rows = spread(matrix, image.numel(), generator).view(-1, *image.shape)
-    for part in rows.split(batch_size):
-        if (model((image + part * step).clamp(0, 1)).argmax(1) == label).any():
-            return torch.tensor(False, device=image.device)
-    return torch.tensor(True, device=image.device)

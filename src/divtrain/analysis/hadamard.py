@@ -55,7 +55,7 @@ def regular_hadamard(order: int) -> Int8[Tensor, "order order"]:
             f"no construction here reaches order {order}: reached are products of 4, 36 and 100,"
             f" the nearest {_nearest(order)}"
         )
-    return reduce(_kronecker, map(_prime, factors))
+    return reduce(torch.kron, map(_prime, factors))
 
 
 def _factors(order: int) -> list[int] | None:
@@ -102,8 +102,4 @@ def _goethals_seidel(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         [r(c), -r(dt), a, r(bt)],
         [r(d), r(ct), -r(bt), a],
     ]
-    return torch.cat([torch.cat(row, 1) for row in rows])
-
-
-def _kronecker(one: Tensor, other: Tensor) -> Tensor:
-    return torch.kron(one.contiguous(), other.contiguous())
+    return torch.cat([torch.cat(row, 1) for row in rows]).contiguous()

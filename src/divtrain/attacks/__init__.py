@@ -3,8 +3,6 @@
 from divtrain.attacks.apgd import APGD, APGDT
 from divtrain.attacks.attack import Attack, Family, LinfAttack
 from divtrain.attacks.external import Adapter
-from divtrain.attacks.fgsm import FGSM, RFGSM, ReversedFGSM
-from divtrain.attacks.ifgsm import IFGSM, MIFGSM
 from divtrain.attacks.iterative import IterativeAttack, input_gradient
 from divtrain.attacks.noise import RandomNoise
 from divtrain.attacks.objectives import (
@@ -16,8 +14,8 @@ from divtrain.attacks.objectives import (
     margin,
     reweighted,
 )
+from divtrain.attacks.papers import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, ReversedFGSM
 from divtrain.attacks.pgd import PGD
-from divtrain.attacks.pgd_cw import PGDCW
 from divtrain.attacks.registry import (
     ATTACKS,
     attack_name,
@@ -29,34 +27,9 @@ from divtrain.attacks.search import SearchAttack
 from divtrain.attacks.square import Square
 
 __all__ = [
-    "APGD",
-    "APGDT",
-    "ATTACKS",
-    "FGSM",
-    "IFGSM",
-    "MIFGSM",
-    "PGD",
-    "PGDCW",
-    "RFGSM",
-    "Adapter",
-    "Attack",
-    "Family",
-    "IterativeAttack",
-    "LinfAttack",
-    "ModelObjective",
-    "Objective",
-    "ObjectiveName",
-    "RandomNoise",
-    "ReversedFGSM",
-    "SearchAttack",
-    "Square",
-    "attack_name",
-    "attack_title",
-    "build_attack",
-    "dlr",
-    "find_attack",
-    "input_gradient",
-    "make_objective",
-    "margin",
-    "reweighted",
-]
+    "APGD", "APGDT", "ATTACKS", "FGSM", "IFGSM", "MIFGSM", "PGD", "PGDCW", "RFGSM", "Adapter",
+    "Attack", "Family", "IterativeAttack", "LinfAttack", "ModelObjective", "Objective",
+    "ObjectiveName", "RandomNoise", "ReversedFGSM", "SearchAttack", "Square", "attack_name",
+    "attack_title", "build_attack", "dlr", "find_attack", "input_gradient", "make_objective",
+    "margin", "reweighted",
+]  # fmt: skip

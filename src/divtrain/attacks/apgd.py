@@ -1,7 +1,7 @@
 """Auto-PGD (Croce and Hein, 2020, Algorithm 1): PGD whose step size needs no tuning."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -36,34 +36,25 @@ class APGD(SearchAttack):
     objective: ObjectiveName | Objective = "ce_of_mean_prob"
     steps: int = 100
 
-    def explore(
-        self,
-        tracker: Tracker,
-        x: Tensor,
-        where: Tensor,
-        generator: torch.Generator | None,
-        report: Callable[[int], None],
-    ) -> None:
+    def explore(self, tracker: Tracker, where: Tensor) -> None:
         """See `SearchAttack`."""
         checkpoints = _checkpoints(self.steps)
-        low, high = box(x[where], self.eps)
-        point = uniform_in_ball(x[where], self.eps, generator).clamp(low, high)
+        x = tracker.x[where]
+        low, high = box(x, self.eps)
+        point = uniform_in_ball(x, self.eps, tracker.generator).clamp(low, high)
         value, gradient = tracker.gradient(point, where)
-        report(0)
+        tracker.report(0)
         state = _State(
-            where, low, high, point, point, gradient, value, point, gradient, value,
-            torch.full_like(value, 2 * self.eps), torch.zeros_like(value),
-            torch.zeros_like(value, dtype=torch.bool),
-        )  # fmt: skip
+            where, low, high, point, gradient, value, torch.full_like(value, 2 * self.eps)
+        )
         last_checkpoint = 0
         for step in range(1, self.steps + 1):
-            state = state.keep(self.still(tracker.best, state.where))
+            state.keep(self.still(tracker.best, state.where))
             if len(state.where) == 0:
                 return
             state.move(first=step == 1)
-            value, gradient = tracker.gradient(state.point, state.where)
-            state.take(value, gradient)
-            report(step)
+            state.take(*tracker.gradient(state.point, state.where))
+            tracker.report(step)
             if step in checkpoints:
                 state.check(step - last_checkpoint)
                 last_checkpoint = step
@@ -87,29 +78,22 @@ class _State:
     low: Tensor
     high: Tensor
     point: Tensor
-    before: Tensor
     gradient: Tensor
     value: Tensor
-    best: Tensor
-    best_gradient: Tensor
-    best_value: Tensor
     size: Tensor
-    rises: Tensor
-    halved: Tensor
 
     def __post_init__(self) -> None:
-        self.value_at_checkpoint = self.best_value
+        self.before = self.best = self.point
+        self.best_gradient, self.best_value = self.gradient, self.value
+        self.value_at_checkpoint = self.value
+        self.rises = torch.zeros_like(self.value)
+        self.halved = torch.zeros_like(self.value, dtype=torch.bool)
 
-    def keep(self, going: Tensor) -> "_State":
-        """Return the state of the images of a mask."""
-        if going.all():
-            return self
-        kept = replace(self, **{name: part[going] for name, part in self._parts().items()})
-        kept.value_at_checkpoint = self.value_at_checkpoint[going]
-        return kept
-
-    def _parts(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def keep(self, going: Tensor) -> None:
+        """Go on with the images of a mask alone."""
+        if not going.all():
+            for name, part in vars(self).items():
+                setattr(self, name, part[going])
 
     def move(self, first: bool) -> None:
         """Step along the gradient's sign, with a share of the last move."""
@@ -161,8 +145,8 @@ class APGDT(APGD):
         super().__post_init__()
         if self.objective != "dlr":
             raise DivtrainError(
-                f"the targeted attack's objective is dlr, got {self.objective!r}; use APGD for"
-                " others"
+                f"expected `objective` dlr of the targeted attack, got {self.objective!r}; use APGD"
+                " for others"
             )
 
     def runs(self, model: nn.Module, x: Tensor) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from divtrain.attacks.objectives import Objective, ObjectiveName, make_objective
 from divtrain.checks import check_eps, check_images, check_label_shape
+from divtrain.errors import DivtrainError
 from divtrain.module_state import eval_mode
 
 OnStep = Callable[[int, Tensor], None]
@@ -61,8 +62,14 @@ class LinfAttack:
     objective: ObjectiveName | Objective = "mean_member_ce"
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
+        """Check the parameters, with those that many attacks have."""
         check_eps(self.eps)
+        for name in ("steps", "restarts"):
+            if getattr(self, name, 1) < 1:
+                raise DivtrainError(f"expected `{name}` >= 1, got {getattr(self, name)}")
+        size = getattr(self, "step_size", None)
+        if size is not None and not size > 0:
+            raise DivtrainError(f"expected `step_size` > 0, got {size!r}; None chooses the default")
 
     def bind(self, model: nn.Module) -> Objective:
         """Return the objective to maximise on `model`."""

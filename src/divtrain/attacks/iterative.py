@@ -28,16 +28,6 @@ class IterativeAttack(LinfAttack):
     steps: int = 1
     step_size: float | None = None
 
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        if self.steps < 1:
-            raise DivtrainError(f"expected steps >= 1, got {self.steps}")
-        if self.step_size is not None and not self.step_size > 0:
-            raise DivtrainError(
-                f"expected step_size > 0, got {self.step_size!r}; None chooses the default"
-            )
-
     def default_step_size(self) -> float:
         """Step length when none is given."""
         return self.eps / self.steps
@@ -82,16 +72,21 @@ def input_gradient(objective: Objective, x: Tensor, y: Tensor) -> Tensor:
     return value_and_gradient(objective, x, y)[1]
 
 
+def check_values(values: Tensor, shape: torch.Size) -> None:
+    """Check that an objective returned one value per image."""
+    if values.shape != shape:
+        raise DivtrainError(
+            f"expected an objective that returns one value per image, shape {tuple(shape)}, got"
+            f" {tuple(values.shape)}; do not reduce over the batch"
+        )
+
+
 def value_and_gradient(objective: Objective, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the objective at each image, (batch,), detached, and `input_gradient`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         values = objective(x, y)
-        if values.shape != y.shape:
-            raise DivtrainError(
-                f"expected an objective that returns one value per image, shape {tuple(y.shape)},"
-                f" got {tuple(values.shape)}; do not reduce over the batch"
-            )
+        check_values(values, y.shape)
         if not values.requires_grad:
             raise DivtrainError(
                 "the model's output does not depend on its input as far as autograd can tell (is"

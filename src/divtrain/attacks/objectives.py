@@ -81,11 +81,13 @@ def make_objective(
     """
     if name not in get_args(ObjectiveName):
         raise unknown_name("objective", str(name), get_args(ObjectiveName))
-    if isinstance(model, HasMembers):
-        return ModelObjective(
-            model.member_logits, _of_logits(name, model, confidence), answer_of(model)
-        )
-    return ModelObjective(_Single(model), _of_logits(name, model, confidence), answer_of(model))
+    value = _of_logits(name, model, confidence)
+    return ModelObjective(member_logits_of(model), value, answer_of(model))
+
+
+def member_logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """How to get the logits of every member, (member, batch, class), of a model or an ensemble."""
+    return model.member_logits if isinstance(model, HasMembers) else lambda x: model(x).unsqueeze(0)
 
 
 def answer_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -187,13 +189,3 @@ def reweighted(logits: Float[Tensor, "member batch classes"], y: Tensor) -> Floa
     scale = leads.abs().mean(0).clamp(min=torch.finfo(leads.dtype).tiny)
     weight = torch.softmax(leads / scale, dim=0)
     return cross_entropy((weight.unsqueeze(-1) * logits).sum(0), y)
-
-
-@dataclass(frozen=True)
-class _Single:
-    """A model as an ensemble of itself alone."""
-
-    model: nn.Module
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.model(x).unsqueeze(0)

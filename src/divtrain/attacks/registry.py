@@ -8,12 +8,10 @@ from typing import Any, cast, get_args
 from divtrain.attacks.apgd import APGD, APGDT
 from divtrain.attacks.attack import Attack, Family, LinfAttack
 from divtrain.attacks.external import EXTERNAL
-from divtrain.attacks.fgsm import FGSM, RFGSM, ReversedFGSM
-from divtrain.attacks.ifgsm import IFGSM, MIFGSM
 from divtrain.attacks.noise import RandomNoise
 from divtrain.attacks.objectives import OBJECTIVE_TITLES, ObjectiveName
+from divtrain.attacks.papers import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, ReversedFGSM
 from divtrain.attacks.pgd import PGD
-from divtrain.attacks.pgd_cw import PGDCW
 from divtrain.attacks.search import SearchAttack
 from divtrain.attacks.square import Square
 from divtrain.errors import DivtrainError, unknown_name
@@ -113,7 +111,7 @@ def build_attack(
     try:
         return found.kind(eps=eps, **chosen)
     except TypeError as error:
-        options = " and ".join(chosen) or "eps"
+        options = " and ".join(f"`{each}`" for each in chosen or ("eps",))
         raise DivtrainError(f"{name} does not take {options}: {error}") from error
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.attacks.attack import LinfAttack, OnStep
-from divtrain.attacks.iterative import value_and_gradient
+from divtrain.attacks.iterative import check_values, value_and_gradient
 from divtrain.attacks.objectives import ModelObjective
-from divtrain.errors import DivtrainError
 
 
 @dataclass
@@ -49,19 +48,30 @@ Query = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Tracker:
-    """Queries the model for a search, and offers every point queried to `best`.
+    """Queries the model for a run of a search, and offers every point queried to `best`.
 
     Attributes:
         query: The forward pass.
-        y: Labels of the whole batch.
+        x: Clean images of the whole batch.
+        y: Their labels.
         best: The best points so far.
         run: Number of the run, from 0.
+        generator: Source of randomness.
+        on_step: Is told how the objective grows.
     """
 
     query: Query
+    x: Tensor
     y: Tensor
     best: Best
-    run: int = 0
+    run: int
+    generator: torch.Generator | None
+    on_step: OnStep | None
+
+    def report(self, step: int) -> None:
+        """Tell the number of steps done; to be called after each."""
+        if self.on_step is not None:
+            self.on_step(step, self.best.value)
 
     def values(self, x: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         """Query points without gradients: (objective, whether the model is fooled there)."""
@@ -83,11 +93,7 @@ class Tracker:
         return values, gradient
 
     def _offer(self, x: Tensor, where: Tensor, values: Tensor, answer: Tensor) -> Tensor:
-        if values.shape != where.shape:
-            raise DivtrainError(
-                f"expected an objective that returns one value per image, shape"
-                f" {tuple(where.shape)}, got {tuple(values.shape)}; do not reduce over the batch"
-            )
+        check_values(values, where.shape)
         fooled = answer.detach().argmax(1) != self.y[where]
         self.best.offer(where, x.detach(), values, fooled)
         return fooled
@@ -113,13 +119,6 @@ class SearchAttack(LinfAttack):
     restarts: int = 1
     stop_when_fooled: bool = False
 
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        for name in ("steps", "restarts"):
-            if getattr(self, name) < 1:
-                raise DivtrainError(f"expected {name} >= 1, got {getattr(self, name)}")
-
     def runs(self, model: nn.Module, x: Tensor) -> int:
         """How many runs to make."""
         del model, x
@@ -138,22 +137,12 @@ class SearchAttack(LinfAttack):
 
         return forward
 
-    def explore(
-        self,
-        tracker: Tracker,
-        x: Tensor,
-        where: Tensor,
-        generator: torch.Generator | None,
-        report: Callable[[int], None],
-    ) -> None:
-        """Do one run on the images `where` of the batch `x`, querying points through `tracker`.
+    def explore(self, tracker: Tracker, where: Tensor) -> None:
+        """Do one run.
 
         Args:
-            tracker: The model; keeps the best points itself.
-            x: Clean images of the whole batch.
-            where: Which of them to attack, (image,).
-            generator: Source of randomness.
-            report: To be called with the number of steps done after each.
+            tracker: The batch, and the model to query; keeps the best points itself.
+            where: Which images of the batch to attack, (image,).
         """
         raise NotImplementedError  # abstract: what tells one attack from another
 
@@ -169,20 +158,16 @@ class SearchAttack(LinfAttack):
         lowest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         best = Best(x.clone(), lowest, torch.zeros(len(x), dtype=torch.bool, device=x.device))
         where = torch.arange(len(x), device=x.device)
-
-        def report(step: int) -> None:
-            if on_step is not None:
-                on_step(step, best.value)
-
         for run in range(self.runs(model, x)):
             if best.fooled.all() and run > 0:
                 break
-            tracker = Tracker(self.query(model, x, y, run), y, best, run)
+            query = self.query(model, x, y, run)
+            tracker = Tracker(query, x, y, best, run, generator, on_step)
             if run == 0:
                 tracker.values(x, where)  # the clean image is allowed, and may fool already
             left = where[~best.fooled] if run > 0 or self.stop_when_fooled else where
             if len(left) > 0:
-                self.explore(tracker, x, left, generator, report)
+                self.explore(tracker, left)
         return best.x
 
     def still(self, best: Best, where: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Square Attack (Andriushchenko et al., 2020): random search from the model's answers alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.attacks.attack import Family, box
-from divtrain.attacks.objectives import Objective, ObjectiveName, answer_of, lead
+from divtrain.attacks.objectives import Objective, ObjectiveName, answer_of, lead, member_logits_of
 from divtrain.attacks.search import Query, SearchAttack, Tracker
 from divtrain.errors import DivtrainError
-from divtrain.gal import HasMembers
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, after which the share of pixels in a square is halved."""
@@ -41,38 +40,27 @@ class Square(SearchAttack):
         """Check the parameters."""
         super().__post_init__()
         if not 0 < self.share <= 1:
-            raise DivtrainError(f"expected share in (0, 1], got {self.share!r}")
+            raise DivtrainError(f"expected `share` in (0, 1], got {self.share!r}")
         if self.objective != "dlr":
             raise DivtrainError(
-                f"Square lowers the lead of the true class, got objective {self.objective!r};"
+                f"Square lowers the lead of the true class, got `objective` {self.objective!r};"
                 " leave it out"
             )
 
     def query(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Query:
         """Return the lead of the true class in the answer; nothing inside the model is used."""
         del x, run
-        answer_from = answer_of(model)
+        logits_of, answer_from = member_logits_of(model), answer_of(model)
 
         def forward(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-            logits = (
-                model.member_logits(points)
-                if isinstance(model, HasMembers)
-                else model(points).unsqueeze(0)
-            )
-            answer = answer_from(points, logits)
+            answer = answer_from(points, logits_of(points))
             return -lead(answer, y[where]), answer
 
         return forward
 
-    def explore(
-        self,
-        tracker: Tracker,
-        x: Tensor,
-        where: Tensor,
-        generator: torch.Generator | None,
-        report: Callable[[int], None],
-    ) -> None:
+    def explore(self, tracker: Tracker, where: Tensor) -> None:
         """See `SearchAttack`."""
+        x, generator = tracker.x, tracker.generator
         low, high = box(x[where], self.eps)
         stripes = _signs((len(where), x.shape[1], 1, x.shape[3]), generator, x)
         point = (x[where] + self.eps * stripes).clamp(low, high)
@@ -88,7 +76,7 @@ class Square(SearchAttack):
             better = new > value
             point = torch.where(better.view(-1, 1, 1, 1), proposal, point)
             value = torch.where(better, new, value)
-            report(query)
+            tracker.report(query)
 
     def _with_square(
         self,

@@ -3,18 +3,17 @@
 import hashlib
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from jaxtyping import Float
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from divtrain.attacks import Attack, LinfAttack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
-from divtrain.evaluation.bounds import CHECKED, Count
 from divtrain.evaluation.effort import GrowthTracker, Passes, count_passes
+from divtrain.fields import Whole, checked
 from divtrain.module_state import device_of
 
 TOLERANCE = 1e-6
@@ -24,7 +23,7 @@ OnBatch = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 
-@checked(frozen=True, config=CHECKED)
+@checked
 class Violations:
     """What an attack returned that the threat model does not allow; all of it was mended.
 
@@ -34,9 +33,13 @@ class Violations:
         not_finite: Images with a NaN or infinite pixel, replaced by the clean image.
     """
 
-    outside_ball: Count
-    outside_bounds: Count
-    not_finite: Count
+    outside_ball: Whole
+    outside_bounds: Whole
+    not_finite: Whole
+
+    def __add__(self, other: "Violations") -> "Violations":
+        """Add up, count by count."""
+        return Violations(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 def enforce_threat_model(
@@ -169,7 +172,7 @@ def craft_batch(
             f"expected adversarial examples of shape {tuple(batch.x.shape)}, got"
             f" {tuple(x_adv.shape)} from {attack!r}"
         )
-    return CraftedBatch(x_adv.detach().cpu(), passes, growth)
+    return CraftedBatch(x_adv.detach().cpu(), passes(), growth)
 
 
 def join_batches(batches: Sequence[CraftedBatch], images: Images, eps: float) -> CraftedSet:
@@ -182,10 +185,7 @@ def join_batches(batches: Sequence[CraftedBatch], images: Images, eps: float) ->
     """
     whole = torch.cat([batch.x_adv for batch in batches])
     x_adv, violations = enforce_threat_model(images.x.cpu(), whole, eps)
-    passes = Passes(
-        sum(batch.passes.forward for batch in batches),
-        sum(batch.passes.backward for batch in batches),
-    )
+    passes = sum((batch.passes for batch in batches), start=Passes())
     rows = [batch.growth for batch in batches if batch.growth is not None]
     growth = torch.cat(rows, dim=1) if rows else None
     told = growth is not None and not growth.isnan().all()

@@ -1,14 +1,13 @@
 """Looking at a model before attacking it: can its answers and gradients be trusted?"""
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from divtrain.attacks import make_objective
 from divtrain.attacks.objectives import lead
 from divtrain.checks import check_logits
 from divtrain.data import Images
-from divtrain.evaluation.bounds import CHECKED, Several, Share
+from divtrain.fields import Count, Share, checked
 from divtrain.gal import HasMembers
 from divtrain.module_state import device_of, eval_mode
 
@@ -20,7 +19,7 @@ BETTER = 0.05
 """Accuracy gained in another range of pixels that says that the model wants that one."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Diagnosis:
     """What was seen on some clean images, each a share of them unless said otherwise.
 
@@ -40,8 +39,8 @@ class Diagnosis:
             "standardised"); empty if nothing did.
     """
 
-    images: Several
-    classes: Several
+    images: Count
+    classes: Count
     randomised: Share
     saturated: Share
     rounded: Share

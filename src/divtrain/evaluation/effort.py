@@ -1,18 +1,17 @@
 """What an attack cost and how it went: passes through the model, and the objective's growth."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
-from divtrain.evaluation.bounds import CHECKED, Spent
+from divtrain.fields import NotNegative, checked
 from divtrain.gal import HasMembers
 
 
-@checked(config=CHECKED)
+@checked
 class Passes:
     """Passes through a whole model, counted in images.
 
@@ -21,8 +20,12 @@ class Passes:
         backward: Images in backward passes.
     """
 
-    forward: Spent = 0.0
-    backward: Spent = 0.0
+    forward: NotNegative = 0.0
+    backward: NotNegative = 0.0
+
+    def __add__(self, other: "Passes") -> "Passes":
+        """Add up."""
+        return Passes(self.forward + other.forward, self.backward + other.backward)
 
     def per_image(self, images: int) -> "Passes":
         """Return the mean per image attacked."""
@@ -30,61 +33,54 @@ class Passes:
 
 
 @contextmanager
-def count_passes(model: nn.Module) -> Iterator[Passes]:
+def count_passes(model: nn.Module) -> Iterator[Callable[[], Passes]]:
     """Count what goes through a model while the context is open, whoever calls it.
 
-    A pass through one of N members counts as 1/N.
+    A pass through one of N members counts as 1/N. The context gives a function that returns the
+    passes so far.
     """
     parts = list(model.members) if isinstance(model, HasMembers) else [model]
-    passes = Passes()
+    counted = {"forward": 0.0, "backward": 0.0}
 
     def on_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         del module, args
-        passes.forward += len(output) / len(parts)
+        counted["forward"] += len(output) / len(parts)
         if output.requires_grad:
             output.register_hook(on_backward)
 
     def on_backward(gradient: Tensor) -> None:
-        passes.backward += len(gradient) / len(parts)
+        counted["backward"] += len(gradient) / len(parts)
 
     hooks = [part.register_forward_hook(on_forward) for part in parts]
     try:
-        yield passes
+        yield lambda: Passes(**counted)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-@dataclass
 class GrowthTracker:
     """Follows an attack's objective over the steps of one batch, in the first run of a search.
 
     Give it to the attack as `on_step`.
-
-    Attributes:
-        steps: Steps of the attack.
     """
 
-    steps: int
-    _first: Tensor | None = None
-    _late: Tensor | None = None
-    _last: Tensor | None = None
-    _step: int = 0
-    _done: bool = False
+    def __init__(self, steps: int):
+        self.steps = steps
+        self._step: float = 0
+        self._kept: list[Tensor] = []  # first, late and last
 
     def __call__(self, step: int, values: Tensor) -> None:
         """See `divtrain.attacks.attack.OnStep`."""
-        if self._last is not None and step < self._step:
-            self._done = True  # a later run begins: its gains say nothing of the first one's rest
-        if self._done:
+        if step < self._step:  # a later run: its gains say nothing of the first one's rest
+            self._step = math.inf
             return
         self._step = step
         values = values.detach().float().clone()
-        if self._first is None:
-            self._first = values
+        self._kept = self._kept or [values] * 3
         if step <= 3 * self.steps // 4:
-            self._late = values
-        self._last = values
+            self._kept[1] = values
+        self._kept[2] = values
 
     def growth(self, images: int) -> Tensor:
         """Return the objective at each image at first, after three quarters of the steps, at last.
@@ -95,9 +91,7 @@ class GrowthTracker:
         Returns:
             (3, image); NaN if the attack reported nothing.
         """
-        if self._first is None or self._late is None or self._last is None:
-            return torch.full((3, images), torch.nan)
-        return torch.stack([self._first, self._late, self._last]).cpu()
+        return torch.stack(self._kept).cpu() if self._kept else torch.full((3, images), torch.nan)
 
 
 def rise_at_the_end(growth: Tensor, fooled: Tensor) -> float | None:

@@ -187,20 +187,7 @@ def classify(
         rise = rise_at_the_end(sets[0].growth, ~correct)
     digests = [crafted.digest() for crafted in sets]
     joint = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return AttackResult(
-        correct, _mean([each.passes for each in sets]), _total([each.violations for each in sets]),
-        source, rise, members, digests[0] if len(digests) == 1 else joint,
-    )  # fmt: skip
-
-
-def _mean(passes: Sequence[Passes]) -> Passes:
-    count = len(passes)
-    return Passes(sum(p.forward for p in passes) / count, sum(p.backward for p in passes) / count)
-
-
-def _total(violations: Sequence[Violations]) -> Violations:
-    return Violations(
-        sum(each.outside_ball for each in violations),
-        sum(each.outside_bounds for each in violations),
-        sum(each.not_finite for each in violations),
-    )
+    passes = sum((each.passes for each in sets), start=Passes()).per_image(len(sets))
+    violations = sum((each.violations for each in sets), start=Violations(0, 0, 0))
+    digest = digests[0] if len(digests) == 1 else joint
+    return AttackResult(correct, passes, violations, source, rise, members, digest)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from divtrain.evaluation.paired import standard_error
+from divtrain.evaluation.comparing import standard_error
 from divtrain.evaluation.results import Evaluation
 
 ZERO_GRADIENTS = 0.01

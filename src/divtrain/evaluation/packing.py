@@ -1,69 +1,48 @@
 """Results as tensors and JSON-able data, for whoever keeps them in files, and back again.
 
-What is unpacked is checked: numbers within their bounds, masks of the right shape, images in
-[0, 1]. A function that unpacks raises a ValueError (pydantic's is one) for anything else, or a
-KeyError for a tensor that is missing.
+Tensors go by the names of their fields, with the place of what has them before it; all other fields
+are the JSON. What is unpacked is checked: numbers within their bounds, masks of the right shape,
+images in [0, 1]. A function that unpacks raises a ValueError (pydantic's is one) for anything else,
+or a KeyError for a tensor that is missing.
 """
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields, make_dataclass
+from typing import Any, get_type_hints
 
 import torch
-from pydantic import TypeAdapter
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from divtrain.data import Split
-from divtrain.evaluation.bounds import CHECKED, Share
-from divtrain.evaluation.crafting import CraftedSet, Violations
-from divtrain.evaluation.diagnosis import Diagnosis
-from divtrain.evaluation.effort import Passes
+from divtrain.evaluation.crafting import CraftedSet
 from divtrain.evaluation.plan import AttackRun, chosen_images
-from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
+from divtrain.evaluation.results import AttackResult, Evaluation
+from divtrain.fields import adapter, to_json
 
 Packed = tuple[dict[str, Tensor], Any]
 """Tensors by name, and what JSON can hold."""
 
 
-@dataclass(frozen=True, config=CHECKED)
-class _SetFacts:
-    violations: Violations
-    passes: Passes
+def _facts_of(kind: type, **changes: Any) -> Any:
+    """Return a dataclass of those fields of another that are no tensors."""
+    hints = {**get_type_hints(kind, include_extras=True), **changes}
+    plain = [(name, hint) for name, hint in hints.items() if "Tensor" not in str(hint)]
+    return make_dataclass(kind.__name__, plain, frozen=True)
 
 
-@dataclass(frozen=True, config=CHECKED)
-class _ResultFacts:
-    passes: Passes
-    violations: Violations
-    source: Share | None
-    rise: float | None
-    digest: str
+_SET = _facts_of(CraftedSet)
+_RESULT = _facts_of(AttackResult)
+_EVALUATION = _facts_of(Evaluation, runs=list[AttackRun], results=list[_RESULT])
 
 
-@dataclass(frozen=True, config=CHECKED)
-class _EvaluationFacts:
-    target: str
-    seed: int
-    chance: Share
-    split: Split
-    diagnosis: Diagnosis
-    surrogates: dict[str, SurrogateCheck]
-    runs: list[AttackRun]
-    results: list[_ResultFacts]
-
-
-def pack_sets(sets: list[CraftedSet]) -> Packed:
+def pack_sets(sets: Sequence[CraftedSet]) -> Packed:
     """Pack what one attack run crafted."""
-    tensors = {f"{index}.x_adv": each.x_adv for index, each in enumerate(sets)}
-    growth = {f"{i}.growth": each.growth for i, each in enumerate(sets) if each.growth is not None}
-    facts = [asdict(_SetFacts(each.violations, each.passes)) for each in sets]
-    return tensors | growth, facts
+    return _tensors(sets), [to_json(_facts(_SET, each)) for each in sets]
 
 
 def unpack_sets(tensors: dict[str, Tensor], about: Any, shape: torch.Size) -> list[CraftedSet]:
     """Return what `pack_sets` packed, for clean images of a shape."""
     sets: list[CraftedSet] = []
-    for index, facts in enumerate(TypeAdapter(list[_SetFacts]).validate_python(about)):
+    for index, facts in enumerate(_read(list[_SET], about)):
         x_adv, growth = tensors[f"{index}.x_adv"], tensors.get(f"{index}.growth")
         if x_adv.shape != shape or not x_adv.is_floating_point():
             raise ValueError(f"expected examples of shape {tuple(shape)}, got {_kind(x_adv)}")
@@ -71,7 +50,7 @@ def unpack_sets(tensors: dict[str, Tensor], about: Any, shape: torch.Size) -> li
             raise ValueError("some examples have pixels outside [0, 1]")
         if growth is not None and (growth.shape, growth.dtype) != ((3, shape[0]), torch.float32):
             raise ValueError(f"expected the growth of {shape[0]} objectives, got {_kind(growth)}")
-        sets.append(CraftedSet(x_adv, facts.violations, facts.passes, growth))
+        sets.append(CraftedSet(x_adv=x_adv, growth=growth, **vars(facts)))
     if not sets:
         raise ValueError("expected at least one crafted set")
     return sets
@@ -79,68 +58,64 @@ def unpack_sets(tensors: dict[str, Tensor], about: Any, shape: torch.Size) -> li
 
 def pack_result(result: AttackResult) -> Packed:
     """Pack what one attack run came to."""
-    masks = {"correct": result.correct, "members": result.members}
-    facts = _ResultFacts(
-        result.passes, result.violations, result.source, result.rise, result.digest
-    )
-    return {name: mask for name, mask in masks.items() if mask is not None}, asdict(facts)
+    return _tensors([result]), to_json(_facts(_RESULT, result))
 
 
 def unpack_result(tensors: dict[str, Tensor], about: Any, images: int) -> AttackResult:
     """Return what `pack_result` packed, for a run on so many images."""
-    return _result(tensors, TypeAdapter(_ResultFacts).validate_python(about), images)
+    return _result(tensors, 0, _read(_RESULT, about), images)
 
 
 def pack_evaluation(evaluation: Evaluation) -> Packed:
     """Pack everything measured on one target."""
-    tensors, rows = {"clean": evaluation.clean}, list[Any]()
-    for index, result in enumerate(evaluation.results.values()):
-        masks, facts = pack_result(result)
-        tensors |= {f"{index}.{name}": mask for name, mask in masks.items()}
-        rows.append(facts)
-    return tensors, {
-        "target": evaluation.target,
-        "seed": evaluation.seed,
-        "chance": evaluation.chance,
-        "split": evaluation.split,
-        "diagnosis": asdict(evaluation.diagnosis),
-        "surrogates": {name: asdict(each) for name, each in evaluation.surrogates.items()},
-        "runs": [asdict(run) for run in evaluation.results],
-        "results": rows,
-    }
+    runs, results = list(evaluation.results), list(evaluation.results.values())
+    facts = [_facts(_RESULT, each) for each in results]
+    tensors = {"clean": evaluation.clean, **_tensors(results)}
+    return tensors, to_json(_facts(_EVALUATION, evaluation, runs=runs, results=facts))
 
 
 def unpack_evaluation(tensors: dict[str, Tensor], about: Any) -> Evaluation:
     """Return what `pack_evaluation` packed."""
-    facts = TypeAdapter(_EvaluationFacts).validate_python(about)
-    clean = tensors["clean"]
-    _check_mask(clean, (len(clean),))
+    told = dict(vars(_read(_EVALUATION, about)))
+    clean = _mask(tensors["clean"], (len(tensors["clean"]),))
     results: dict[AttackRun, AttackResult] = {}
-    for index, (run, row) in enumerate(zip(facts.runs, facts.results, strict=True)):
-        if run.threat == "transfer" and run.source not in facts.surrogates:
+    for index, (run, facts) in enumerate(zip(told.pop("runs"), told.pop("results"), strict=True)):
+        if run.threat == "transfer" and run.source not in told["surrogates"]:
             raise ValueError(f"nothing is known of surrogate {run.source!r}")
-        prefix = f"{index}."
-        own = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
-        results[run] = _result(own, row, len(chosen_images(len(clean), run.images)))
-    return Evaluation(
-        facts.target, clean, results, facts.diagnosis, facts.seed, facts.surrogates, facts.chance,
-        facts.split,
-    )  # fmt: skip
+        images = len(chosen_images(len(clean), run.images))
+        results[run] = _result(tensors, index, facts, images)
+    return Evaluation(clean=clean, results=results, **told)
 
 
-def _result(tensors: dict[str, Tensor], facts: _ResultFacts, images: int) -> AttackResult:
-    correct, members = tensors["correct"], tensors.get("members")
-    _check_mask(correct, (images,))
+def _facts(kind: Any, whole: Any, **changes: Any) -> Any:
+    kept = {each.name: getattr(whole, each.name, None) for each in fields(kind)}
+    return kind(**{**kept, **changes})
+
+
+def _tensors(parts: Sequence[Any]) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": value
+        for index, part in enumerate(parts)
+        for name, value in vars(part).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _read(kind: Any, about: Any) -> Any:
+    return adapter(kind).validate_python((about,))[0]
+
+
+def _result(tensors: dict[str, Tensor], index: int, facts: Any, images: int) -> AttackResult:
+    correct, members = tensors[f"{index}.correct"], tensors.get(f"{index}.members")
     if members is not None:
-        _check_mask(members, (len(members), images))
-    return AttackResult(
-        correct, facts.passes, facts.violations, facts.source, facts.rise, members, facts.digest
-    )
+        _mask(members, (len(members), images))
+    return AttackResult(correct=_mask(correct, (images,)), members=members, **vars(facts))
 
 
-def _check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+def _mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     if mask.shape != shape or mask.dtype != torch.bool:
         raise ValueError(f"expected a mask of shape {shape}, got {_kind(mask)}")
+    return mask
 
 
 def _kind(tensor: Tensor) -> str:

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import field
 
 import torch
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from divtrain.attacks import ATTACKS, Attack, Family, build_attack, find_attack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
-from divtrain.evaluation.bounds import CHECKED, Several, Share
-from divtrain.evaluation.suite import Suite
+from divtrain.evaluation.suite import Suite, check_family
 from divtrain.evaluation.threat import Threat, ThreatModel
+from divtrain.fields import Count, Share, checked
 
 ONE_MEMBER = "one member at a time"
 """What a white-box adversary attacks instead of the whole ensemble; it stands as a surrogate."""
@@ -20,7 +19,7 @@ EVERY_SURROGATE = "all surrogates"
 """What a worst case over several surrogates has in the place of a surrogate."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class AttackRun:
     """One attack at one radius, on one model, on some of the images.
 
@@ -41,9 +40,9 @@ class AttackRun:
     source: str
     attack: str
     eps: Share
-    images: Several | None = None
-    steps: Several | None = None
-    restarts: Several | None = None
+    images: Count | None = None
+    steps: Count | None = None
+    restarts: Count | None = None
     sweep: bool = False
     family: Family = field(default="iterative", compare=False)
 
@@ -106,7 +105,8 @@ def make_plan(
         gradients: Whether autograd sees through the target; without, no attack needs its gradient.
 
     Raises:
-        DivtrainError: when a model is called `ONE_MEMBER` or `EVERY_SURROGATE`.
+        DivtrainError: when a model is called `ONE_MEMBER` or `EVERY_SURROGATE`, or an attack cannot
+            be imported or built.
     """
     for name in (target, *surrogates):
         if name in (ONE_MEMBER, EVERY_SURROGATE):
@@ -116,11 +116,14 @@ def make_plan(
         threat: Threat, source: str, name: str, eps: float, images: int | None = None,
         sweep: bool = False,
     ) -> AttackRun:  # fmt: skip
+        check_family(name, threat)
         found = find_attack(name)
         budgets = {each: getattr(suite, of) for each, of in found.budgeted.items()}
-        return AttackRun(
+        made = AttackRun(
             threat, source, name, eps, images, **budgets, sweep=sweep, family=found.family
         )
+        made.build()  # what cannot be built is told before anything is computed
+        return made
 
     plan: list[AttackRun] = []
     for eps in suite.eps:

@@ -1,18 +1,16 @@
 """What an evaluation yields: one record per number, and its warning signs."""
 
-from pydantic.dataclasses import dataclass
-
 from divtrain.data import Split
-from divtrain.evaluation.bounds import CHECKED, Count, Several, Share, Spent
 from divtrain.evaluation.intervals import wilson_interval
 from divtrain.evaluation.threat import Threat, ThreatModel
+from divtrain.fields import Count, NotNegative, Share, Whole, checked
 
 CLEAN = "clean"
 WORST = "worst"
 """Name of the pseudo-attack that takes, image by image, the best of all attacks at one eps."""
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Record:
     """Accuracy of one target under one attack.
 
@@ -38,12 +36,12 @@ class Record:
     attack: str
     eps: Share
     accuracy: Share
-    correct: Count
-    images: Several
+    correct: Whole
+    images: Count
     seed: int
     norm: str = "Linf"
-    forward: Spent = 0.0
-    backward: Spent = 0.0
+    forward: NotNegative = 0.0
+    backward: NotNegative = 0.0
     split: Split = "test"
 
     @property
@@ -57,7 +55,7 @@ class Record:
         return ThreatModel(self.threat, self.eps, self.surrogate, self.norm)
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class WarningSign:
     """Something in an evaluation that says that its attacks were too weak to trust.
 

@@ -5,17 +5,16 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from divtrain.data import Split
-from divtrain.evaluation.bounds import CHECKED, Share
 from divtrain.evaluation.crafting import Violations
 from divtrain.evaluation.diagnosis import Diagnosis
 from divtrain.evaluation.effort import Passes
 from divtrain.evaluation.plan import EVERY_SURROGATE, AttackRun, chosen_images
 from divtrain.evaluation.records import CLEAN, WORST, Record, WarningSign
 from divtrain.evaluation.threat import Threat
+from divtrain.fields import Share, checked
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,13 @@ class AttackResult:
     correct: Bool[Tensor, "image"]
     passes: Passes
     violations: Violations
-    source: float | None = None
+    source: Share | None = None
     rise: float | None = None
     members: Bool[Tensor, "member image"] | None = None
     digest: str = ""
 
 
-@checked(frozen=True, config=CHECKED)
+@checked
 class SurrogateCheck:
     """What a surrogate is worth: a useless one makes every target look robust.
 
@@ -77,7 +76,7 @@ class Evaluation:
     diagnosis: Diagnosis
     seed: int = 0
     surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
-    chance: float = 0.1
+    chance: Share = 0.1
     split: Split = "test"
 
     def __repr__(self) -> str:
@@ -103,7 +102,7 @@ class Evaluation:
         are several, and for the white-box adversary, who has every other attack of the list too.
         The adversary may leave an image alone, so a worst case also counts the clean images.
         """
-        found = [self._record("clean", "", CLEAN, 0.0, self.clean)]
+        found = [self._record(AttackRun("clean", "", CLEAN, 0.0), self.clean, Passes())]
         for eps in self.eps():
             for threat in ("noise", "query"):
                 found += [self._of(run) for run in self.runs(threat, eps)]
@@ -149,29 +148,17 @@ class Evaluation:
 
     def _of(self, run: AttackRun) -> Record:
         result = self.results[run]
-        return self._record(
-            run.threat, run.source, run.attack, run.eps, result.correct, result.passes
-        )
+        return self._record(run, result.correct, result.passes)
 
     def _worst(self, threat: Threat, source: str, eps: float, of: Sequence[AttackRun]) -> Record:
         masks = [self.clean, *(self.correct_on_all(run) for run in of)]
-        passes = [self.results[run].passes for run in of]
-        spent = Passes(sum(p.forward for p in passes), sum(p.backward for p in passes))
-        return self._record(threat, source, WORST, eps, torch.stack(masks).all(0), spent)
+        spent = sum((self.results[run].passes for run in of), start=Passes())
+        return self._record(AttackRun(threat, source, WORST, eps), torch.stack(masks).all(0), spent)
 
-    def _record(
-        self,
-        threat: Threat,
-        source: str,
-        attack: str,
-        eps: float,
-        mask: Tensor,
-        passes: Passes | None = None,
-    ) -> Record:
-        passes = passes or Passes()
+    def _record(self, run: AttackRun, mask: Tensor, passes: Passes) -> Record:
         right = int(mask.sum())
         return Record(
-            threat, source, self.target, attack, eps, right / len(mask), right, len(mask),
-            self.seed, forward=round(passes.forward, 3), backward=round(passes.backward, 3),
-            split=self.split,
+            run.threat, run.source, self.target, run.attack, run.eps, right / len(mask), right,
+            len(mask), self.seed, forward=round(passes.forward, 3),
+            backward=round(passes.backward, 3), split=self.split,
         )  # fmt: skip

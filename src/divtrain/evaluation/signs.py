@@ -1,18 +1,16 @@
 """Warning signs of a whole evaluation: what in it says that its own attacks were too weak.
 
-Each sign is a function from an `Evaluation` to sentences. Accuracies are compared on the same
-images, and a difference that chance explains (below two points, or two standard errors of the
-paired difference) raises no warning.
+Accuracies are compared on the same images, and a difference that chance explains (below two points,
+or two standard errors of the paired difference) raises no warning.
 """
 
-from collections.abc import Callable, Iterator
-
 from divtrain.evaluation import attack_signs, model_signs
-from divtrain.evaluation.paired import curve_of, on_one_member, on_target, searches
+from divtrain.evaluation.comparing import Comparison, Radius, Sign
+from divtrain.evaluation.plan import AttackRun
 from divtrain.evaluation.records import WarningSign
 from divtrain.evaluation.results import Evaluation
 
-SIGNS: dict[str, Callable[[Evaluation], Iterator[str]]] = {
+SIGNS: dict[str, Sign] = {
     "transfer-beats-white-box": attack_signs.transfer_beats_white_box,
     "transfer-beats-best-white-box": attack_signs.transfer_beats_best_white_box,
     "single-member-beats-white-box": attack_signs.single_member_beats_white_box,
@@ -46,42 +44,38 @@ def warnings_of(evaluation: Evaluation) -> list[WarningSign]:
 
 def not_asked(evaluation: Evaluation) -> dict[str, str]:
     """Return the signs that could not have fired, with what they miss: no sign is no proof."""
-    eps = evaluation.eps()
-    own = [a for radius in eps for a in on_target(evaluation, radius)]
-    names = {a.attack for a in own}
-    transfer = [a for radius in eps for a in evaluation.runs("transfer", radius)]
-    alone = [a for radius in eps for a in on_one_member(evaluation, radius)]
-    noise = any(evaluation.runs("noise", radius) for radius in eps)
-    query = any(evaluation.runs("query", radius) for radius in eps)
-    curve = curve_of(evaluation, "white-box")
+    radii = [Radius(evaluation, eps) for eps in evaluation.eps()]
+    own = [run for at in radii for run in at.own]
+    alone = [run for at in radii for run in at.alone]
+    transfer = [run for at in radii for run in at.runs("transfer")]
+    noise, query = (any(at.runs(threat) for at in radii) for threat in ("noise", "query"))
+    names, curve = {run.attack for run in own}, Comparison(evaluation).curve("white-box")
     members = "one member at a time (an ensemble, and a white-box attack)"
+
+    def both(runs: list[AttackRun]) -> bool:
+        return {"one-step", "iterative"} <= {run.family for run in runs}
+
     needs = {
         "transfer-beats-white-box": (
-            any(a.attack in names for a in transfer), "an attack both transferred and white-box"
+            any(run.attack in names for run in transfer), "an attack both transferred and white-box"
         ),
-        "transfer-beats-best-white-box": (bool(transfer and own), "transfer and white-box attacks"),
-        "single-member-beats-white-box": (bool(alone and own), members),
+        "transfer-beats-best-white-box": (transfer and own, "transfer and white-box attacks"),
+        "single-member-beats-white-box": (alone and own, members),
         "member-beats-ensemble": (
-            any(a.attack in names for a in alone), f"{members}, and white-box pgd"
+            any(run.attack in names for run in alone), f"{members}, and white-box pgd"
         ),
-        "noise-beats-white-box": (noise and bool(own), "noise and a white-box attack"),
+        "noise-beats-white-box": (noise and own, "noise and a white-box attack"),
         "one-step-beats-many": (
-            any(
-                {"one-step", "iterative"} <= {a.family for a in group}
-                for group in (own, transfer)
-            ),
-            "one-step and iterative attacks on the same model",
+            both(own) or both(transfer), "one-step and iterative attacks on the same model"
         ),
         "not-monotone-in-eps": (len(curve) > 1, "a white-box curve"),
-        "above-chance-at-half": (any(a.eps >= 0.5 for a in curve), "a white-box curve up to 0.5"),
-        "label-leaking": (any(a.family == "reversed" for a in transfer), "reversed, transferred"),
-        "square-beats-gradients": (query and bool(own), "square and a white-box attack"),
+        "above-chance-at-half": (any(r.eps >= 0.5 for r in curve), "a white-box curve up to 0.5"),
+        "label-leaking": (any(r.family == "reversed" for r in transfer), "reversed, transferred"),
+        "square-beats-gradients": (query and own, "square and a white-box attack"),
         "reweighted-beats-summed": (
             {"pgd", "pgd:reweighted"} <= names, "white-box pgd and pgd:reweighted"
         ),
-        "still-rising": (
-            any(searches(evaluation, radius) for radius in eps), "white-box pgd or apgd"
-        ),
-        "weak-surrogate": (bool(evaluation.surrogates), "a surrogate"),
+        "still-rising": (any(at.searches for at in radii), "white-box pgd or apgd"),
+        "weak-surrogate": (evaluation.surrogates, "a surrogate"),
     }  # fmt: skip
     return {name: missing for name, (asked, missing) in needs.items() if not asked}

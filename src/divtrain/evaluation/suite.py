@@ -5,22 +5,22 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import field_validator, model_validator
-from pydantic.dataclasses import dataclass
 
-from divtrain.attacks import attack_name, build_attack, find_attack
+from divtrain.attacks import ATTACKS, attack_name, find_attack
 from divtrain.checks import check_eps
-from divtrain.errors import DivtrainError
-from divtrain.evaluation.bounds import CHECKED, Several
+from divtrain.errors import DivtrainError, unknown_name
+from divtrain.fields import Count, checked
 
 
-@dataclass(frozen=True, config=CHECKED)
+@checked
 class Suite:
     """Attacks, radii and budgets of an evaluation.
 
-    Attacks go by name, see `divtrain.attacks.build_attack`; from Python also by their class.
+    Attacks go by name, see `divtrain.attacks.build_attack`; from Python also by their class. What a
+    name of MODULE:CLASS stands for is imported, and checked, where a plan is made.
 
     Raises:
-        pydantic.ValidationError: a ValueError that names every field that makes no sense, and why.
+        DivtrainError: naming every field that makes no sense, and why.
     """
 
     eps: tuple[float, ...] = (0.1, 0.3)
@@ -46,23 +46,23 @@ class Suite:
     members: tuple[str, ...] = ("pgd",)
     """White-box attacks on one member of the target at a time, where there are others on the whole;
     empty for none."""
-    steps: Several = 20
+    steps: Count = 20
     """Steps of pgd and of each run of apgd and apgdt."""
-    restarts: Several = 1
+    restarts: Count = 1
     """Runs of pgd and apgd, each at the images not fooled before."""
-    target_classes: Several = 3
+    target_classes: Count = 3
     """How many wrong classes apgdt aims at, a run each; AutoAttack tries 9."""
-    queries: Several = 200
+    queries: Count = 200
     """Queries of square."""
-    probe_images: Several = 200
+    probe_images: Count = 200
     """square, and the attack on one member at a time, try this many images, evenly chosen."""
     sweep: tuple[float, ...] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
     """Radii of the curve; include 0.5, where every model must fall to chance. Empty for none."""
     sweep_attack: str = "apgd:ce_of_mean_logit"
     """White-box attack of the curve; the first transfer surrogate is attacked by mifgsm there."""
-    sweep_images: Several = 200
+    sweep_images: Count = 200
     """The curve is over this many images, evenly chosen."""
-    batch_size: Several = 128
+    batch_size: Count = 128
     """Images attacked at a time."""
 
     @field_validator("transfer", "white_box", "query", "noise", "members", mode="before")
@@ -77,51 +77,64 @@ class Suite:
     def _check_radii(cls, radii: tuple[float, ...], info: Any) -> tuple[float, ...]:
         for eps in radii:
             check_eps(eps)
+        shown = " ".join(f"{eps:g}" for eps in radii)
         if any(later <= earlier for earlier, later in itertools.pairwise(radii)):
-            shown = " ".join(f"{eps:g}" for eps in radii)
-            raise DivtrainError(
-                f"expected {info.field_name} in rising order, each once, got {shown}"
-            )
-        if len({f"{eps:g}" for eps in radii}) < len(radii):  # as they are printed
-            raise DivtrainError(f"expected {info.field_name} that differ within six digits")
+            raise DivtrainError(f"expected radii in rising order, each once, got {shown}")
+        if len(set(shown.split())) < len(radii):  # as they are printed
+            raise DivtrainError(f"expected radii that differ within six digits, got {shown}")
         if info.field_name == "eps" and not radii:
-            raise DivtrainError("expected at least one eps")
+            raise DivtrainError("expected at least one radius")
         if info.field_name == "eps" and radii[0] <= 0:
-            raise DivtrainError("expected eps above 0; the clean accuracy is always there")
+            raise DivtrainError("expected radii above 0; the clean accuracy is always there")
         return radii
 
     @field_validator("transfer", "white_box", "query", "noise", "members")
     @classmethod
     def _check_names(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:
         if len(set(names)) < len(names):
-            raise DivtrainError(
-                f"expected each attack in {info.field_name} once, got {', '.join(names)}"
-            )
-        for name in names:
-            _check_attack(name)
-            family = find_attack(name).family
-            if info.field_name in ("query", "noise") and family != info.field_name:
-                known = {"query": "square", "noise": "noise"}[info.field_name]
-                raise DivtrainError(
-                    f"expected {known} in {info.field_name}, got {name}, which is {family}"
-                )
+            raise DivtrainError(f"expected each attack once, got {', '.join(names)}")
+        for name in filter(_is_known, names):
+            check_family(name, info.field_name)
         return names
 
     @field_validator("sweep_attack")
     @classmethod
     def _check_sweep_attack(cls, name: str) -> str:
-        _check_attack(name)
+        if _is_known(name):
+            find_attack(name)
         return name
 
     @model_validator(mode="after")
     def _check_any(self) -> "Suite":
         if not self.transfer and not self.white_box and not self.query:
-            raise DivtrainError("expected at least one attack in transfer, white_box or query")
+            raise DivtrainError(
+                "expected at least one attack in `transfer`, `white_box` or `query`"
+            )
         return self
 
 
-def _check_attack(name: str) -> None:
-    build_attack(name, 0.1, **dict.fromkeys(find_attack(name).budgeted, 1))  # pyright: ignore[reportArgumentType]
+def _is_known(name: str) -> bool:
+    """Whether an attack is ours, rather than MODULE:NAME, which only a plan may import.
+
+    Raises:
+        DivtrainError: when it can be neither.
+    """
+    head, colon, _ = name.partition(":")
+    if head not in ATTACKS and not colon:
+        raise unknown_name("attack", name, ATTACKS)
+    return head in ATTACKS
+
+
+def check_family(name: str, field: str) -> None:
+    """Check that an attack may stand in a field of `Suite`; one of MODULE:NAME is imported.
+
+    Raises:
+        DivtrainError: for an unknown attack, or gradients among queries or noise.
+    """
+    family = find_attack(name).family
+    if field in ("query", "noise") and family != field:
+        known = {"query": "square", "noise": "noise"}[field]
+        raise DivtrainError(f"expected {known} in `{field}`, got {name}, which is {family}")
 
 
 PAPER_SUITE = Suite(

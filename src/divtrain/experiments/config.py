@@ -22,7 +22,7 @@ from divtrain.defences import build_defence
 from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.evaluation import PAPER_SUITE, Suite
-from divtrain.fields import checked
+from divtrain.fields import Count, NotNegative, Positive, Share, checked
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
 from divtrain.training import ScheduleName, Strategy
@@ -77,10 +77,6 @@ def _check_order(order: int) -> None:
         regular_hadamard(order)
 
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Radius = Annotated[float, _each(check_eps)]
 Once = _each(_check_once)
