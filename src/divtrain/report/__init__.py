@@ -7,7 +7,6 @@ nothing of run directories.
 
 from divtrain.report.card import CardFacts, card_json, card_report
 from divtrain.report.detection import Scored
-from divtrain.report.gaas import GaasPoint
 from divtrain.report.html import to_html
 from divtrain.report.markdown import to_markdown
 from divtrain.report.output import report_files, to_csv
@@ -15,7 +14,7 @@ from divtrain.report.report import Entry, Figure, Notice, Report, Section, Table
 from divtrain.report.run import RunFacts, run_report, sweep_report
 from divtrain.report.sections.coherence import coherence_section
 from divtrain.report.sections.detection import detection_section
-from divtrain.report.sections.gaas import gaas_section
+from divtrain.report.sections.gaas import GaasPoint, gaas_section
 from divtrain.report.sweep import Histories, ZeroMeans, Zeros
 from divtrain.report.terminal import to_terminal
 

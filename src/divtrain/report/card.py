@@ -6,15 +6,15 @@ from typing import Any
 
 from divtrain.attacks import attack_title
 from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, WORST, Evaluation, Record
-from divtrain.report.figures.eps_curve import curve_figure
+from divtrain.report.curve import curve_figure
 from divtrain.report.report import Entry, Figure, Report, Section, Table
-from divtrain.report.rows import THREATS
+from divtrain.report.rows import THREATS, Cell
 
 MEANING = (
     "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward +"
     " backward through the attacked model, mean per image. Worst of all: counts an image only if it"
-    " withstands everything above it (for the white-box adversary everything in the table, noise"
-    " and transfer too)."
+    " withstands every attack on what is in that row (for the white-box adversary every attack in"
+    " the table)."
 )
 NOT_PROVEN = (
     "Every robust accuracy here is an upper bound: a stronger attack may find more. Transfer"
@@ -204,21 +204,17 @@ def _entry(record: Record | None, total: int) -> Entry:
     if record is None:
         return Entry("")
     some = "" if record.images == total else f" ({record.images} images)"
-    return Entry(_share(record), _interval(record) + some, record.attack == WORST)
+    share = _cell(record)
+    return Entry(f"{share} %", share.brackets + some, record.attack == WORST)
 
 
-def _share(record: Record) -> str:
-    return f"{100 * record.accuracy:.1f} %"
-
-
-def _interval(record: Record) -> str:
-    low, high = (100 * end for end in record.interval)
-    return f"[{low:.1f}, {high:.1f}]"
+def _cell(record: Record) -> Cell:
+    return Cell(record.accuracy, None, interval=record.interval)
 
 
 def _percent(record: Record) -> str:
     """Accuracy in percent with Wilson's interval of 95 %, e.g. ``66.0 % [59.2, 72.2]``."""
-    return f"{_share(record)} {_interval(record)}"
+    return f"{_cell(record)} % {_cell(record).brackets}"
 
 
 def _passes(records: Sequence[Record]) -> str:

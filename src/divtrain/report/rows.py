@@ -10,7 +10,7 @@ from divtrain.evaluation import CLEAN, ONE_MEMBER, WORST, Record, Threat
 BASE = "base"
 """The surrogate that Table 2 of the paper transfers from, and others are compared with."""
 
-THREATS: tuple[Threat, ...] = ("noise", "query", "transfer", "white-box")
+THREATS: tuple[Threat, ...] = ("transfer", "white-box", "query", "noise")
 """Adversaries, in the order in which a report has them."""
 
 
@@ -31,6 +31,11 @@ class Cell:
     interval: tuple[float, float] | None = None
 
     @property
+    def numbers(self) -> tuple[float | None, ...]:
+        """Mean, deviation, lower and upper end of the interval; None where there is none."""
+        return self.mean, self.deviation, *(self.interval or (None, None))
+
+    @property
     def bar(self) -> tuple[float, float]:
         """How far an error bar reaches down and up, in percent: the deviation, or the interval."""
         if self.interval is None:
@@ -41,9 +46,8 @@ class Cell:
     @property
     def brackets(self) -> str:
         """The interval in percent, e.g. ``[59.2, 72.2]``; empty where there is none."""
-        return (
-            f"[{', '.join(f'{100 * end:.1f}' for end in self.interval)}]" if self.interval else ""
-        )
+        ends = ", ".join(f"{100 * end:.1f}" for end in self.interval or ())
+        return f"[{ends}]" if ends else ""
 
     @property
     def signed(self) -> str:
@@ -141,11 +145,17 @@ def over_seeds(seeds: int) -> str:
     return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
 
 
+def counted(rows: Iterable[Row], split: str = "") -> str:
+    """What the numbers of some rows are over, e.g. ``500 images, 1 seed``."""
+    rows = list(rows)
+    kind = f"{split} images" if split else "images"
+    seeds = over_seeds(max(row.seeds for row in rows))
+    return f"{one_or_other(row.images for row in rows)} {kind}, {seeds}"
+
+
 def describe(rows: Sequence[Row]) -> str:
-    """One line on what the numbers of some rows are over."""
-    images = one_or_other(row.images for row in rows)
-    split = one_or_other(row.split for row in rows)
-    return f"{images} {split} images, {over_seeds(max(row.seeds for row in rows))}, L-infinity"
+    """One line on what the numbers of some rows are over, and which images these are."""
+    return f"{counted(rows, one_or_other(row.split for row in rows))}, L-infinity"
 
 
 def _cell(records: list[Record], lowest: float | None) -> Cell:

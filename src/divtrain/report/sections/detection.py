@@ -1,29 +1,44 @@
-"""Detection (section 6): AUROC and false alarms of each score."""
+"""Detection (section 6): AUROC and false alarms of each score, ROC curves."""
 
 import statistics
 from collections.abc import Callable, Sequence
 
-from divtrain.analysis import Detection
+import torch
+from torch import Tensor
+
+from divtrain.analysis import Detection, roc_curve
 from divtrain.analysis.detection import TITLES
-from divtrain.report.detection import ALL, DetectionRow, Scored, detection_rows
-from divtrain.report.figures.roc import detection_figure
-from divtrain.report.output import percent
+from divtrain.report.canvas import colour_of, label_axis, legend_below, panels, to_png
+from divtrain.report.detection import (
+    ALL,
+    DetectionRow,
+    Scored,
+    clean_scores,
+    detection_rows,
+    title_of,
+    unusual_kinds,
+    with_pooled,
+)
+from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
-from divtrain.report.rows import over_seeds
+from divtrain.report.rows import one_or_other, over_seeds
 
 KNOWN = "†: the target was trained on inputs of this kind (other images)."
 NOTE = (
     "1 - max softmax: of the members' mean softmax. Disagreement: Jensen-Shannon divergence of the"
     " members' answers. Incoherence: minus the coherence of their input gradients towards the"
     " ensemble's answer. Negatives are clean images, right or wrong. All: every adversarial"
-    " example; fooling: those that the target gets wrong where it gets the clean image right, other"
-    " ones for each target. Intervals take inputs to be independent. No attack here knows of the"
-    " detector: an attacker who does can lower the score as well."
+    " example, of all attacks; fooling: those that the target gets wrong where it gets the clean"
+    " image right, other ones for each target. Intervals take inputs to be independent. No attack"
+    " here knows of the detector: an attacker who does can lower the score as well."
 )
 FALSE_ALARMS = (
     "False alarms: percent of clean images flagged at the threshold that flags 95 % of the unusual"
     " inputs"
 )
+LINES = {"max_softmax": "--", "disagreement": "-", "incoherence": ":"}
+GRID = torch.linspace(0, 1, 201, dtype=torch.float64)
+"""False positive rates at which curves of several seeds are averaged."""
 
 
 def detection_section(scored: Sequence[Scored], title: str) -> Section:
@@ -54,15 +69,66 @@ def detection_section(scored: Sequence[Scored], title: str) -> Section:
     )  # fmt: skip
 
 
+def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
+    """Draw ROC curves, a panel for each kind of inputs, the attacks of one eps together, as PNG.
+
+    Every target's disagreement; the softmax of base, or the first; the incoherence of detector, or
+    the last. Of several seeds the mean true positive rate.
+    """
+    clean = clean_scores(scored)
+    pooled = [s for s in with_pooled(scored) if s.kind.name == ALL or s.kind.threat == "outside"]
+    kinds = unusual_kinds(pooled)
+    targets = list(dict.fromkeys(each.target for each in scored))
+    baseline = "base" if "base" in targets else targets[0]
+    ours = "detector" if "detector" in targets else targets[-1]
+    lines = [(baseline, "max_softmax"), *((target, "disagreement") for target in targets)]
+    lines.append((ours, "incoherence"))
+    down = -(-len(kinds) // 4)
+    across = -(-len(kinds) // down)
+    figure, axes = panels(2.5 * across + 0.4, 2.6 * down + 0.9, across, down)
+    for axis, kind in zip(axes.flat, kinds, strict=False):
+        for target, score in lines:
+            rates = [
+                _on_grid(*roc_curve(each.scores[score], clean[target, each.seed][score]))
+                for each in pooled
+                if (each.kind, each.target) == (kind, target)
+            ]
+            if rates:
+                axis.plot(GRID, torch.stack(rates).mean(0), LINES[score], linewidth=1.3,
+                          color=colour_of(target, targets),
+                          label=f"{target}: {TITLES[score]}")  # fmt: skip
+        axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=0)
+        known = any(each.known for each in pooled if each.kind == kind)
+        note = "\n(detector trained on this kind)" if known else ""
+        label_axis(axis, title_of(kind) + note, "share of clean images flagged")
+    for axis in axes.flat[len(kinds) :]:
+        axis.set_visible(False)
+    for line in axes:
+        line[0].set_ylabel("share of these inputs flagged", fontsize=8)
+    legend_below(figure, axes.flat, 3)
+    images = one_or_other(len(scores["disagreement"]) for scores in clean.values())
+    seeds = len({each.seed for each in scored})
+    over = f"{images} clean images{f', mean of {seeds} seeds' if seeds > 1 else ''}"
+    return to_png(figure, f"{title}: detection ({over}; all attacks together)")
+
+
+def _on_grid(false: Tensor, true: Tensor) -> Tensor:
+    """The curve's true positive rate at each rate of `GRID`, straight between its points."""
+    after = torch.searchsorted(false, GRID, right=True).clamp(1, len(false) - 1)
+    low, high = false[after - 1], false[after]
+    share = torch.where(high > low, (GRID - low) / (high - low).clamp_min(1e-300), 1.0)
+    return true[after - 1] + share.clamp(0, 1) * (true[after] - true[after - 1])
+
+
 def _entries(
     row: DetectionRow, entry: Callable[[Sequence[Detection], int], Entry]
 ) -> Sequence[Entry]:
     found = row.found["disagreement"].values()
     positives, negatives = sum(d.positives for d in found), sum(d.negatives for d in found)
     counts = f"{positives} / {negatives}" if found else "0"
-    names = (f"{row.inputs} †" if row.known else row.inputs, row.which, row.target, counts)
+    name = title_of(row.kind) + (" †" if row.known else "")
     numbers = (entry(list(row.found[score].values()), row.seeds) for score in TITLES)
-    return (*map(Entry, names), *numbers)
+    return (*map(Entry, (name, row.which, row.target, counts)), *numbers)
 
 
 def _auroc(found: Sequence[Detection], seeds: int) -> Entry:
@@ -86,6 +152,7 @@ def _mean(values: Sequence[float], seeds: int) -> Entry:
 
 def _data(rows: Sequence[DetectionRow]) -> list[CsvRow]:
     """One line for each kind of inputs, target, score and seed."""
+    names = ("auroc_percent", "low_percent", "high_percent", "fpr95_percent")
     return [
         {
             "threat": row.kind.threat,
@@ -96,10 +163,7 @@ def _data(rows: Sequence[DetectionRow]) -> list[CsvRow]:
             "trained_on_this_kind": "yes" if row.known else "no",
             "score": score,
             "seed": seed,
-            "auroc_percent": percent(each.auroc, 3),
-            "low_percent": percent(each.interval[0], 3),
-            "high_percent": percent(each.interval[1], 3),
-            "fpr95_percent": percent(each.fpr95, 3),
+            **percents(names, (each.auroc, *each.interval, each.fpr95), 3),
             "positives": each.positives,
             "negatives": each.negatives,
         }

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from divtrain.attacks import attack_title
-from divtrain.report.figures.transfer_map import transfer_figure
-from divtrain.report.output import percent
+from divtrain.report.canvas import label_axis, panels, to_png
+from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
-from divtrain.report.rows import Cell
+from divtrain.report.rows import Cell, over_seeds
 from divtrain.report.transfer import EVERY, TransferCell
 
 NOTE = (
@@ -50,6 +52,30 @@ def surrogates_section(cells: Sequence[TransferCell], title: str) -> Section:
     )  # fmt: skip
 
 
+def transfer_figure(cells: Sequence[TransferCell], title: str) -> bytes:
+    """Draw surrogates (rows) against targets (columns), a panel for each eps: the worst case."""
+    radii = list(dict.fromkeys(cell.eps for cell in cells))
+    targets = list(dict.fromkeys(cell.target for cell in cells))
+    sources = list(dict.fromkeys(cell.surrogate for cell in cells))
+    width = 0.9 * len(targets) * len(radii) + 2.0
+    figure, [axes] = panels(max(width, 5.6), 0.55 * len(sources) + 1.4, len(radii))
+    for axis, eps in zip(axes, radii, strict=True):
+        shares = torch.full((len(sources), len(targets)), float("nan"))
+        for cell in (cell for cell in cells if cell.eps == eps):
+            row, column = sources.index(cell.surrogate), targets.index(cell.target)
+            shares[row, column] = share = 100 * cell.worst.mean
+            words = [str(cell.worst)] + ([cell.difference.signed] if cell.difference else [])
+            axis.text(column, row, "\n".join(words), ha="center", va="center", fontsize=7,
+                      color="white" if share > 60 else "black")  # fmt: skip
+        axis.imshow(shares.tolist(), cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        label_axis(axis, f"eps {eps:g}", "target")
+        axis.set_xticks(range(len(targets)), targets)
+        axis.set_yticks(range(len(sources)), sources)
+    axes[0].set_ylabel("crafted on", fontsize=8)
+    over = f"{cells[0].images} images, {over_seeds(max(cell.seeds for cell in cells))}"
+    return to_png(figure, f"{title}: % of images fooled, points above base ({over})")
+
+
 def transfer_sentences(cells: Sequence[TransferCell]) -> list[str]:
     """Return the answer in words, by surrogate: counted first, then eps by eps."""
     others = [cell for cell in cells if cell.difference is not None and cell.surrogate != EVERY]
@@ -57,7 +83,7 @@ def transfer_sentences(cells: Sequence[TransferCell]) -> list[str]:
     sentences: list[str] = []
     for surrogate in dict.fromkeys(cell.surrogate for cell in others):
         mine = [cell for cell in others if cell.surrogate == surrogate]
-        sentences.append(_counted(surrogate, [c.difference for c in mine if c.difference]))
+        sentences.append(_compared(surrogate, [c.difference for c in mine if c.difference]))
         for eps in dict.fromkeys(cell.eps for cell in mine):
             parts = [
                 f"{c.target} at {c.worst} % ({bases[c.target, eps]} %)"
@@ -71,7 +97,7 @@ def transfer_sentences(cells: Sequence[TransferCell]) -> list[str]:
     return sentences
 
 
-def _counted(surrogate: str, differences: Sequence[Cell]) -> str:
+def _compared(surrogate: str, differences: Sequence[Cell]) -> str:
     more, less = (sum(sign * d.mean > 0 for d in differences) for sign in (1, -1))
     ends = [d.interval for d in differences if d.interval is not None]
     clearly = ""
@@ -121,8 +147,5 @@ def _data(cells: Sequence[TransferCell]) -> list[CsvRow]:
 
 
 def _numbers(name: str, cell: Cell | None) -> CsvRow:
-    """Mean, deviation, low and high; empty where there are none."""
-    low, high = (cell and cell.interval) or (None, None)
-    shares = (cell and cell.mean, cell and cell.deviation, low, high)
-    ends = ("", "_deviation", "_low", "_high")
-    return {f"{name}{end}": percent(share) for end, share in zip(ends, shares, strict=True)}
+    names = [f"{name}{end}" for end in ("", "_deviation", "_low", "_high")]
+    return percents(names, (None,) * 4 if cell is None else cell.numbers)

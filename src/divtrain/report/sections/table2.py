@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from divtrain.attacks import attack_title
 from divtrain.evaluation import CLEAN
-from divtrain.report.output import percent
+from divtrain.report.output import percents
 from divtrain.report.published import Comparison, count_claims
 from divtrain.report.report import CsvRow, Entry, Section, Table
 
@@ -56,14 +56,13 @@ def _entry(each: Comparison | None) -> Entry:
 
 def _data(comparisons: Sequence[Comparison]) -> list[CsvRow]:
     """Percent; empty where nothing was measured."""
+    names = ("measured_percent", "published_percent", "difference")
     return [
         {
             "target": each.target,
             "attack": each.attack,
             "eps": f"{each.eps:g}",
-            "measured_percent": percent(each.measured, 2),
-            "published_percent": percent(each.published, 2),
-            "difference": percent(each.difference, 2),
+            **percents(names, (each.measured, each.published, each.difference), 2),
         }
         for each in comparisons
     ]
