@@ -11,9 +11,13 @@ from torch import Tensor
 from divtrain.analysis import InputKind
 from divtrain.analysis.detection import TITLES, InputThreat
 from divtrain.report.detection import ALL, Scored, detection_rows
-from divtrain.report.figures.roc import GRID, _on_grid, detection_figure
 from divtrain.report.output import to_csv
-from divtrain.report.sections.detection import detection_section
+from divtrain.report.sections.detection import (
+    GRID,
+    _on_grid,
+    detection_figure,
+    detection_section,
+)
 
 
 def shown(given: Sequence[Scored]) -> str:

@@ -10,11 +10,11 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from divtrain.evaluation import CLEAN, WORST, Record, Threat
-from divtrain.report.figures.accuracy_bars import accuracy_figure
-from divtrain.report.figures.canvas import COLOURS
-from divtrain.report.figures.coherence_histogram import coherence_figure
-from divtrain.report.figures.eps_curve import curve_figure
+from divtrain.report.canvas import COLOURS
+from divtrain.report.curve import curve_figure
 from divtrain.report.rows import Cell, Row
+from divtrain.report.sections.accuracy import accuracy_figure
+from divtrain.report.sections.coherence import coherence_figure
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -134,9 +134,7 @@ def test_coherence_of_two_members_is_shown_down_to_minus_one() -> None:
 
 def test_the_curve_is_as_high_as_the_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(
-        "divtrain.report.figures.eps_curve.to_png", lambda f: drawn.append(f) or b""
-    )
+    monkeypatch.setattr("divtrain.report.curve.to_png", lambda f: drawn.append(f) or b"")
     points = [Record("white-box", "t", "t", "pgd", eps, right / 10, right, 10, 0)
               for eps, right in ((0.5, 1), (0.0, 9), (0.1, 4))]  # fmt: skip
     curve_figure(points, "t", 0.1)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from divtrain.attacks import attack_title
 from divtrain.evaluation import Record
 from divtrain.report import (
     CardFacts,
@@ -19,12 +20,13 @@ from divtrain.report import (
     ZeroMeans,
     card_json,
     card_report,
+    coherence_section,
+    gaas_section,
     run_report,
     sweep_report,
     to_csv,
     to_markdown,
 )
-from divtrain.attacks import attack_title
 from report.judged import judged
 
 FACTS = RunFacts(
@@ -36,7 +38,7 @@ CARD = CardFacts(
     {"base": {"from": "b.safetensors"}, "plain": {"weights": "4567"}},
     {"name": "digits", "hash": "89ef"}, {"torch": "2.x"},
 )  # fmt: skip
-COHERENCE = {"base": torch.tensor([0.9, 0.8]), "div": torch.tensor([0.1, 0.3])}
+COHERENCE = {"base": 0.85, "div": 0.2}
 POINTS = [
     GaasPoint("div", 0.2, order, fooled, 20) for order, fooled in ((1, 20), (4, 5), (1, 20), (4, 6))
 ]
@@ -90,9 +92,9 @@ def test_only_the_attack_that_leaves_least_is_strong() -> None:
 
 
 def test_a_run_compares_surrogates_and_table_2_by_base_alone() -> None:
-    report = run_report(FACTS, [judged()], COHERENCE, POINTS)
+    report = run_report(FACTS, [judged()], analyses=[gaas_section(POINTS, "t")])
     assert titles(report) == ["Accuracy", "Which surrogate transfers better", "Table 2, Conv3",
-                              "Coherence", "GAAS (Figure 5)", "Run it again"]  # fmt: skip
+                              "GAAS (Figure 5)", "Run it again"]  # fmt: skip
     (base, other, every) = table(report, "eps 0.1, worst case")
     assert base["div fooled"].text == "10.0"  # 95 right when clean, 85 when attacked
     assert other["div fooled"].joined() == "15.0 (+5.0 [0.0, 11.0])" or (
@@ -104,7 +106,7 @@ def test_a_run_compares_surrogates_and_table_2_by_base_alone() -> None:
     assert row["FGSM"].text.startswith("- / ")
     (gaas,) = table(report, "GAAS")
     assert [gaas[f"k = {k}"].joined() for k in (1, 4)] == ["100.0 (40 of 40)", "27.5 (11 of 40)"]
-    assert len(report.figures) == 4
+    assert len(report.figures) == 3
 
 
 def test_one_surrogate_has_no_rival_and_held_out_images_no_table_2() -> None:
@@ -135,7 +137,8 @@ def test_a_run_says_what_it_was_and_what_warns() -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    report = run_report(RunFacts("part"), coherence={"base": torch.tensor([0.5])})
+    coherence = coherence_section({"base": torch.tensor([0.5])}, "part")
+    report = run_report(RunFacts("part"), analyses=[coherence])
     assert titles(report) == ["Coherence", "Run it again"]
     assert report.warnings is None
     assert [notice.kind for notice in report.notices] == ["reduced"]
@@ -144,8 +147,7 @@ def test_what_was_not_measured_is_left_out() -> None:
 def test_a_sweep_has_its_table_trade_off_and_ablation() -> None:
     swept = {"div 0": ("div", {"slope": 0.0}), "div 1": ("div", {"slope": 0.1})}
     zeros = {"div 0": [ZeroMeans(0.1, 0.2, 0.0, 0.4), ZeroMeans(0.3, 0.2, 0.0, 0.4)]}
-    coherence = {"div 0": torch.tensor([0.25])}
-    report = sweep_report(FACTS, [judged(name) for name in swept], swept, coherence, zeros)
+    report = sweep_report(FACTS, [judged(name) for name in swept], swept, {"div 0": 0.25}, zeros)
     assert titles(report) == ["Clean and robust accuracy", "ReLU and LeakyReLU (section 3.4)",
                               "Run it again"]  # fmt: skip
     first, second = _by_heading(report.sections[0].tables[0])
@@ -179,7 +181,7 @@ def test_a_card_holds_every_accuracy_with_its_interval_and_passes() -> None:
         wanted = f"{100 * record.accuracy:.1f} % [{low:.1f}, {high:.1f}]"
         assert any(entry.joined().startswith(wanted) for entry in shown), record
     assert [r["threat"].text for r in rows] == [
-        "clean", "noise", "query", *["transfer"] * 5, *["white-box"] * 3
+        "clean", *["transfer"] * 5, *["white-box"] * 3, "query", "noise"
     ]  # fmt: skip
     assert [r["attack"].text == "worst of all" for r in rows] == [e.strong for e in shown]
     (square,) = [r for r in rows if r["attack"].text == "Square"]

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import divtrain as dt
-from divtrain.report.figures.transfer_map import transfer_figure
+from divtrain.evaluation import AttackResult, AttackRun, Evaluation, Passes, Violations
 from divtrain.report.output import to_csv
 from divtrain.report.sections.surrogates import surrogates_section
-from divtrain.report.transfer import EVERY, Answers, TransferCell, compare_surrogates
+from divtrain.report.transfer import EVERY, TransferCell, compare_surrogates
+from report.judged import DIAGNOSIS
 
 
 def mask(bits: str) -> Tensor:
@@ -22,26 +23,33 @@ def mask(bits: str) -> Tensor:
 
 
 def answers(
-    surrogate: str,
-    right: Mapping[str, str],
+    right: Mapping[str, Mapping[str, Tensor | str]],
     clean: str = "1110",
     target: str = "net",
     seed: int = 0,
-) -> Answers:
-    masks = {(name, 0.1): mask(bits) for name, bits in right.items()}
-    return Answers(surrogate, target, seed, mask(clean), masks)
+    eps: float = 0.1,
+) -> Evaluation:
+    """What a target answers to what was crafted by each attack on each surrogate."""
+    results = {
+        AttackRun("transfer", surrogate, name, eps): AttackResult(
+            mask(bits) if isinstance(bits, str) else bits, Passes(), Violations(0, 0, 0)
+        )
+        for surrogate, attacks in right.items()
+        for name, bits in attacks.items()
+    }
+    return Evaluation(target, mask(clean), results, DIAGNOSIS, seed)
 
 
-BASE = answers("base", {"fgsm": "0111", "pgdcw": "1111"})
-DIV = answers("div", {"fgsm": "1010", "pgdcw": "1000"})
+BASE = {"fgsm": "0111", "pgdcw": "1111"}
+DIV = {"fgsm": "1010", "pgdcw": "1000"}
 
 
-def cells(*given: Answers) -> dict[str, TransferCell]:
+def cells(*given: Evaluation) -> dict[str, TransferCell]:
     return {cell.surrogate: cell for cell in compare_surrogates(given, "base")}
 
 
 def test_fooled_counts_what_is_right_when_clean_and_wrong_when_attacked() -> None:
-    found = cells(BASE, DIV)
+    found = cells(answers({"base": BASE, "div": DIV}))
     # base fools image 0; div images 1 and 2 (both by pgdcw), not 3, which is wrong when clean.
     assert [found[name].worst.mean for name in ("base", "div", EVERY)] == [1 / 4, 2 / 4, 3 / 4]
     assert (found["base"].best_attack, found["div"].best_attack) == ("fgsm", "pgdcw")
@@ -55,12 +63,11 @@ def test_fooled_counts_what_is_right_when_clean_and_wrong_when_attacked() -> Non
 
 
 def test_a_difference_is_paired_image_by_image() -> None:
-    same = answers("div", {"fgsm": "0" * 50 + "1" * 50}, "1" * 100)
-    base = answers("base", {"fgsm": "0" * 50 + "1" * 50}, "1" * 100)
-    other = answers("div", {"fgsm": "1" * 50 + "0" * 50}, "1" * 100)
+    base, other = "0" * 50 + "1" * 50, "1" * 50 + "0" * 50
     widths: list[float] = []
-    for each in (same, other):
-        difference = cells(base, each)["div"].difference
+    for div in (base, other):
+        both = answers({"base": {"fgsm": base}, "div": {"fgsm": div}}, "1" * 100)
+        difference = cells(both)["div"].difference
         assert difference is not None
         assert difference.mean == 0
         assert difference.interval is not None
@@ -72,9 +79,8 @@ def test_a_difference_is_paired_image_by_image() -> None:
 def test_seeds_give_mean_and_deviation_of_the_differences_seed_by_seed() -> None:
     pairs = [("0111", "0011"), ("0011", "0001")]  # fooled of the three: 1 and 2, then 2 and 3
     given = [
-        answers(name, {"fgsm": bits}, seed=seed)
-        for seed, pair in enumerate(pairs)
-        for name, bits in zip(("base", "div"), pair, strict=True)
+        answers({"base": {"fgsm": base}, "div": {"fgsm": div}}, seed=seed)
+        for seed, (base, div) in enumerate(pairs)
     ]
     difference = cells(*given)["div"].difference
     assert difference is not None
@@ -88,9 +94,9 @@ BITS = st.text("01", min_size=6, max_size=6)
 
 @given(clean=BITS, masks=st.lists(BITS, min_size=4, max_size=4))
 def test_who_has_all_surrogates_is_no_weaker_than_who_has_one(clean: str, masks: list[str]) -> None:
-    base = answers("base", {"fgsm": masks[0], "pgdcw": masks[1]}, clean)
-    div = answers("div", {"fgsm": masks[2], "pgdcw": masks[3]}, clean)
-    found = cells(base, div)
+    base = {"fgsm": masks[0], "pgdcw": masks[1]}
+    div = {"fgsm": masks[2], "pgdcw": masks[3]}
+    found = cells(answers({"base": base, "div": div}, clean))
     joint = (mask(clean) & ~torch.stack([mask(bits) for bits in masks]).all(0)).float().mean()
     assert found[EVERY].worst.mean == pytest.approx(joint.item())
     for name in ("base", "div"):
@@ -100,33 +106,31 @@ def test_who_has_all_surrogates_is_no_weaker_than_who_has_one(clean: str, masks:
         assert best.mean <= found[name].worst.mean
 
 
-def test_answers_to_other_images_are_not_compared() -> None:
-    with pytest.raises(dt.DivtrainError, match="not asked the same images"):
-        cells(BASE, answers("div", {"fgsm": "1111"}, clean="1111"))
+def test_only_targets_that_base_was_tried_on_are_compared_and_base_not_alone() -> None:
+    assert cells(answers({"base": BASE})) == {}
+    given = answers({"base": BASE, "div": DIV}), answers({"div": DIV}, target="other")
+    assert {cell.target for cell in compare_surrogates(given)} == {"net"}
 
 
-def test_a_surrogate_alone_has_no_rival() -> None:
-    assert set(cells(BASE)) == {"base"}
-
-
-def grid_of(eps: tuple[float, ...] = (0.1, 0.3)) -> list[TransferCell]:
+def grid_of() -> list[TransferCell]:
     torch.manual_seed(0)
-    given = [
-        Answers(
-            surrogate,
-            target,
-            0,
-            torch.ones(200, dtype=torch.bool),
-            {
-                (name, radius): torch.rand(200) > radius * (2 if surrogate == "div" else 1)
-                for name in ("fgsm", "mifgsm")
-                for radius in eps
-            },
-        )
-        for target in ("base", "div", "adv+div")
-        for surrogate in ("base", "div")
-    ]
-    return compare_surrogates(given, "base")
+    given: list[Evaluation] = []
+    for target in ("base", "div", "adv+div"):
+        parts = [
+            answers(
+                {
+                    surrogate: {n: torch.rand(200) > share * eps for n in ("fgsm", "mifgsm")}
+                    for surrogate, share in (("base", 1), ("div", 2))
+                },
+                "1" * 200,
+                target,
+                eps=eps,
+            )
+            for eps in (0.1, 0.3)
+        ]
+        results = {run: each for part in parts for run, each in part.results.items()}
+        given.append(replace(parts[0], results=results))
+    return compare_surrogates(given)
 
 
 def test_the_section_holds_every_share_and_difference() -> None:
@@ -154,7 +158,8 @@ def test_the_section_holds_every_share_and_difference() -> None:
 
 def test_the_sentences_answer_with_counts_and_numbers() -> None:
     found = grid_of()
-    counted, small, _ = surrogates_section(found, "x").sentences
+    section = surrogates_section(found, "x")
+    counted, small, _ = section.sentences
     others = [cell for cell in found if cell.surrogate == "div"]
     more = sum(cell.difference is not None and cell.difference.mean > 0 for cell in others)
     assert more >= 5  # it was made twice as good
@@ -163,10 +168,4 @@ def test_the_sentences_answer_with_counts_and_numbers() -> None:
     base = next(c for c in found if (c.surrogate, c.eps, c.target) == ("base", 0.1, "adv+div"))
     assert small.startswith("At eps 0.1, examples crafted on div (on base) fool base at ")
     assert f"adv+div at {one.worst} % ({base.worst} %)" in small
-
-
-def test_the_figure_differs_with_what_it_shows() -> None:
-    first = transfer_figure(grid_of(), "x")
-    assert first.startswith(b"\x89PNG")
-    assert first == transfer_figure(grid_of(), "x")
-    assert first != transfer_figure(grid_of((0.1, 0.2)), "x")
+    assert section.figures[0].png.startswith(b"\x89PNG")
