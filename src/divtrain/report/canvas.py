@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ def colour_of(target: str, targets: Sequence[str]) -> str:
     free = [i for i in range(len(COLOURS)) if i not in {OWN_COLOUR.get(n) for n in targets}]
     own = OWN_COLOUR.get(target)
     return COLOURS[free[others.index(target) % len(free)] if own is None else own]
+
+
+def looks(defences: Sequence[str], among: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the look of lines, by defence: its colour, another style for each line more of it."""
+    return [
+        {"color": colour_of(each, among),
+         "linestyle": STYLES[defences[:index].count(each) % len(STYLES)]}
+        for index, each in enumerate(defences)
+    ]  # fmt: skip
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -78,7 +88,7 @@ def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:
 def to_png(figure: "Figure", title: str = "") -> bytes:
     """Return a figure, under its title, as a PNG file holds it."""
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(fill(title, int(12 * figure.get_figwidth())), fontsize=10)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()

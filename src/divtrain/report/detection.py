@@ -1,7 +1,7 @@
 """Section 6 as rows: how well scores tell unusual inputs from clean ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -116,15 +116,13 @@ def with_pooled(scored: Sequence[Scored]) -> list[Scored]:
             place = (each.target, each.seed, each.kind.threat, each.kind.eps)
             groups.setdefault(place, []).append(each)
     pooled = [
-        Scored(
-            one.target,
-            one.seed,
-            one.trained_outside,
-            InputKind(one.kind.threat, ALL, one.kind.eps),
-            {score: torch.cat([each.scores[score] for each in (one, *others)]) for score in TITLES},
-            torch.cat([each.fooled for each in (one, *others) if each.fooled is not None]),
+        replace(
+            group[0],
+            kind=replace(group[0].kind, name=ALL),
+            scores={score: torch.cat([each.scores[score] for each in group]) for score in TITLES},
+            fooled=torch.cat([each.fooled for each in group if each.fooled is not None]),
         )
-        for one, *others in groups.values()
+        for group in groups.values()
     ]
     return [*scored, *pooled]
 

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool
@@ -16,18 +16,17 @@ EVERY = "best of all"
 
 
 @dataclass(frozen=True)
-class TransferCell:
-    """One surrogate against one target at one eps.
+class Fooled:
+    """How many images of a target one attack on some surrogate fools, or all of them together.
 
     Attributes:
         surrogate: What was attacked, or `EVERY`.
         target: What is fooled or not.
         eps: L-infinity radius in [0, 1] pixel units.
-        worst: Share of all images fooled by any of the attacks.
-        best_attack: The attack that fools most alone; empty for `EVERY`.
-        best: Share that it fools; None for `EVERY`.
-        difference: `worst` minus that of the base surrogate, on the same images; None for base.
-        best_difference: The same of `best`, between the best attacks of each.
+        attack: The attack that fools most alone; None for any of them, image by image.
+        share: Share of all images fooled.
+        difference: `share` minus that of the base surrogate, of the attack that is best there, on
+            the same images; None for base.
         images: Images in each share's denominator.
         seeds: Seeds averaged over: one has intervals of 95 %, several have deviations.
     """
@@ -35,11 +34,9 @@ class TransferCell:
     surrogate: str
     target: str
     eps: float
-    worst: Cell
-    best_attack: str
-    best: Cell | None
+    attack: str | None
+    share: Cell
     difference: Cell | None
-    best_difference: Cell | None
     images: int
     seeds: int
 
@@ -72,7 +69,7 @@ class Crafted:
         return max(self.attacks(), key=lambda name: int(torch.cat(self.fooled(name)).sum()))
 
 
-def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> list[TransferCell]:
+def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> list[Fooled]:
     """Compare surrogates by the share of images that what is crafted on them fools.
 
     Args:
@@ -80,8 +77,9 @@ def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> l
         base: The surrogate that the others are compared with.
 
     Returns:
-        A cell for each eps, surrogate and target that the base surrogate has been tried on too,
-        and for the attacker who has all of them; none where there is one surrogate.
+        For each eps, surrogate and target that base has been tried on too, the worst case over the
+        attacks, then the best single one; the worst case also for the attacker who has all
+        surrogates. Nothing where there is one surrogate.
     """
     by_target: dict[str, list[Evaluation]] = {}
     for each in evaluations:
@@ -91,7 +89,7 @@ def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> l
     if len(surrogates) < 2:
         return []
     rivals = sorted([*surrogates, EVERY], key=lambda name: name != base)
-    cells: list[TransferCell] = []
+    found: list[Fooled] = []
     for eps in sorted({eps for each in answers for eps in each.eps()}):
         for surrogate in rivals:
             names = surrogates if surrogate == EVERY else [surrogate]
@@ -99,37 +97,22 @@ def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> l
                 tried = [each for each in own if {*names} <= {*_surrogates(each, eps)}]
                 shared = [each for each in tried if base in _surrogates(each, eps)]
                 if tried and any(base in _surrogates(each) for each in own):
+                    mine = Crafted(names, eps, tried)
                     against = Crafted([base], eps, shared) if shared and surrogate != base else None
-                    cells.append(_cell(surrogate, target, Crafted(names, eps, tried), against))
-    return cells
+                    for attack in (None,) if surrogate == EVERY else (None, mine.best_attack()):
+                        share = _share(mine.fooled(attack))
+                        difference = against and _difference(mine, attack, against)
+                        found.append(
+                            Fooled(surrogate, target, eps, attack, share, difference,
+                                   len(tried[0].clean), len(tried))
+                        )  # fmt: skip
+    return found
 
 
 def _surrogates(evaluation: Evaluation, eps: float | None = None) -> dict[str, None]:
     """Surrogates that a target was attacked from, at one eps or at any, in order."""
     radii = evaluation.eps() if eps is None else [eps]
     return {run.source: None for each in radii for run in evaluation.runs("transfer", each)}
-
-
-def _cell(surrogate: str, target: str, own: Crafted, base: Crafted | None) -> TransferCell:
-    attack = None if surrogate == EVERY else own.best_attack()
-    difference = best_difference = None
-    if base is not None:
-        same = Crafted(own.surrogates, own.eps, base.answers)
-        difference = _difference(same.fooled(), base.fooled())
-        if attack is not None:
-            best_difference = _difference(same.fooled(attack), base.fooled(base.best_attack()))
-    return TransferCell(
-        surrogate,
-        target,
-        own.eps,
-        _share(own.fooled()),
-        attack or "",
-        None if attack is None else _share(own.fooled(attack)),
-        difference,
-        best_difference,
-        len(own.answers[0].clean),
-        len(own.answers),
-    )
 
 
 def _share(masks: Sequence[Tensor]) -> Cell:
@@ -139,8 +122,9 @@ def _share(masks: Sequence[Tensor]) -> Cell:
     return Cell(shares[0], None, interval=wilson_interval(int(masks[0].sum()), len(masks[0])))
 
 
-def _difference(mine: Sequence[Tensor], theirs: Sequence[Tensor]) -> Cell:
-    pairs = list(zip(mine, theirs, strict=True))
+def _difference(own: Crafted, attack: str | None, base: Crafted) -> Cell:
+    mine = replace(own, answers=base.answers).fooled(attack)
+    pairs = zip(mine, base.fooled(attack and base.best_attack()), strict=True)
     counts = [(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in pairs]
     images = len(mine[0])
     points = [(gained - lost) / images for gained, lost in counts]

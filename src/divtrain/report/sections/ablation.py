@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from divtrain.report.canvas import (
     COLOURS,
     STYLES,
-    colour_of,
     label_axis,
     legend_below,
+    looks,
     new_figure,
     to_png,
 )
@@ -60,7 +60,12 @@ def ablation_section(
 ) -> Section:
     """Return the zeros in the gradients of each target, and the ablation as a figure.
 
-    See `activation_figure` for the arguments.
+    Args:
+        points: From `sweep_points`; those with a slope are drawn, and there must be some.
+        coherence: Mean coherence on the images, by target.
+        zeros: Of each target.
+        histories: Of each target; those trained without GAL log none and are left out.
+        title: Name of the experiment.
     """
     png = activation_figure(points, coherence, zeros, histories, title)
     alt = "Coherence and GAL in training, zeros in gradients and worst-case accuracy, by slope"
@@ -102,13 +107,6 @@ def activation_figure(
     what was trained, and the zeros in its input gradients and in the gradient of GAL. Below:
     worst-case accuracy by slope, a panel for each threat and eps. Means over the seeds; bars are
     standard deviations, or Wilson's intervals of 95 % for the accuracies of one seed.
-
-    Args:
-        points: From `sweep_points`; those with a slope are drawn, and there must be some.
-        coherence: Mean coherence on the images, by target.
-        zeros: Of each target.
-        histories: Of each target; those trained without GAL log none and are left out.
-        title: Name of the experiment.
     """
     mine = [point for point in points if SLOPE in point.values]
     slopes = sorted({point.values[SLOPE] for point in mine})
@@ -192,15 +190,12 @@ def _epochs(kind: str, point: SweepPoint, histories: Histories) -> Values:
 
 def _looks(lines: Sequence[Line]) -> list[tuple[dict[str, Any], Line]]:
     """Give each line its colour, style and name; a defence looks as in every figure."""
-    defences = list(dict.fromkeys(line[0].defence for line in lines))
-    found: list[tuple[dict[str, Any], Line]] = []
-    for line in lines:
-        colour = colour_of(line[0].defence, defences)
-        before = sum(look["color"] == colour for look, _ in found)
-        look = {"color": colour, "linestyle": STYLES[before % len(STYLES)], "marker": "o",
-                "label": _name(line[0]), "linewidth": 1, "markersize": 3.5}  # fmt: skip
-        found.append((look, line))
-    return found
+    defences = [line[0].defence for line in lines]
+    size = {"marker": "o", "linewidth": 1, "markersize": 3.5}
+    return [
+        ({**look, **size, "label": _name(line[0])}, line)
+        for look, line in zip(looks(defences, list(dict.fromkeys(defences))), lines, strict=True)
+    ]
 
 
 def _name(point: SweepPoint) -> str:

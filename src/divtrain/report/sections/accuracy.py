@@ -58,12 +58,7 @@ def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title:
 
 
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
-    """Draw bars of accuracy under each attack, a panel for each eps (down) and threat (across).
-
-    Args:
-        rows: One for each threat, target and eps, from `main_rows`.
-        title: Name of the experiment.
-    """
+    """Draw bars of accuracy under each attack, a panel for each eps (down) and threat (across)."""
     radii = sorted({row.eps for row in rows})
     names = {
         threat: columns_of([row for row in rows if row.threat == threat])

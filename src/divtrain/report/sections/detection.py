@@ -3,8 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from divtrain.analysis import Detection, roc_curve
 from divtrain.analysis.detection import TITLES
@@ -37,7 +36,7 @@ FALSE_ALARMS = (
     " inputs"
 )
 LINES = {"max_softmax": "--", "disagreement": "-", "incoherence": ":"}
-GRID = torch.linspace(0, 1, 201, dtype=torch.float64)
+GRID = np.linspace(0, 1, 201)
 """False positive rates at which curves of several seeds are averaged."""
 
 
@@ -89,12 +88,12 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
     for axis, kind in zip(axes.flat, kinds, strict=False):
         for target, score in lines:
             rates = [
-                _on_grid(*roc_curve(each.scores[score], clean[target, each.seed][score]))
+                np.interp(GRID, *roc_curve(each.scores[score], clean[target, each.seed][score]))
                 for each in pooled
                 if (each.kind, each.target) == (kind, target)
             ]
             if rates:
-                axis.plot(GRID, torch.stack(rates).mean(0), LINES[score], linewidth=1.3,
+                axis.plot(GRID, np.mean(rates, 0), LINES[score], linewidth=1.3,
                           color=colour_of(target, targets),
                           label=f"{target}: {TITLES[score]}")  # fmt: skip
         axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=0)
@@ -110,14 +109,6 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
     seeds = len({each.seed for each in scored})
     over = f"{images} clean images{f', mean of {seeds} seeds' if seeds > 1 else ''}"
     return to_png(figure, f"{title}: detection ({over}; all attacks together)")
-
-
-def _on_grid(false: Tensor, true: Tensor) -> Tensor:
-    """The curve's true positive rate at each rate of `GRID`, straight between its points."""
-    after = torch.searchsorted(false, GRID, right=True).clamp(1, len(false) - 1)
-    low, high = false[after - 1], false[after]
-    share = torch.where(high > low, (GRID - low) / (high - low).clamp_min(1e-300), 1.0)
-    return true[after - 1] + share.clamp(0, 1) * (true[after] - true[after - 1])
 
 
 def _entries(

@@ -1,10 +1,9 @@
 """A sweep: clean and worst-case accuracy of each target at each value."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from divtrain.report.canvas import STYLES, colour_of, label_axis, legend_below, panels, to_png
+from divtrain.report.canvas import label_axis, legend_below, looks, panels, to_png
 from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
 from divtrain.report.rows import Cell, describe
@@ -62,13 +61,9 @@ def trade_off_section(
 def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     """Draw clean against worst-case accuracy, a panel for each threat and eps, as PNG bytes.
 
+    Points of a defence that differ in the last field swept, and in no other, are joined by a line.
     Panels of one eps have one x-axis. Bars are standard deviations over the seeds, or Wilson's
     intervals of 95 % for one seed.
-
-    Args:
-        points: From `sweep_points`; those of a defence that differ in the last field swept, and in
-            no other, are joined by a line.
-        title: Name of the experiment.
     """
     places = sorted({point.place for point in points})
     # Those that the values do not touch come last and hollow: they may coincide with another.
@@ -77,12 +72,11 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     figure, [axes] = panels(3.0 * len(places) + 0.8, 3.4, len(places))
     first: dict[float, Axes] = {}
     for axis, (threat, eps) in zip(axes, places, strict=True):
-        before = Counter[str]()  # lines of each defence
-        for line in joined_points([point for point in points if point.place == (threat, eps)]):
-            defence = line[0].defence
-            style = STYLES[before[defence] % len(STYLES)]
-            _join(axis, line, colour_of(defence, defences), style, defence in touched)
-            before[defence] += 1
+        lines = joined_points([point for point in points if point.place == (threat, eps)])
+        for look, line in zip(
+            looks([line[0].defence for line in lines], defences), lines, strict=True
+        ):
+            _join(axis, line, look, line[0].defence in touched)
         label_axis(axis, f"{threat}, eps {eps:g}", "worst-case accuracy, %")
         axis.margins(0.15)
         if first.setdefault(eps, axis) is not axis:
@@ -95,15 +89,15 @@ def sweep_figure(points: Sequence[SweepPoint], title: str) -> bytes:
     return to_png(figure, figure_title(f"{title}: {swept}", points))
 
 
-def _join(axis: "Axes", line: Sequence[SweepPoint], colour: str, style: str, filled: bool) -> None:
+def _join(axis: "Axes", line: Sequence[SweepPoint], look: Mapping[str, Any], filled: bool) -> None:
     """Draw points of one defence, each with its values beside it."""
     worst, clean = [p.worst for p in line], [p.clean for p in line]
     spread = [list(zip(*(cell.bar for cell in cells), strict=True)) for cells in (worst, clean)]
     axis.errorbar(
         [100 * cell.mean for cell in worst], [100 * cell.mean for cell in clean],
-        xerr=spread[0], yerr=spread[1], fmt="o", linestyle=style,
+        xerr=spread[0], yerr=spread[1], fmt="o",
         markersize=3.5 if filled else 6, markerfacecolor=None if filled else "none",
-        linewidth=1, elinewidth=0.4, color=colour, label=line[0].defence,
+        linewidth=1, elinewidth=0.4, label=line[0].defence, **look,
     )  # fmt: skip
     for index, point in enumerate(line):
         words = ", ".join(point.texts([*point.values]))
