@@ -83,27 +83,20 @@ def test_every_target_is_in_the_legend() -> None:
 
 
 def test_several_seeds_show_their_spread() -> None:
-    assert accuracy_figure([row(0.5, deviation=0.1)], "t") != accuracy_figure(
-        [row(0.5, deviation=0.0)], "t"
-    )
+    some, none = (accuracy_figure([row(0.5, deviation=each)], "t") for each in (0.1, 0.0))
+    assert some != none
 
 
-def test_targets_under_different_attacks_are_drawn() -> None:
-    rows = [
-        row(0.5, "base", names=(CLEAN, "fgsm", WORST)),
-        row(0.5, "div", names=(CLEAN, "ifgsm", WORST)),
-    ]
-    png = accuracy_figure(rows, "t")
-    assert area(png, COLOURS[0]) > 0
-    assert area(png, COLOURS[1]) > 0
-
-
-def test_rows_without_a_worst_case_are_drawn() -> None:
-    assert area(accuracy_figure([row(0.5, names=(CLEAN, "fgsm"))], "t"), COLOURS[0]) > 0
-
-
-def test_more_targets_than_colours_are_drawn() -> None:
-    rows = [row(0.5, f"target {index}") for index in range(len(COLOURS) + 1)]
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(0.5), row(0.5, "div", names=(CLEAN, "ifgsm", WORST))],
+        [row(0.5, names=(CLEAN, "fgsm"))],
+        [row(0.5, f"target {index}") for index in range(len(COLOURS) + 1)],
+    ],
+    ids=["other attacks", "no worst case", "more targets than colours"],
+)
+def test_rows_of_every_kind_are_drawn(rows: Sequence[Row]) -> None:
     assert area(accuracy_figure(rows, "t"), COLOURS[0]) > 0
 
 

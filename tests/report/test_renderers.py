@@ -12,7 +12,6 @@ from divtrain.evaluation import WarningSign
 from divtrain.report import (
     Entry,
     Figure,
-    Notice,
     Report,
     Section,
     Table,
@@ -21,6 +20,7 @@ from divtrain.report import (
     to_markdown,
     to_terminal,
 )
+from divtrain.report.report import Notice
 
 HOSTILE = "<script>alert(1)</script> [red]x[/red] **b** `c` | [a](b) & \"'"
 PNG = b"\x89PNG\r\n\x1a\n picture"

@@ -14,7 +14,7 @@ from torch import Tensor
 from divtrain.evaluation import AttackResult, AttackRun, Evaluation, Passes, Violations
 from divtrain.report.output import to_csv
 from divtrain.report.sections.surrogates import surrogates_section
-from divtrain.report.transfer import EVERY, TransferCell, compare_surrogates
+from divtrain.report.transfer import EVERY, Fooled, compare_surrogates
 from report.judged import DIAGNOSIS
 
 
@@ -44,22 +44,26 @@ BASE = {"fgsm": "0111", "pgdcw": "1111"}
 DIV = {"fgsm": "1010", "pgdcw": "1000"}
 
 
-def cells(*given: Evaluation) -> dict[str, TransferCell]:
-    return {cell.surrogate: cell for cell in compare_surrogates(given, "base")}
+def found(*given: Evaluation) -> dict[tuple[str, bool], Fooled]:
+    """By surrogate, and whether by the best attack alone."""
+    return {(each.surrogate, each.attack is not None): each for each in compare_surrogates(given)}
 
 
 def test_fooled_counts_what_is_right_when_clean_and_wrong_when_attacked() -> None:
-    found = cells(answers({"base": BASE, "div": DIV}))
+    both = found(answers({"base": BASE, "div": DIV}))
     # base fools image 0; div images 1 and 2 (both by pgdcw), not 3, which is wrong when clean.
-    assert [found[name].worst.mean for name in ("base", "div", EVERY)] == [1 / 4, 2 / 4, 3 / 4]
-    assert (found["base"].best_attack, found["div"].best_attack) == ("fgsm", "pgdcw")
-    assert found["div"].best is not None
-    assert found["div"].best.mean == 2 / 4
-    assert found["base"].difference is None
-    assert (found[EVERY].best, found[EVERY].best_attack) == (None, "")
-    differences = [found[name].difference for name in ("div", EVERY)]
-    assert [d.mean for d in differences if d is not None] == [1 / 4, 2 / 4]
-    assert {cell.images for cell in found.values()} == {4}
+    worst = {name: each for (name, alone), each in both.items() if not alone}
+    assert {n: e.share.mean for n, e in worst.items()} == {
+        "base": 1 / 4,
+        "div": 2 / 4,
+        EVERY: 3 / 4,
+    }
+    assert {n: e.difference and e.difference.mean for n, e in worst.items()} == {
+        "base": None, "div": 1 / 4, EVERY: 2 / 4
+    }  # fmt: skip
+    best = {name: (each.attack, each.share.mean) for (name, alone), each in both.items() if alone}
+    assert best == {"base": ("fgsm", 1 / 4), "div": ("pgdcw", 2 / 4)}
+    assert {each.images for each in both.values()} == {4}
 
 
 def test_a_difference_is_paired_image_by_image() -> None:
@@ -67,7 +71,7 @@ def test_a_difference_is_paired_image_by_image() -> None:
     widths: list[float] = []
     for div in (base, other):
         both = answers({"base": {"fgsm": base}, "div": {"fgsm": div}}, "1" * 100)
-        difference = cells(both)["div"].difference
+        difference = found(both)["div", False].difference
         assert difference is not None
         assert difference.mean == 0
         assert difference.interval is not None
@@ -78,15 +82,15 @@ def test_a_difference_is_paired_image_by_image() -> None:
 
 def test_seeds_give_mean_and_deviation_of_the_differences_seed_by_seed() -> None:
     pairs = [("0111", "0011"), ("0011", "0001")]  # fooled of the three: 1 and 2, then 2 and 3
-    given = [
+    both = found(*(
         answers({"base": {"fgsm": base}, "div": {"fgsm": div}}, seed=seed)
         for seed, (base, div) in enumerate(pairs)
-    ]
-    difference = cells(*given)["div"].difference
+    ))  # fmt: skip
+    difference = both["div", False].difference
     assert difference is not None
     assert (difference.mean, difference.deviation, difference.interval) == (1 / 4, 0.0, None)
-    assert cells(*given)["base"].worst.mean == pytest.approx(3 / 8)
-    assert cells(*given)["div"].seeds == 2
+    assert both["base", False].share.mean == pytest.approx(3 / 8)
+    assert both["div", True].seeds == 2
 
 
 BITS = st.text("01", min_size=6, max_size=6)
@@ -96,23 +100,21 @@ BITS = st.text("01", min_size=6, max_size=6)
 def test_who_has_all_surrogates_is_no_weaker_than_who_has_one(clean: str, masks: list[str]) -> None:
     base = {"fgsm": masks[0], "pgdcw": masks[1]}
     div = {"fgsm": masks[2], "pgdcw": masks[3]}
-    found = cells(answers({"base": base, "div": div}, clean))
+    both = found(answers({"base": base, "div": div}, clean))
     joint = (mask(clean) & ~torch.stack([mask(bits) for bits in masks]).all(0)).float().mean()
-    assert found[EVERY].worst.mean == pytest.approx(joint.item())
+    assert both[EVERY, False].share.mean == pytest.approx(joint.item())
     for name in ("base", "div"):
-        assert found[EVERY].worst.mean >= found[name].worst.mean
-        best = found[name].best
-        assert best is not None
-        assert best.mean <= found[name].worst.mean
+        worst = both[name, False].share.mean
+        assert both[EVERY, False].share.mean >= worst >= both[name, True].share.mean
 
 
 def test_only_targets_that_base_was_tried_on_are_compared_and_base_not_alone() -> None:
-    assert cells(answers({"base": BASE})) == {}
+    assert found(answers({"base": BASE})) == {}
     given = answers({"base": BASE, "div": DIV}), answers({"div": DIV}, target="other")
     assert {cell.target for cell in compare_surrogates(given)} == {"net"}
 
 
-def grid_of() -> list[TransferCell]:
+def grid_of() -> list[Fooled]:
     torch.manual_seed(0)
     given: list[Evaluation] = []
     for target in ("base", "div", "adv+div"):
@@ -134,38 +136,36 @@ def grid_of() -> list[TransferCell]:
 
 
 def test_the_section_holds_every_share_and_difference() -> None:
-    found = grid_of()
-    assert len(found) == 2 * 3 * 3  # radii, surrogates with the joint one, targets
-    section = surrogates_section(found, "x")
+    both = grid_of()
+    worst = [each for each in both if each.attack is None]
+    assert len(worst) == 2 * 3 * 3  # radii, surrogates with the joint one, targets
+    section = surrogates_section(both, "x")
     shown = [entry.joined() for table in section.tables for row in table.rows for entry in row[1:]]
-    for cell in found:
-        worst = f"{100 * cell.worst.mean:.1f}"
-        if cell.difference is not None and cell.difference.interval is not None:
-            low, high = cell.difference.interval
-            points = f"{100 * cell.difference.mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            worst += f" ({points})"
-        assert worst in shown
-        if cell.best is not None:
-            assert any(f"FGSM {100 * cell.best.mean:.1f}" in text for text in shown)
+    for each in both:
+        text = f"{100 * each.share.mean:.1f}"
+        if each.difference is not None and each.difference.interval is not None:
+            low, high = each.difference.interval
+            points = f"{100 * each.difference.mean:+.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            text += f" ({points})"
+        attack = {None: "", "fgsm": "FGSM ", "mifgsm": "MI-FGSM "}[each.attack]
+        assert f"{attack}{text}" in shown
     lines = list(csv.DictReader(io.StringIO(to_csv(section.data["transfer.csv"]))))
-    assert len(lines) == len(found)
-    for line, cell in zip(lines, found, strict=True):
-        assert (line["surrogate"], line["target"]) == (cell.surrogate, cell.target)
-        assert float(line["worst"]) == pytest.approx(100 * cell.worst.mean, abs=1e-4)
-        assert (line["difference"] == "") == (cell.surrogate == "base")
-        assert (line["best"] == "") == (cell.surrogate == EVERY)
+    for line, each in zip(lines, worst, strict=True):
+        assert (line["surrogate"], line["target"]) == (each.surrogate, each.target)
+        assert float(line["worst"]) == pytest.approx(100 * each.share.mean, abs=1e-4)
+        assert (line["difference"] == "") == (each.surrogate == "base")
+        assert (line["best"] == "") == (line["best_attack"] == "") == (each.surrogate == EVERY)
+    assert section.figures[0].png.startswith(b"\x89PNG")
 
 
 def test_the_sentences_answer_with_counts_and_numbers() -> None:
-    found = grid_of()
-    section = surrogates_section(found, "x")
-    counted, small, _ = section.sentences
-    others = [cell for cell in found if cell.surrogate == "div"]
-    more = sum(cell.difference is not None and cell.difference.mean > 0 for cell in others)
+    both = grid_of()
+    counted, small, _ = surrogates_section(both, "x").sentences
+    worst = {(e.surrogate, e.eps, e.target): e for e in both if e.attack is None}
+    differences = [each.difference for (name, *_), each in worst.items() if name == "div"]
+    more = sum(each is not None and each.mean > 0 for each in differences)
     assert more >= 5  # it was made twice as good
     assert f"on div fool more images than those crafted on base in {more} of 6 cells" in counted
-    one = next(cell for cell in others if (cell.eps, cell.target) == (0.1, "adv+div"))
-    base = next(c for c in found if (c.surrogate, c.eps, c.target) == ("base", 0.1, "adv+div"))
+    div, base = (worst[name, 0.1, "adv+div"].share for name in ("div", "base"))
     assert small.startswith("At eps 0.1, examples crafted on div (on base) fool base at ")
-    assert f"adv+div at {one.worst} % ({base.worst} %)" in small
-    assert section.figures[0].png.startswith(b"\x89PNG")
+    assert f"adv+div at {div} % ({base} %)" in small
