@@ -153,6 +153,16 @@ def test_small_print_goes_below_where_a_terminal_is_narrow(width: int, beside: b
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_a_terminal_of_80_columns_breaks_intervals_before_words_and_numbers() -> None:
+    header = ("eps", "target", "clean", *(f"{name}-FGSM" for name in "ABCDE"), "coherence")
+    row = (Entry("0.1"), Entry("detector"), *[Entry("95.0", "[92.7, 96.6]")] * 6, Entry("0.86"))
+    text = terminal(Report("t", sections=[Section("s", tables=[Table("c", header, [row], 2)])]), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    words = text.split()
+    assert {*header, "detector"} <= {*words}
+    assert [words.count(each) for each in ("95.0", "[92.7,", "96.6]")] == [6, 6, 6]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_no_warning_differs_from_none_looked_for(form: str) -> None:
     calm, silent = (FORMS[form](Report("t", warnings=signs)) for signs in ([], None))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from divtrain.data import Split
 from divtrain.evaluation import CLEAN, ONE_MEMBER, WORST, Record, Threat
+from divtrain.report.report import Entry
 
 BASE = "base"
 """The surrogate that Table 2 of the paper transfers from, and others are compared with."""
@@ -61,6 +62,11 @@ class Cell:
     def __str__(self) -> str:
         """Percent, with the deviation where there is one."""
         return f"{100 * self.mean:.1f}{self._spread}"
+
+    @property
+    def entry(self) -> Entry:
+        """Percent, its interval in small print, in bold where it is the strongest attack's."""
+        return Entry(str(self), self.brackets, self.strongest)
 
 
 @dataclass(frozen=True)
@@ -145,17 +151,12 @@ def over_seeds(seeds: int) -> str:
     return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
 
 
-def counted(rows: Iterable[Row], split: str = "") -> str:
-    """What the numbers of some rows are over, e.g. ``500 images, 1 seed``."""
+def describe(rows: Iterable[Row], which: bool = True) -> str:
+    """What the numbers of some rows are over, and which images these are if so asked."""
     rows = list(rows)
-    kind = f"{split} images" if split else "images"
-    seeds = over_seeds(max(row.seeds for row in rows))
-    return f"{one_or_other(row.images for row in rows)} {kind}, {seeds}"
-
-
-def describe(rows: Sequence[Row]) -> str:
-    """One line on what the numbers of some rows are over, and which images these are."""
-    return f"{counted(rows, one_or_other(row.split for row in rows))}, L-infinity"
+    images = one_or_other(row.images for row in rows)
+    split = f"{one_or_other(row.split for row in rows)} " if which else ""
+    return f"{images} {split}images, {over_seeds(max(row.seeds for row in rows))}, L-infinity"
 
 
 def _cell(records: list[Record], lowest: float | None) -> Cell:

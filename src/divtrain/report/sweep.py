@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from divtrain.evaluation import CLEAN, WORST
-from divtrain.report.rows import Cell, Row, counted, main_rows
+from divtrain.report.rows import Cell, Row, describe, main_rows
 
 SLOPE = "slope"
 """The field of the ablation of section 3.4."""
@@ -121,4 +121,4 @@ def figure_title(start: str, points: Sequence[SweepPoint], where: str = "") -> s
         where: Which part of the figure has bars.
     """
     bars = f", 95 % intervals{where}" if all(point.row.seeds == 1 for point in points) else ""
-    return f"{start} ({counted(point.row for point in points)}{bars})"
+    return f"{start} ({describe((point.row for point in points), which=False)}{bars})"

@@ -8,7 +8,7 @@ from divtrain.evaluation import EVERY_SURROGATE, ONE_MEMBER, Threat
 from divtrain.report.canvas import colour_of, label_axis, legend_below, panels, to_png
 from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
-from divtrain.report.rows import THREATS, Cell, Row, columns_of, counted, describe, main_rows
+from divtrain.report.rows import THREATS, Row, columns_of, describe, main_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +19,13 @@ TITLES: dict[Threat, str] = {
     "query": "Query: from the target's answers alone",
     "noise": "Noise: random, no adversary",
 }
+ANY = "on any of the surrogates, image by image"
 LEGEND = (
     "Accuracy in percent over all images; eps in [0, 1] pixel units, L-infinity. Worst: share of"
     " images right when clean and under every attack of the row; for the white-box adversary, who"
-    " can transfer attacks too, also under those. Coherence: mean over the images. Transfer"
-    " robustness says nothing about white-box robustness. Bold: the attack that leaves least. In"
-    " brackets: Wilson's interval of 95 %."
+    " has every other attack too, also under those of the other tables. Coherence: mean over the"
+    " images. Transfer robustness says nothing about white-box robustness. Bold: the attack that"
+    " leaves least. In brackets: Wilson's interval of 95 %."
 )
 HELD_OUT = (
     "The images were held out of the training images, to choose by: Table 2 of the paper, which is"
@@ -46,7 +47,8 @@ def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title:
         sources = list(dict.fromkeys(r.surrogate if threat == "transfer" else "" for r in there))
         for source in sources:
             mine = [row for row in there if source in ("", row.surrogate)]
-            where = f" ({_crafted_on(source)})" if len(sources) > 1 else ""
+            how = ANY if source == EVERY_SURROGATE else f"trained as {source}"
+            where = f" ({how})" if len(sources) > 1 else ""
             tables.append(_table(f"{TITLES[threat]}{where}; {describe(mine)}", mine, coherence))
     alt = "Bars of clean and robust accuracy, for each threat, eps, attack and target"
     figure = Figure("accuracy", accuracy_figure(main_rows(rows), title), alt)
@@ -79,7 +81,7 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
             axis.set_ylim(0, 118)
             axis.set_yticks(range(0, 101, 25))
     legend_below(figure, axes.flat, len(targets))
-    return to_png(figure, f"{title} ({counted(rows)}, L-infinity)")
+    return to_png(figure, f"{title} ({describe(rows, which=False)})")
 
 
 def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) -> None:
@@ -99,12 +101,6 @@ def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) 
     axis.bar_label(bars, fmt="%.1f", fontsize=5.5, padding=2, rotation=upright)
 
 
-def _crafted_on(source: str) -> str:
-    if source == EVERY_SURROGATE:
-        return "on any of the surrogates, image by image"
-    return f"trained as {source}"
-
-
 def _table(title: str, rows: Sequence[Row], coherence: Mapping[str, float]) -> Table:
     columns = columns_of(rows)
     known = [row.target for row in rows if row.target in coherence]
@@ -112,7 +108,7 @@ def _table(title: str, rows: Sequence[Row], coherence: Mapping[str, float]) -> T
         (
             Entry(f"{row.eps:g}"),
             Entry(f"{row.target}, {ONE_MEMBER}" if row.surrogate == ONE_MEMBER else row.target),
-            *(_accuracy(row.cells.get(name)) for name in columns),
+            *(row.cells[name].entry if name in row.cells else Entry("") for name in columns),
             *(
                 [Entry(f"{coherence[row.target]:.2f}" if row.target in known else "")]
                 if known
@@ -123,10 +119,6 @@ def _table(title: str, rows: Sequence[Row], coherence: Mapping[str, float]) -> T
     ]
     header = ["eps", "target", *map(attack_title, columns), *(["coherence"] if known else [])]
     return Table(title, header, lines, names=2)
-
-
-def _accuracy(cell: Cell | None) -> Entry:
-    return Entry("") if cell is None else Entry(str(cell), cell.brackets, cell.strongest)
 
 
 def _data(rows: Sequence[Row]) -> list[CsvRow]:

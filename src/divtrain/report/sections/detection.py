@@ -1,11 +1,11 @@
 """Detection (section 6): AUROC and false alarms of each score, ROC curves."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from divtrain.analysis import Detection, roc_curve
+from divtrain.analysis import roc_curve
 from divtrain.analysis.detection import TITLES
 from divtrain.report.canvas import colour_of, label_axis, legend_below, panels, to_png
 from divtrain.report.detection import (
@@ -52,12 +52,10 @@ def detection_section(scored: Sequence[Scored], title: str) -> Section:
     seeds = max(row.seeds for row in rows)
     over = over_seeds(seeds) if seeds > 1 else "95 % intervals"
     header = ("inputs", "which", "target", "inputs / clean", *TITLES.values())
+    auroc = f"AUROC in percent ({over}; 50 is chance)"
     tables = [
-        Table(name, header, [_entries(row, entry) for row in shown], names=3)
-        for name, entry in (
-            (f"AUROC in percent ({over}; 50 is chance)", _auroc),
-            (FALSE_ALARMS, _false_alarms),
-        )
+        Table(name, header, [_entries(row, number) for row in shown], names=3)
+        for name, number in ((auroc, "auroc"), (FALSE_ALARMS, "fpr95"))
     ]
     notes = [KNOWN, NOTE] if any(row.known for row in rows) else [NOTE]
     alt = "ROC curves of the scores, for each kind of unusual inputs"
@@ -111,34 +109,23 @@ def detection_figure(scored: Sequence[Scored], title: str) -> bytes:
     return to_png(figure, f"{title}: detection ({over}; all attacks together)")
 
 
-def _entries(
-    row: DetectionRow, entry: Callable[[Sequence[Detection], int], Entry]
-) -> Sequence[Entry]:
+def _entries(row: DetectionRow, number: str) -> Sequence[Entry]:
+    """Names, counts and a number (a field of `Detection`) of each score."""
     found = row.found["disagreement"].values()
     positives, negatives = sum(d.positives for d in found), sum(d.negatives for d in found)
     counts = f"{positives} / {negatives}" if found else "0"
     name = title_of(row.kind) + (" †" if row.known else "")
-    numbers = (entry(list(row.found[score].values()), row.seeds) for score in TITLES)
-    return (*map(Entry, (name, row.which, row.target, counts)), *numbers)
-
-
-def _auroc(found: Sequence[Detection], seeds: int) -> Entry:
-    if len(found) == seeds == 1:
-        low, high = found[0].interval
-        return Entry(f"{100 * found[0].auroc:.1f}", f"[{100 * low:.1f}, {100 * high:.1f}]")
-    return _mean([each.auroc for each in found], seeds)
-
-
-def _false_alarms(found: Sequence[Detection], seeds: int) -> Entry:
-    return _mean([each.fpr95 for each in found], seeds)
-
-
-def _mean(values: Sequence[float], seeds: int) -> Entry:
-    if not values:
-        return Entry("")
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    some = "" if len(values) == seeds else f"({len(values)} of {seeds} seeds)"
-    return Entry(f"{100 * statistics.mean(values):.1f}{spread}", some)
+    entries = [Entry(each) for each in (name, row.which, row.target, counts)]
+    for seeds in row.found.values():
+        values = [getattr(each, number) for each in seeds.values()]
+        note = "" if len(values) == row.seeds else f"({len(values)} of {row.seeds} seeds)"
+        spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        if number == "auroc" and len(values) == row.seeds == 1:
+            low, high = next(iter(seeds.values())).interval
+            note = f"[{100 * low:.1f}, {100 * high:.1f}]"
+        text = f"{100 * statistics.mean(values):.1f}{spread}" if values else ""
+        entries.append(Entry(text, note if values else ""))
+    return entries
 
 
 def _data(rows: Sequence[DetectionRow]) -> list[CsvRow]:

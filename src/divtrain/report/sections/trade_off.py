@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from divtrain.report.canvas import label_axis, legend_below, looks, panels, to_png
 from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
-from divtrain.report.rows import Cell, describe
+from divtrain.report.rows import describe
 from divtrain.report.sections.ablation import zero_columns
 from divtrain.report.sweep import SweepPoint, Zeros, figure_title, joined_points, swept_fields
 
@@ -43,8 +43,8 @@ def trade_off_section(
             (
                 Entry(one.defence),
                 *map(Entry, one.texts(fields)),
-                _entry(one.clean),
-                *(_entry(mine[place].worst) if place in mine else Entry("") for place in places),
+                one.clean.entry,
+                *(mine[place].worst.entry if place in mine else Entry("") for place in places),
                 Entry(f"{coherence[target]:.2f}" if target in coherence else ""),
             )
         )
@@ -104,10 +104,6 @@ def _join(axis: "Axes", line: Sequence[SweepPoint], look: Mapping[str, Any], fil
         place = (100 * point.worst.mean, 100 * point.clean.mean)
         beside = (3, 4) if index % 2 == 0 else (3, -9)  # neighbours may lie close together
         axis.annotate(words, place, xytext=beside, textcoords="offset points", fontsize=6)
-
-
-def _entry(cell: Cell) -> Entry:
-    return Entry(str(cell), cell.brackets)
 
 
 def _data(points: Sequence[SweepPoint], zeros: Zeros) -> list[CsvRow]:
