@@ -180,7 +180,7 @@ def test_a_card_holds_every_accuracy_with_its_interval_and_passes() -> None:
         wanted = f"{100 * record.accuracy:.1f} % [{low:.1f}, {high:.1f}]"
         assert any(entry.joined().startswith(wanted) for entry in shown), record
     assert [r["threat"].text for r in rows] == [
-        "clean", *["transfer"] * 5, *["white-box"] * 3, "query", "noise"
+        "clean", "noise", "query", *["transfer"] * 5, *["white-box"] * 3
     ]  # fmt: skip
     assert [r["attack"].text == "worst of all" for r in rows] == [e.strong for e in shown]
     (square,) = [r for r in rows if r["attack"].text == "Square"]

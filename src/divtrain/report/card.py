@@ -5,16 +5,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from divtrain.attacks import attack_title
-from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, WORST, Evaluation, Record
+from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, WORST, Evaluation, Record, Threat
 from divtrain.report.curve import curve_figure
 from divtrain.report.report import Entry, Figure, Report, Section, Table
-from divtrain.report.rows import THREATS, Cell
+from divtrain.report.rows import Cell
 
+THREATS: list[Threat] = [threat for threat in KNOWLEDGE if threat != CLEAN]
+"""Adversaries, the weakest first."""
 MEANING = (
     "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward +"
     " backward through the attacked model, mean per image. Worst of all: counts an image only if it"
-    " withstands every attack on what is in that row (for the white-box adversary every attack in"
-    " the table)."
+    " withstands everything above it (for the white-box adversary everything in the table, noise"
+    " and transfer too)."
 )
 NOT_PROVEN = (
     "Every robust accuracy here is an upper bound: a stronger attack may find more. Transfer"
@@ -172,13 +174,12 @@ def _table(evaluation: Evaluation) -> Table:
     """An attack by an adversary in each row, a radius in each column, worst cases last."""
     clean, *attacked = evaluation.records()
     radii, total = evaluation.eps(), len(evaluation.clean)
-    found: dict[tuple[str, str, str], dict[float, Record]] = {}
+    found: dict[tuple[Threat, str, str], dict[float, Record]] = {}
     for record in attacked:
         place = (record.threat, record.surrogate, record.attack)
         found.setdefault(place, {})[record.eps] = record
-    order = [*THREATS]
     keys = sorted(
-        found, key=lambda key: (order.index(key[0]), key[2] == WORST and key[0] == "white-box")
+        found, key=lambda key: (THREATS.index(key[0]), key[2] == WORST and key[0] == "white-box")
     )
     rows: list[Sequence[Entry]] = [
         (Entry(CLEAN), Entry(""), Entry(""), *[_entry(clean, total)] * len(radii), Entry(""))

@@ -12,7 +12,7 @@ BASE = "base"
 """The surrogate that Table 2 of the paper transfers from, and others are compared with."""
 
 THREATS: tuple[Threat, ...] = ("transfer", "white-box", "query", "noise")
-"""Adversaries, in the order in which a report has them."""
+"""Adversaries, in the order in which the report of a run has them."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from divtrain.attacks import attack_title
-from divtrain.evaluation import EVERY_SURROGATE, ONE_MEMBER, Threat
+from divtrain.evaluation import EVERY_SURROGATE, KNOWLEDGE, ONE_MEMBER, Threat
 from divtrain.report.canvas import colour_of, label_axis, legend_below, panels, to_png
 from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
@@ -122,7 +122,8 @@ def _table(title: str, rows: Sequence[Row], coherence: Mapping[str, float]) -> T
 
 
 def _data(rows: Sequence[Row]) -> list[CsvRow]:
-    """Percent, with Wilson's interval of one seed or the deviation of several."""
+    """Percent, with Wilson's interval of one seed or the deviation of several; weakest first."""
+    weakest_first = sorted(rows, key=lambda row: list(KNOWLEDGE).index(row.threat))
     names = ("accuracy_percent", "deviation_percent", "low_percent", "high_percent")
     return [
         {
@@ -135,6 +136,6 @@ def _data(rows: Sequence[Row]) -> list[CsvRow]:
             "images": row.images,
             "seeds": row.seeds,
         }
-        for row in rows
+        for row in weakest_first
         for name, cell in row.cells.items()
     ]
