@@ -92,12 +92,16 @@ def test_markdown_has_intervals_counts_and_false_alarms() -> None:
     assert "fgsm" not in "".join(lines).lower()  # single attacks stand in the CSV
 
 
-def test_several_seeds_have_a_deviation_and_no_interval() -> None:
-    other = of("base", seed=1)
-    other[1] = scored("base", "outside", "noise", [0.9, 0.9, 0.9, 0.9], seed=1)
+def test_several_seeds_have_a_deviation_and_no_interval_and_some_of_them_say_so() -> None:
+    other = [scored("base", "clean", "clean", [0.1, 0.2, 0.3, 0.4], seed=1),
+             scored("base", "outside", "noise", [0.9, 0.9, 0.9, 0.9], seed=1),
+             scored("base", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False], 1)]  # fmt: skip
     text = shown([*of("base"), *other])
     assert "mean ± standard deviation over 2 seeds" in text
     assert "| noise | all | base | 8 / 8 | 93.8 ± 8.8 |" in text
+    line = next(each for each in text.splitlines() if "| fooling | base |" in each)
+    assert "(1 of 2 seeds)" in line
+    assert "[" not in line
 
 
 def test_a_target_that_nothing_fools_has_no_number_there() -> None:
@@ -115,15 +119,6 @@ def test_a_kind_that_one_target_was_not_scored_at_leaves_its_lines_out() -> None
     text = shown(some)
     assert "| smooth | all | base |" in text
     assert "| smooth | all | detector |" not in text
-
-
-def test_a_number_of_some_seeds_says_so() -> None:
-    second = [scored("base", "clean", "clean", [0.1, 0.2], seed=1),
-              scored("base", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False], 1)]  # fmt: skip
-    text = shown([*of("base"), *second])
-    (line,) = [each for each in text.splitlines() if "| fooling | base |" in each][:1]
-    assert "(1 of 2 seeds)" in line
-    assert "[" not in line
 
 
 def test_a_source_is_known_however_its_path_is_written_and_shown_without_folders() -> None:

@@ -88,7 +88,7 @@ def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:
 def to_png(figure: "Figure", title: str = "") -> bytes:
     """Return a figure, under its title, as a PNG file holds it."""
     if title:
-        figure.suptitle(fill(title, int(12 * figure.get_figwidth())), fontsize=10)
+        figure.suptitle(fill(title, int(13 * figure.get_figwidth())), fontsize=10)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
