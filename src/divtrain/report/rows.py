@@ -65,8 +65,10 @@ class Cell:
 
     @property
     def entry(self) -> Entry:
-        """Percent, its interval in small print, in bold where it is the strongest attack's."""
-        return Entry(str(self), self.brackets, self.strongest)
+        """Percent, in bold if the strongest attack's; in small print its interval or deviation."""
+        return Entry(
+            f"{100 * self.mean:.1f}", self.brackets or self._spread.strip(), self.strongest
+        )
 
 
 @dataclass(frozen=True)

@@ -118,13 +118,14 @@ def _entries(row: DetectionRow, number: str) -> Sequence[Entry]:
     entries = [Entry(each) for each in (name, row.which, row.target, counts)]
     for seeds in row.found.values():
         values = [getattr(each, number) for each in seeds.values()]
-        note = "" if len(values) == row.seeds else f"({len(values)} of {row.seeds} seeds)"
-        spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        if number == "auroc" and len(values) == row.seeds == 1:
+        notes = [f"± {100 * statistics.stdev(values):.1f}"] if len(values) > 1 else []
+        if values and len(values) < row.seeds:
+            notes.append(f"({len(values)} of {row.seeds} seeds)")
+        elif number == "auroc" and row.seeds == 1 and values:
             low, high = next(iter(seeds.values())).interval
-            note = f"[{100 * low:.1f}, {100 * high:.1f}]"
-        text = f"{100 * statistics.mean(values):.1f}{spread}" if values else ""
-        entries.append(Entry(text, note if values else ""))
+            notes.append(f"[{100 * low:.1f}, {100 * high:.1f}]")
+        text = f"{100 * statistics.mean(values):.1f}" if values else ""
+        entries.append(Entry(text, " ".join(notes)))
     return entries
 
 
