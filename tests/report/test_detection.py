@@ -4,14 +4,12 @@ import csv
 import io
 from collections.abc import Sequence
 
-import pytest
 import torch
 from torch import Tensor
 
 from divtrain.analysis import InputKind
 from divtrain.analysis.detection import TITLES, InputThreat
 from divtrain.report.detection import ALL, Scored, detection_rows
-from divtrain.report.figures.roc import GRID, _on_grid, detection_figure
 from divtrain.report.output import to_csv
 from divtrain.report.sections.detection import detection_section
 
@@ -94,12 +92,16 @@ def test_markdown_has_intervals_counts_and_false_alarms() -> None:
     assert "fgsm" not in "".join(lines).lower()  # single attacks stand in the CSV
 
 
-def test_several_seeds_have_a_deviation_and_no_interval() -> None:
-    other = of("base", seed=1)
-    other[1] = scored("base", "outside", "noise", [0.9, 0.9, 0.9, 0.9], seed=1)
+def test_several_seeds_have_a_deviation_and_no_interval_and_some_of_them_say_so() -> None:
+    other = [scored("base", "clean", "clean", [0.1, 0.2, 0.3, 0.4], seed=1),
+             scored("base", "outside", "noise", [0.9, 0.9, 0.9, 0.9], seed=1),
+             scored("base", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False], 1)]  # fmt: skip
     text = shown([*of("base"), *other])
     assert "mean ± standard deviation over 2 seeds" in text
     assert "| noise | all | base | 8 / 8 | 93.8 ± 8.8 |" in text
+    line = next(each for each in text.splitlines() if "| fooling | base |" in each)
+    assert "(1 of 2 seeds)" in line
+    assert "[" not in line
 
 
 def test_a_target_that_nothing_fools_has_no_number_there() -> None:
@@ -119,30 +121,19 @@ def test_a_kind_that_one_target_was_not_scored_at_leaves_its_lines_out() -> None
     assert "| smooth | all | detector |" not in text
 
 
-def test_a_number_of_some_seeds_says_so() -> None:
-    second = [scored("base", "clean", "clean", [0.1, 0.2], seed=1),
-              scored("base", "transfer", "fgsm", [0.3, 0.4], 0.1, [False, False], 1)]  # fmt: skip
-    text = shown([*of("base"), *second])
-    (line,) = [each for each in text.splitlines() if "| fooling | base |" in each][:1]
-    assert "(1 of 2 seeds)" in line
-    assert "[" not in line
-
-
-def test_a_source_is_known_however_its_path_is_written() -> None:
-    rows = detection_rows(
-        [scored("d", "clean", "clean", [0.1], trained="./a/o.npz"),
-         scored("d", "outside", "a/o.npz", [0.3], trained="./a/o.npz"),
-         scored("d", "outside", "smooth", [0.3], trained="./a/o.npz")]
-    )  # fmt: skip
-    assert {row.kind.name: row.known for row in rows} == {"a/o.npz": True, "smooth": False}
+def test_a_source_is_known_however_its_path_is_written_and_shown_without_folders() -> None:
+    given = [scored("d", "clean", "clean", [0.1], trained="./a/o.npz"),
+             scored("d", "outside", "a/o.npz", [0.3], trained="./a/o.npz"),
+             scored("d", "outside", "smooth", [0.3], trained="./a/o.npz")]  # fmt: skip
+    assert {row.kind.name: row.known for row in detection_rows(given)} == {
+        "a/o.npz": True, "smooth": False
+    }  # fmt: skip
+    assert "| o.npz † | all |" in shown(given)
 
 
 def test_csv_has_a_line_a_number() -> None:
-    lines = list(
-        csv.DictReader(
-            io.StringIO(to_csv(detection_section(EVERYTHING, "t").data["detection.csv"]))
-        )
-    )
+    text = to_csv(detection_section(EVERYTHING, "t").data["detection.csv"])
+    lines = list(csv.DictReader(io.StringIO(text)))
     assert len(lines) == 2 * len(TITLES) * (1 + 2 * 3)  # all and fooling of two attacks and both
     (line,) = [
         line
@@ -155,29 +146,11 @@ def test_csv_has_a_line_a_number() -> None:
     assert float(line["low_percent"]) < 87.5 < float(line["high_percent"])
 
 
-def test_curves_on_the_grid_keep_their_area_and_their_steps() -> None:
-    false = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0]).double()
-    true = torch.tensor([0.0, 0.25, 0.25, 0.75, 1.0]).double()
-    values = _on_grid(false, true)
-    assert values[0] == 0.25  # the top of the step at 0
-    assert values[-1] == 1
-    assert values[50] == 0.25  # at 0.25
-    assert values[150] == pytest.approx(0.875)  # at 0.75, straight between
-    assert (values[1:] >= values[:-1]).all()
-    area = torch.trapezoid(values, GRID).item()
-    assert area == pytest.approx(torch.trapezoid(true, false).item(), abs=0.005)
-
-
 def test_the_figure_shows_what_the_scores_are() -> None:
-    first = detection_figure(EVERYTHING, "t")
+    worse = scored("detector", "transfer", "mifgsm", [0.0] * 4, 0.1, [True] * 4)
+    first, other = (
+        detection_section(given, "t").figures[0].png
+        for given in (EVERYTHING, [*EVERYTHING[:-1], worse])
+    )
     assert first.startswith(b"\x89PNG") and len(first) > 10_000
-    changed = [
-        *EVERYTHING[:-1],
-        scored("detector", "transfer", "mifgsm", [0.0] * 4, 0.1, [True] * 4),
-    ]
-    assert detection_figure(changed, "t") != first
-
-
-def test_folders_of_a_path_are_left_out() -> None:
-    names = [scored("base", "clean", "clean", [0.1]), scored("base", "outside", "/a/b.npz", [0.3])]
-    assert "| b.npz | all |" in shown(names)
+    assert other != first

@@ -10,11 +10,11 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from divtrain.evaluation import CLEAN, WORST, Record, Threat
-from divtrain.report.figures.accuracy_bars import accuracy_figure
-from divtrain.report.figures.canvas import COLOURS
-from divtrain.report.figures.coherence_histogram import coherence_figure
-from divtrain.report.figures.eps_curve import curve_figure
+from divtrain.report.canvas import COLOURS
+from divtrain.report.curve import curve_figure
 from divtrain.report.rows import Cell, Row
+from divtrain.report.sections.accuracy import accuracy_figure
+from divtrain.report.sections.coherence import coherence_figure
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -83,60 +83,39 @@ def test_every_target_is_in_the_legend() -> None:
 
 
 def test_several_seeds_show_their_spread() -> None:
-    assert accuracy_figure([row(0.5, deviation=0.1)], "t") != accuracy_figure(
-        [row(0.5, deviation=0.0)], "t"
-    )
+    some, none = (accuracy_figure([row(0.5, deviation=each)], "t") for each in (0.1, 0.0))
+    assert some != none
 
 
-def test_targets_under_different_attacks_are_drawn() -> None:
-    rows = [
-        row(0.5, "base", names=(CLEAN, "fgsm", WORST)),
-        row(0.5, "div", names=(CLEAN, "ifgsm", WORST)),
-    ]
-    png = accuracy_figure(rows, "t")
-    assert area(png, COLOURS[0]) > 0
-    assert area(png, COLOURS[1]) > 0
-
-
-def test_rows_without_a_worst_case_are_drawn() -> None:
-    assert area(accuracy_figure([row(0.5, names=(CLEAN, "fgsm"))], "t"), COLOURS[0]) > 0
-
-
-def test_more_targets_than_colours_are_drawn() -> None:
-    rows = [row(0.5, f"target {index}") for index in range(len(COLOURS) + 1)]
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(0.5), row(0.5, "div", names=(CLEAN, "ifgsm", WORST))],
+        [row(0.5, names=(CLEAN, "fgsm"))],
+        [row(0.5, f"target {index}") for index in range(len(COLOURS) + 1)],
+    ],
+    ids=["other attacks", "no worst case", "more targets than colours"],
+)
+def test_rows_of_every_kind_are_drawn(rows: Sequence[Row]) -> None:
     assert area(accuracy_figure(rows, "t"), COLOURS[0]) > 0
 
 
-def test_coherence_histograms_are_shares_of_the_images() -> None:
+def test_coherence_histograms_are_shares_of_the_images_from_minus_one_on() -> None:
     values = torch.linspace(-0.4, 0.9, 50)
-    few, many, other = (
-        coherence_figure({"base": values}, "t")
-        for values in (values, values.repeat(40), values.square())
-    )
+    few, many = (coherence_figure({"base": each}, "t") for each in (values, values.repeat(40)))
     assert few == many
-    assert few != other
-
-
-def test_coherence_of_two_targets_has_two_dashed_medians() -> None:
-    values = torch.linspace(0, 0.4, 41)
-    png = coherence_figure({"base": values, "div": values - 0.4}, "t")
-    for colour in COLOURS[:2]:
-        assert area(png, colour) > 50
-    assert area(png, COLOURS[2]) == 0
-
-
-def test_coherence_of_two_members_is_shown_down_to_minus_one() -> None:
     # Same median, same heights of the bars, which differ in place only.
-    first = coherence_figure({"base": torch.tensor([-0.90, -0.70, -0.70, -0.70, 0.5])}, "t")
-    second = coherence_figure({"base": torch.tensor([-0.70, -0.70, -0.70, -0.55, 0.5])}, "t")
+    low = [[-0.90, -0.70, -0.70, -0.70, 0.5], [-0.70, -0.70, -0.70, -0.55, 0.5]]
+    first, second = (coherence_figure({"base": torch.tensor(each)}, "t") for each in low)
     assert first != second
+    png = coherence_figure({"base": values, "div": values - 0.4}, "t")
+    assert min(area(png, colour) for colour in COLOURS[:2]) > 50  # the dashed medians
+    assert area(png, COLOURS[2]) == 0
 
 
 def test_the_curve_is_as_high_as_the_accuracies(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(
-        "divtrain.report.figures.eps_curve.to_png", lambda f: drawn.append(f) or b""
-    )
+    monkeypatch.setattr("divtrain.report.curve.to_png", lambda f: drawn.append(f) or b"")
     points = [Record("white-box", "t", "t", "pgd", eps, right / 10, right, 10, 0)
               for eps, right in ((0.5, 1), (0.0, 9), (0.1, 4))]  # fmt: skip
     curve_figure(points, "t", 0.1)

@@ -12,7 +12,6 @@ from divtrain.evaluation import WarningSign
 from divtrain.report import (
     Entry,
     Figure,
-    Notice,
     Report,
     Section,
     Table,
@@ -21,6 +20,7 @@ from divtrain.report import (
     to_markdown,
     to_terminal,
 )
+from divtrain.report.report import Notice
 
 HOSTILE = "<script>alert(1)</script> [red]x[/red] **b** `c` | [a](b) & \"'"
 PNG = b"\x89PNG\r\n\x1a\n picture"
@@ -151,6 +151,16 @@ def test_small_print_goes_below_where_a_terminal_is_narrow(width: int, beside: b
     assert ("91.2 [90.1, 92.3]" in text) == beside
     assert "[90.1, 92.3]" in text
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_terminal_of_80_columns_breaks_intervals_before_words_and_numbers() -> None:
+    header = ("eps", "target", "clean", *(f"{name}-FGSM" for name in "ABCDE"), "coherence")
+    row = (Entry("0.1"), Entry("detector"), *[Entry("95.0", "[92.7, 96.6]")] * 6, Entry("0.86"))
+    text = terminal(Report("t", sections=[Section("s", tables=[Table("c", header, [row], 2)])]), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    words = text.split()
+    assert {*header, "detector"} <= {*words}
+    assert [words.count(each) for each in ("95.0", "[92.7,", "96.6]")] == [6, 6, 6]
 
 
 @pytest.mark.parametrize("form", FORMS)

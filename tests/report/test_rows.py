@@ -43,15 +43,6 @@ def test_several_seeds_give_mean_and_sample_deviation(
         assert row.cells[name].deviation == pytest.approx(statistics.stdev(column))
 
 
-def test_one_seed_has_no_deviation() -> None:
-    (row,) = make_rows([record(CLEAN, 0.9), record("fgsm", 0.5), record(WORST, 0.4)])
-    assert {name: cell.mean for name, cell in row.cells.items()} == {
-        CLEAN: 0.9, "fgsm": 0.5, WORST: 0.4
-    }  # fmt: skip
-    assert {cell.deviation for cell in row.cells.values()} == {None}
-    assert (row.seeds, row.images) == (1, 1000)
-
-
 def test_cells_print_percent_and_the_deviation_where_there_is_one() -> None:
     assert str(Cell(0.857, None)) == "85.7"
     assert str(Cell(0.0, 0.0)) == "0.0 ± 0.0"
@@ -60,10 +51,13 @@ def test_cells_print_percent_and_the_deviation_where_there_is_one() -> None:
     assert Cell(-0.031, None, interval=(-0.05, 0.01)).brackets == "[-5.0, 1.0]"
 
 
-def test_clean_comes_first_and_worst_last() -> None:
-    records = [record(WORST, 0.4), record("pgdcw", 0.5), record("fgsm", 0.6), record(CLEAN, 0.9)]
-    (row,) = make_rows(records)
+def test_clean_comes_first_worst_last_and_one_seed_has_no_deviation() -> None:
+    values = {WORST: 0.4, "pgdcw": 0.5, "fgsm": 0.6, CLEAN: 0.9}
+    (row,) = make_rows([record(name, accuracy) for name, accuracy in values.items()])
     assert list(row.cells) == [CLEAN, "pgdcw", "fgsm", WORST]
+    assert {name: cell.mean for name, cell in row.cells.items()} == values
+    assert {cell.deviation for cell in row.cells.values()} == {None}
+    assert (row.seeds, row.images) == (1, 1000)
 
 
 def test_rows_are_ordered_by_threat_then_eps_then_first_appearance() -> None:
@@ -95,13 +89,10 @@ def test_strongest_is_the_attack_that_leaves_least_never_clean_or_worst(
 
 def test_strongest_is_by_the_mean_over_seeds() -> None:
     accuracies = {"fgsm": (0.1, 0.9), "ifgsm": (0.4, 0.4)}
-    (row,) = make_rows(
-        [
-            record(name, accuracy, seed=seed)
-            for name, pair in accuracies.items()
-            for seed, accuracy in enumerate(pair)
-        ]
-    )
+    records = [
+        record(n, a, seed=seed) for n, pair in accuracies.items() for seed, a in enumerate(pair)
+    ]
+    (row,) = make_rows(records)
     assert strongest(row) == ["ifgsm"]
 
 
@@ -117,22 +108,13 @@ def test_clean_record_of_each_threat_counts_once_a_seed() -> None:
         assert row.cells[CLEAN].deviation == pytest.approx(statistics.stdev([0.9, 0.8]))
 
 
-def two_surrogates() -> list[Record]:
-    return [
-        record(attack, accuracy, surrogate=surrogate)
-        for surrogate, fgsm, ifgsm in (("plain", 0.2, 0.5), ("like the target", 0.6, 0.5))
-        for attack, accuracy in (("fgsm", fgsm), ("ifgsm", ifgsm))
-    ]
-
-
-def test_seeds_are_counted_not_records() -> None:
-    assert {row.seeds for row in make_rows(two_surrogates())} == {1}
-
-
-def test_some_attack_is_the_strongest_with_several_surrogates() -> None:
-    for row in make_rows(two_surrogates()):
-        lowest = min(row.cells["fgsm"].mean, row.cells["ifgsm"].mean)
-        assert [row.cells[name].mean for name in strongest(row)] == [lowest]
+def test_every_surrogate_has_its_strongest_attack_and_counts_seeds_not_records() -> None:
+    given = {"plain": {"fgsm": 0.2, "ifgsm": 0.5}, "own": {"fgsm": 0.6, "ifgsm": 0.5}}
+    rows = make_rows(
+        [record(n, a, surrogate=source) for source, own in given.items() for n, a in own.items()]
+    )
+    assert {row.surrogate: strongest(row) for row in rows} == {"plain": ["fgsm"], "own": ["ifgsm"]}
+    assert {row.seeds for row in rows} == {1}
 
 
 def test_the_main_rows_transfer_from_base_alone_and_leave_attacks_on_one_member_out() -> None:
@@ -161,7 +143,3 @@ def test_the_description_says_what_the_numbers_are_over(
     images: tuple[int, int], seeds: int, expected: str
 ) -> None:
     assert describe([Row("transfer", "t", 0.1, {}, count, seeds) for count in images]) == expected
-
-
-def test_no_records_give_no_rows() -> None:
-    assert make_rows([]) == []

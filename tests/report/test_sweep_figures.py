@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from divtrain.evaluation import Threat
-from divtrain.report.figures.ablation import activation_figure
-from divtrain.report.figures.trade_off import joined_points, sweep_figure
-from divtrain.report.rows import Cell
-from divtrain.report.sweep import SweepPoint, ZeroMeans
+from divtrain.evaluation import CLEAN, WORST, Threat
+from divtrain.report.rows import Cell, Row
+from divtrain.report.sections.ablation import activation_figure
+from divtrain.report.sections.trade_off import sweep_figure
+from divtrain.report.sweep import SweepPoint, ZeroMeans, joined_points
 
 PANELS: list[tuple[Threat, float]] = [("transfer", 0.1), ("white-box", 0.1), ("transfer", 0.3)]
 
@@ -22,12 +22,13 @@ def point(
     deviation: float | None = None,
 ) -> SweepPoint:
     label = " ".join([defence, *(f"{field}={value:g}" for field, value in values.items())])
-    cells = Cell(0.9, deviation), Cell(worst, deviation)
-    return SweepPoint(label, defence, values, *panel, *cells, 500, 1 if deviation is None else 3)
+    cells = {CLEAN: Cell(0.9, deviation), WORST: Cell(worst, deviation)}
+    row = Row(panel[0], label, panel[1], cells, 500, 1 if deviation is None else 3)
+    return SweepPoint(row, defence, values)
 
 
 def labels(lines: Sequence[Sequence[SweepPoint]]) -> list[list[str]]:
-    return [[each.target for each in line] for line in lines]
+    return [[each.row.target for each in line] for line in lines]
 
 
 GRID = [
@@ -55,13 +56,13 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures drawn in a test, as matplotlib has them."""
     drawn: list[Any] = []
 
-    def keep(figure: Any) -> bytes:
+    def keep(figure: Any, title: str) -> bytes:
         drawn.append(figure)
         figure.canvas.draw()
         return b""
 
     for module in ("trade_off", "ablation"):
-        monkeypatch.setattr(f"divtrain.report.figures.{module}.to_png", keep)
+        monkeypatch.setattr(f"divtrain.report.sections.{module}.to_png", keep)
     return drawn
 
 

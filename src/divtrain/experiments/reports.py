@@ -154,11 +154,11 @@ def _coherence(stages: Sequence[FinishedStage]) -> dict[str, float]:
 def _run_facts(
     config: ExperimentConfig, directory: RunDirectory, stages: Sequence[FinishedStage]
 ) -> RunFacts:
-    group = "" if config.data.held_out else config.group
+    held_out = bool(config.data.held_out)
     return RunFacts(
-        title=config.preset,
+        title=f"{config.preset}, held-out training images" if held_out else config.preset,
         about=describe_preset(config),
-        group=group,
+        group="" if held_out else config.group,
         reduced=reductions(config),
         command=directory.command(),
         machine=read_machines(stages),

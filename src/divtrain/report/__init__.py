@@ -7,16 +7,15 @@ nothing of run directories.
 
 from divtrain.report.card import CardFacts, card_json, card_report
 from divtrain.report.detection import Scored
-from divtrain.report.gaas import GaasPoint
 from divtrain.report.html import to_html
 from divtrain.report.markdown import to_markdown
-from divtrain.report.output import report_files, to_csv
-from divtrain.report.report import Entry, Figure, Notice, Report, Section, Table
+from divtrain.report.output import report_files
+from divtrain.report.report import Entry, Figure, Report, Section, Table
 from divtrain.report.run import RunFacts, run_report, sweep_report
 from divtrain.report.sections.coherence import coherence_section
 from divtrain.report.sections.detection import detection_section
-from divtrain.report.sections.gaas import gaas_section
-from divtrain.report.sweep import Histories, ZeroMeans, Zeros
+from divtrain.report.sections.gaas import GaasPoint, gaas_section
+from divtrain.report.sweep import ZeroMeans, Zeros
 from divtrain.report.terminal import to_terminal
 
 __all__ = [
@@ -24,8 +23,6 @@ __all__ = [
     "Entry",
     "Figure",
     "GaasPoint",
-    "Histories",
-    "Notice",
     "Report",
     "RunFacts",
     "Scored",
@@ -41,7 +38,6 @@ __all__ = [
     "report_files",
     "run_report",
     "sweep_report",
-    "to_csv",
     "to_html",
     "to_markdown",
     "to_terminal",

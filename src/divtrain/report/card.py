@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from divtrain.attacks import attack_title
-from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, WORST, Evaluation, Record
-from divtrain.report.figures.eps_curve import curve_figure
+from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, WORST, Evaluation, Record, Threat
+from divtrain.report.curve import curve_figure
 from divtrain.report.report import Entry, Figure, Report, Section, Table
-from divtrain.report.rows import THREATS
+from divtrain.report.rows import Cell
 
+THREATS: list[Threat] = [threat for threat in KNOWLEDGE if threat != CLEAN]
+"""Adversaries, the weakest first."""
 MEANING = (
     "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward +"
     " backward through the attacked model, mean per image. Worst of all: counts an image only if it"
@@ -172,13 +174,12 @@ def _table(evaluation: Evaluation) -> Table:
     """An attack by an adversary in each row, a radius in each column, worst cases last."""
     clean, *attacked = evaluation.records()
     radii, total = evaluation.eps(), len(evaluation.clean)
-    found: dict[tuple[str, str, str], dict[float, Record]] = {}
+    found: dict[tuple[Threat, str, str], dict[float, Record]] = {}
     for record in attacked:
         place = (record.threat, record.surrogate, record.attack)
         found.setdefault(place, {})[record.eps] = record
-    order = [*THREATS]
     keys = sorted(
-        found, key=lambda key: (order.index(key[0]), key[2] == WORST and key[0] == "white-box")
+        found, key=lambda key: (THREATS.index(key[0]), key[2] == WORST and key[0] == "white-box")
     )
     rows: list[Sequence[Entry]] = [
         (Entry(CLEAN), Entry(""), Entry(""), *[_entry(clean, total)] * len(radii), Entry(""))
@@ -204,21 +205,17 @@ def _entry(record: Record | None, total: int) -> Entry:
     if record is None:
         return Entry("")
     some = "" if record.images == total else f" ({record.images} images)"
-    return Entry(_share(record), _interval(record) + some, record.attack == WORST)
+    share = _cell(record)
+    return Entry(f"{share} %", share.brackets + some, record.attack == WORST)
 
 
-def _share(record: Record) -> str:
-    return f"{100 * record.accuracy:.1f} %"
-
-
-def _interval(record: Record) -> str:
-    low, high = (100 * end for end in record.interval)
-    return f"[{low:.1f}, {high:.1f}]"
+def _cell(record: Record) -> Cell:
+    return Cell(record.accuracy, None, interval=record.interval)
 
 
 def _percent(record: Record) -> str:
     """Accuracy in percent with Wilson's interval of 95 %, e.g. ``66.0 % [59.2, 72.2]``."""
-    return f"{_share(record)} {_interval(record)}"
+    return f"{_cell(record)} % {_cell(record).brackets}"
 
 
 def _passes(records: Sequence[Record]) -> str:

@@ -1,7 +1,7 @@
 """Section 6 as rows: how well scores tell unusual inputs from clean ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from divtrain.analysis import Detection, InputKind, detect
 from divtrain.analysis.detection import TITLES
-from divtrain.attacks import attack_title
 from divtrain.data import same_source
 
 ALL = "all attacks"
@@ -39,6 +38,12 @@ class Scored:
     scores: dict[str, Tensor]
     fooled: Tensor | None
 
+    @property
+    def known(self) -> bool:
+        """Whether the target was trained on inputs of this kind (never on these)."""
+        outside = self.kind.threat == "outside"
+        return outside and same_source(self.trained_outside, self.kind.name)
+
 
 @dataclass(frozen=True)
 class DetectionRow:
@@ -60,14 +65,6 @@ class DetectionRow:
     found: dict[str, dict[int, Detection]]
     seeds: int
 
-    @property
-    def inputs(self) -> str:
-        """What the inputs are called."""
-        if self.kind.threat == "outside":
-            return short_name(self.kind.name)
-        attack = ALL if self.kind.name == ALL else attack_title(self.kind.name)
-        return f"{self.kind.threat}, eps {self.kind.eps:g}, {attack}"
-
 
 def detection_rows(scored: Sequence[Scored]) -> list[DetectionRow]:
     """Judge every score of every target at every kind of inputs.
@@ -76,40 +73,39 @@ def detection_rows(scored: Sequence[Scored]) -> list[DetectionRow]:
         scored: Of all targets and seeds, clean inputs among them.
 
     Returns:
-        By kind, those from outside first, then for each threat and eps all attacks together and
-        each attack; all and fooling; by target.
+        By kind, as `unusual_kinds` orders them; all and fooling; by target.
     """
-    clean = {(s.target, s.seed): s for s in scored if s.kind.threat == "clean"}
-    unusual = [each for each in with_pooled(scored) if each.kind.threat != "clean"]
+    clean, unusual = clean_scores(scored), with_pooled(scored)
     targets = list(dict.fromkeys(each.target for each in scored))
     rows: list[DetectionRow] = []
-    for kind in sorted(dict.fromkeys(each.kind for each in unusual), key=kind_order):
+    for kind in unusual_kinds(unusual):
         for which in ("all", "fooling") if kind.threat != "outside" else ("all",):
             for target in targets:
-                mine = [s for s in unusual if (s.kind, s.target) == (kind, target)]
+                mine = [each for each in unusual if (each.kind, each.target) == (kind, target)]
                 found: dict[str, dict[int, Detection]] = {score: {} for score in TITLES}
                 for each in mine:
                     for score, values in each.scores.items():
                         if which == "fooling" and each.fooled is not None:
                             values = values[each.fooled]
                         if len(values):
-                            negatives = clean[target, each.seed].scores[score]
+                            negatives = clean[target, each.seed][score]
                             found[score][each.seed] = detect(values, negatives)
-                known = any(trained_on(each, kind) for each in mine)
+                known = any(each.known for each in mine)
                 if mine:
                     rows.append(DetectionRow(kind, which, target, known, found, len(mine)))
     return rows
 
 
-def trained_on(scored: Scored, kind: InputKind) -> bool:
-    """Whether the target was trained on inputs of a kind, though never on these."""
-    return kind.threat == "outside" and same_source(scored.trained_outside, kind.name)
+def clean_scores(scored: Sequence[Scored]) -> dict[tuple[str, int], dict[str, Tensor]]:
+    """Scores at clean inputs, by target and seed."""
+    return {(s.target, s.seed): s.scores for s in scored if s.kind.threat == "clean"}
 
 
-def kind_order(kind: InputKind) -> tuple[int, float, bool]:
-    """Kinds in order; those that this does not tell apart keep theirs."""
-    threats = ("clean", "outside", "transfer", "white-box")
-    return threats.index(kind.threat), kind.eps, kind.name != ALL
+def unusual_kinds(scored: Sequence[Scored]) -> list[InputKind]:
+    """Kinds of inputs from outside, then by threat and eps all attacks together and each attack."""
+    threats = ("outside", "transfer", "white-box")
+    kinds = dict.fromkeys(each.kind for each in scored if each.kind.threat != "clean")
+    return sorted(kinds, key=lambda k: (threats.index(k.threat), k.eps, k.name != ALL))
 
 
 def with_pooled(scored: Sequence[Scored]) -> list[Scored]:
@@ -120,19 +116,17 @@ def with_pooled(scored: Sequence[Scored]) -> list[Scored]:
             place = (each.target, each.seed, each.kind.threat, each.kind.eps)
             groups.setdefault(place, []).append(each)
     pooled = [
-        Scored(
-            group[0].target,
-            group[0].seed,
-            group[0].trained_outside,
-            InputKind(group[0].kind.threat, ALL, group[0].kind.eps),
-            {score: torch.cat([each.scores[score] for each in group]) for score in TITLES},
-            torch.cat([each.fooled for each in group if each.fooled is not None]),
+        replace(
+            group[0],
+            kind=replace(group[0].kind, name=ALL),
+            scores={score: torch.cat([each.scores[score] for each in group]) for score in TITLES},
+            fooled=torch.cat([each.fooled for each in group if each.fooled is not None]),
         )
         for group in groups.values()
     ]
     return [*scored, *pooled]
 
 
-def short_name(name: str) -> str:
-    """Name of what is outside, without the folders of a path."""
-    return Path(name).name
+def title_of(kind: InputKind) -> str:
+    """What inputs from outside, or all attacks of a threat at an eps, are called."""
+    return Path(kind.name).name if kind.threat == "outside" else f"{kind.threat}, eps {kind.eps:g}"

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from divtrain.report.html import to_html
 from divtrain.report.markdown import to_markdown
@@ -37,6 +37,13 @@ def to_csv(rows: Sequence[CsvRow]) -> str:
     return out.getvalue()
 
 
-def percent(share: float | None, digits: int = 4) -> str:
-    """Return a share in percent, for a CSV file; empty for None."""
-    return "" if share is None else f"{100 * share:.{digits}f}"
+def percents(
+    names: Iterable[str], shares: Iterable[float | None], digits: int = 4
+) -> dict[str, str]:
+    """Return shares as columns of a CSV file, in percent; None is an empty field.
+
+    >>> percents(["a", "b"], [0.5, None], 2)
+    {'a': '50.00', 'b': ''}
+    """
+    texts = ("" if share is None else f"{100 * share:.{digits}f}" for share in shares)
+    return dict(zip(names, texts, strict=True))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from divtrain.data import Split
 from divtrain.evaluation import CLEAN, ONE_MEMBER, WORST, Record, Threat
+from divtrain.report.report import Entry
 
 BASE = "base"
 """The surrogate that Table 2 of the paper transfers from, and others are compared with."""
 
-THREATS: tuple[Threat, ...] = ("noise", "query", "transfer", "white-box")
-"""Adversaries, in the order in which a report has them."""
+THREATS: tuple[Threat, ...] = ("transfer", "white-box", "query", "noise")
+"""Adversaries, in the order in which the report of a run has them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Cell:
     interval: tuple[float, float] | None = None
 
     @property
+    def numbers(self) -> tuple[float | None, ...]:
+        """Mean, deviation, lower and upper end of the interval; None where there is none."""
+        return self.mean, self.deviation, *(self.interval or (None, None))
+
+    @property
     def bar(self) -> tuple[float, float]:
         """How far an error bar reaches down and up, in percent: the deviation, or the interval."""
         if self.interval is None:
@@ -41,9 +47,8 @@ class Cell:
     @property
     def brackets(self) -> str:
         """The interval in percent, e.g. ``[59.2, 72.2]``; empty where there is none."""
-        return (
-            f"[{', '.join(f'{100 * end:.1f}' for end in self.interval)}]" if self.interval else ""
-        )
+        ends = ", ".join(f"{100 * end:.1f}" for end in self.interval or ())
+        return f"[{ends}]" if ends else ""
 
     @property
     def signed(self) -> str:
@@ -57,6 +62,13 @@ class Cell:
     def __str__(self) -> str:
         """Percent, with the deviation where there is one."""
         return f"{100 * self.mean:.1f}{self._spread}"
+
+    @property
+    def entry(self) -> Entry:
+        """Percent, in bold if the strongest attack's; in small print its interval or deviation."""
+        return Entry(
+            f"{100 * self.mean:.1f}", self.brackets or self._spread.strip(), self.strongest
+        )
 
 
 @dataclass(frozen=True)
@@ -141,11 +153,12 @@ def over_seeds(seeds: int) -> str:
     return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
 
 
-def describe(rows: Sequence[Row]) -> str:
-    """One line on what the numbers of some rows are over."""
+def describe(rows: Iterable[Row], which: bool = True) -> str:
+    """What the numbers of some rows are over, and which images these are if so asked."""
+    rows = list(rows)
     images = one_or_other(row.images for row in rows)
-    split = one_or_other(row.split for row in rows)
-    return f"{images} {split} images, {over_seeds(max(row.seeds for row in rows))}, L-infinity"
+    split = f"{one_or_other(row.split for row in rows)} " if which else ""
+    return f"{images} {split}images, {over_seeds(max(row.seeds for row in rows))}, L-infinity"
 
 
 def _cell(records: list[Record], lowest: float | None) -> Cell:

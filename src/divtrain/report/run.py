@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from divtrain.evaluation import KNOWLEDGE, Evaluation, Threat, WarningSign
-from divtrain.report.published import compare
 from divtrain.report.report import Notice, Report, Section
 from divtrain.report.rows import THREATS, Row, describe, main_rows, make_rows
 from divtrain.report.sections.ablation import ablation_section
 from divtrain.report.sections.accuracy import accuracy_section
 from divtrain.report.sections.surrogates import surrogates_section
-from divtrain.report.sections.table2 import table2_section
+from divtrain.report.sections.table2 import compare, table2_section
 from divtrain.report.sections.trade_off import trade_off_section
 from divtrain.report.sweep import SLOPE, Histories, Zeros, sweep_points
-from divtrain.report.transfer import answers_of, compare_surrogates
+from divtrain.report.transfer import compare_surrogates
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,12 @@ def run_report(
     """
     title = facts.title
     rows = make_rows([record for each in evaluations for record in each.records()])
-    split = rows[0].split if rows else "test"
-    answers = [answers for each in evaluations for answers in answers_of(each)]
     sections: list[Section] = []
     if rows:
         sections.append(accuracy_section(rows, coherence or {}, title))
-    several = len({each.surrogate for each in answers}) > 1
-    if several and (cells := compare_surrogates(answers)):
-        sections.append(surrogates_section(cells, title))
-    if rows and facts.group and split == "test":
+    if found := compare_surrogates(evaluations):
+        sections.append(surrogates_section(found, title))
+    if facts.group and rows and rows[0].split == "test":
         sections.append(table2_section(facts.group, compare(facts.group, main_rows(rows))))
     cautions = [*_threats(rows), *_reduced(facts)]
     warnings = _warnings(evaluations) if rows else None

@@ -4,9 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
-from divtrain.data import Split
-from divtrain.evaluation import CLEAN, WORST, Threat
-from divtrain.report.rows import Cell, Row, main_rows, one_or_other, over_seeds
+from divtrain.evaluation import CLEAN, WORST
+from divtrain.report.rows import Cell, Row, describe, main_rows
 
 SLOPE = "slope"
 """The field of the ablation of section 3.4."""
@@ -20,33 +19,33 @@ class SweepPoint:
     """One target at one combination of the values swept, against one adversary.
 
     Attributes:
-        target: What records call it.
+        row: Its accuracies, the worst case among them.
         defence: Its defence.
         values: The values by field; only those that make a difference to it.
-        threat: Which adversary.
-        eps: L-infinity radius in [0, 1] pixel units.
-        clean: Clean accuracy, mean and deviation over the seeds.
-        worst: Worst-case accuracy.
-        images: Images in each accuracy's denominator.
-        seeds: Seeds averaged over.
-        split: Which images: the test images, or some held out of the training images.
     """
 
-    target: str
+    row: Row
     defence: str
     values: Mapping[str, float]
-    threat: Threat
-    eps: float
-    clean: Cell
-    worst: Cell
-    images: int
-    seeds: int
-    split: Split = "test"
 
     @property
-    def words(self) -> str:
-        """The values, as a label."""
-        return ", ".join(f"{value:g}" for value in self.values.values())
+    def place(self) -> tuple[str, float]:
+        """Threat and eps, which have a panel and a column of their own."""
+        return self.row.threat, self.row.eps
+
+    @property
+    def clean(self) -> Cell:
+        """Clean accuracy."""
+        return self.row.cells[CLEAN]
+
+    @property
+    def worst(self) -> Cell:
+        """Worst-case accuracy."""
+        return self.row.cells[WORST]
+
+    def texts(self, fields: Sequence[str]) -> list[str]:
+        """The values of some fields; empty for those that make no difference to the target."""
+        return [f"{self.values[name]:g}" if name in self.values else "" for name in fields]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ Zeros = Mapping[str, Sequence[ZeroMeans]]
 def sweep_points(
     rows: Sequence[Row], swept: Mapping[str, tuple[str, Mapping[str, float]]]
 ) -> list[SweepPoint]:
-    """Pick clean and worst case out of rows.
+    """Pick the rows that have a worst case, of the targets swept.
 
     Args:
         rows: From `make_rows`.
@@ -87,31 +86,39 @@ def sweep_points(
     """
     order = list(swept)
     mine = [row for row in main_rows(rows) if row.target in swept and WORST in row.cells]
-    points = [
-        SweepPoint(row.target, *swept[row.target], row.threat, row.eps, row.cells[CLEAN],
-                   row.cells[WORST], row.images, row.seeds, row.split)
-        for row in mine
-    ]  # fmt: skip
-    return sorted(points, key=lambda point: order.index(point.target))
-
-
-def describe_sweep(points: Sequence[SweepPoint]) -> str:
-    """One line on what the numbers are over."""
-    images = one_or_other(point.images for point in points)
-    seeds = max((point.seeds for point in points), default=0)
-    return f"{images} {one_or_other(p.split for p in points)} images, {over_seeds(seeds)}"
-
-
-def describe_bars(points: Sequence[SweepPoint], where: str = "") -> str:
-    """What a figure adds to `describe_sweep` on bars that are no deviations, as `Cell.bar` has it.
-
-    Args:
-        points: Those drawn.
-        where: Which part of the figure has them.
-    """
-    return f", 95 % intervals{where}" if all(point.seeds == 1 for point in points) else ""
+    mine.sort(key=lambda row: order.index(row.target))
+    return [SweepPoint(row, *swept[row.target]) for row in mine]
 
 
 def swept_fields(points: Sequence[SweepPoint]) -> list[str]:
     """Names of the fields swept over."""
     return list(dict.fromkeys(field for point in points for field in point.values))
+
+
+def joined_points(
+    points: Sequence[SweepPoint], field: str | None = None
+) -> list[Sequence[SweepPoint]]:
+    """Group the points of one panel that differ in one field only, in their order.
+
+    Args:
+        points: Of one panel.
+        field: The field; the last of each defence's own if None.
+    """
+    lines: dict[object, list[SweepPoint]] = {}
+    for point in points:
+        last = field or next(reversed(list(point.values)), None)
+        others = tuple((n, v) for n, v in point.values.items() if n != last)
+        lines.setdefault((point.defence, others), []).append(point)
+    return [*lines.values()]
+
+
+def figure_title(start: str, points: Sequence[SweepPoint], where: str = "") -> str:
+    """Title of a figure of a sweep: what it is over, and what its bars are if no deviations.
+
+    Args:
+        start: How it begins.
+        points: Those drawn.
+        where: Which part of the figure has bars.
+    """
+    bars = f", 95 % intervals{where}" if all(point.row.seeds == 1 for point in points) else ""
+    return f"{start} ({describe((point.row for point in points), which=False)}{bars})"

@@ -1,6 +1,6 @@
 """A report on a terminal: everything but its pictures and facts, which stand in its files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -12,8 +12,6 @@ from rich.text import Text
 from divtrain.report.report import Entry, Notice, Report, Table
 
 STYLES = {"threat": "", "reduced": "yellow", "warning": "yellow", "fine": ""}
-GAP = 1
-"""Blank columns between two columns of a table."""
 
 
 def to_terminal(report: Report) -> RenderableType:
@@ -34,7 +32,7 @@ def to_terminal(report: Report) -> RenderableType:
 
 @dataclass(frozen=True)
 class FittedTable:
-    """A table that sets small print below its numbers where there is no room beside them."""
+    """A table that breaks its entries where it is too wide, small print first, words last."""
 
     table: Table
 
@@ -42,15 +40,24 @@ class FittedTable:
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
         """Yield the title and the table."""
-        table = self.table
-        fits = sum(_widths(table)) + GAP * len(table.header) <= options.max_width
-        separator = " " if fits else "\n"
-        found = RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), show_edge=False)
-        for column, name in enumerate(table.header):
+        table, room = self.table, options.max_width - len(self.table.header) + 1
+        separator, widths = " ", _widths(table, lambda entry: [entry.joined()])
+        if sum(widths) > room:
+            separator, widths = "\n", _widths(table, lambda entry: [entry.text, entry.note])
+            least = _widths(table, lambda entry: entry.joined().split())
+            while sum(widths) > room and widths != least:
+                slack = [width - low for width, low in zip(widths, least, strict=True)]
+                names = slack[: table.names]  # numbers stay whole as long as they can
+                widths[slack.index(max(names) or max(slack))] -= 1
+        free = room - sum(widths)
+        padding = (0, int(free >= len(table.header)), 0, 0)  # beside the blank of the box
+        found = RichTable(box=box.SIMPLE_HEAD, padding=padding, show_edge=False)
+        for column, (name, width) in enumerate(zip(table.header, widths, strict=True)):
             found.add_column(
                 Text(name, overflow="fold"),
                 overflow="fold",
                 justify="left" if column < table.names else "right",
+                width=width if free >= 0 else None,
             )
         for row in table.rows:
             found.add_row(*(_text(entry, separator) for entry in row))
@@ -58,12 +65,11 @@ class FittedTable:
         yield found
 
 
-def _widths(table: Table) -> list[int]:
-    """Width of each column when small print stands beside its number; headings may be broken."""
-    columns = [[row[index].joined() for row in table.rows] for index in range(len(table.header))]
+def _widths(table: Table, parts: Callable[[Entry], Sequence[str]]) -> list[int]:
+    """Width of each column where its heading breaks at blanks, and its entries into parts."""
     return [
-        max(map(len, [*name.split(), *column, ""]))
-        for name, column in zip(table.header, columns, strict=True)
+        max(map(len, [*name.split(), *(part for row in table.rows for part in parts(row[index]))]))
+        for index, name in enumerate(table.header)
     ]
 
 

@@ -1,14 +1,13 @@
 """Surrogates compared: how often examples crafted on each fool each target (section 6)."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation, paired_interval, wilson_interval
 from divtrain.report.rows import BASE, Cell
 
@@ -17,42 +16,17 @@ EVERY = "best of all"
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a target of one seed answered to all that was crafted on one surrogate.
-
-    Attributes:
-        surrogate: The surrogate.
-        target: The target.
-        seed: Seed of the experiment.
-        clean: Which clean images it classifies right.
-        right: Which crafted ones, by (attack, eps).
-    """
-
-    surrogate: str
-    target: str
-    seed: int
-    clean: Bool[Tensor, "image"]
-    right: Mapping[tuple[str, float], Bool[Tensor, "image"]]
-
-    def fooled(self, eps: float, attack: str | None = None) -> Bool[Tensor, "image"]:
-        """Images right when clean and wrong under an attack, or under any of them."""
-        masks = [m for (name, at), m in self.right.items() if at == eps and attack in (name, None)]
-        return self.clean & ~torch.stack(masks).all(0)
-
-
-@dataclass(frozen=True)
-class TransferCell:
-    """One surrogate against one target at one eps.
+class Fooled:
+    """How many images of a target one attack on some surrogate fools, or all of them together.
 
     Attributes:
         surrogate: What was attacked, or `EVERY`.
         target: What is fooled or not.
         eps: L-infinity radius in [0, 1] pixel units.
-        worst: Share of all images fooled by any of the attacks.
-        best_attack: The attack that fools most alone; empty for `EVERY`.
-        best: Share that it fools; None for `EVERY`.
-        difference: `worst` minus that of the base surrogate, on the same images; None for base.
-        best_difference: The same of `best`, between the best attacks of each.
+        attack: The attack that fools most alone; None for any of them, image by image.
+        share: Share of all images fooled.
+        difference: `share` minus that of the base surrogate, of the attack that is best there, on
+            the same images; None for base.
         images: Images in each share's denominator.
         seeds: Seeds averaged over: one has intervals of 95 %, several have deviations.
     """
@@ -60,118 +34,85 @@ class TransferCell:
     surrogate: str
     target: str
     eps: float
-    worst: Cell
-    best_attack: str
-    best: Cell | None
+    attack: str | None
+    share: Cell
     difference: Cell | None
-    best_difference: Cell | None
     images: int
     seeds: int
 
 
-def answers_of(evaluation: Evaluation) -> list[Answers]:
-    """Return what the target of an evaluation answered, for each surrogate."""
-    right: dict[str, dict[tuple[str, float], Tensor]] = {}
-    for eps in evaluation.eps():
-        for run in evaluation.runs("transfer", eps):
-            masks = right.setdefault(run.source, {})
-            masks[run.attack, eps] = evaluation.correct_on_all(run)
-    target, seed, clean = evaluation.target, evaluation.seed, evaluation.clean
-    return [Answers(source, target, seed, clean, masks) for source, masks in right.items()]
+@dataclass(frozen=True)
+class Crafted:
+    """What was crafted on some surrogates at one eps, and the answers of a target, seed by seed."""
+
+    surrogates: Sequence[str]
+    eps: float
+    answers: Sequence[Evaluation]
+
+    def attacks(self) -> list[str]:
+        """Names of the attacks of all seeds."""
+        runs = (run for each in self.answers for run in each.runs("transfer", self.eps))
+        return list(dict.fromkeys(run.attack for run in runs if run.source in self.surrogates))
+
+    def fooled(self, attack: str | None = None) -> list[Bool[Tensor, "image"]]:
+        """For each seed, images right when clean, wrong under an attack, or under any of them."""
+        return [
+            each.clean & ~torch.stack(
+                [each.correct_on_all(run) for run in each.runs("transfer", self.eps)
+                 if run.source in self.surrogates and attack in (run.attack, None)]
+            ).all(0)
+            for each in self.answers
+        ]  # fmt: skip
+
+    def best_attack(self) -> str:
+        """The attack that fools most images alone."""
+        return max(self.attacks(), key=lambda name: int(torch.cat(self.fooled(name)).sum()))
 
 
-def compare_surrogates(answers: Iterable[Answers], base: str = BASE) -> list[TransferCell]:
+def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> list[Fooled]:
     """Compare surrogates by the share of images that what is crafted on them fools.
 
     Args:
-        answers: Of every target to every surrogate, for each seed.
+        evaluations: Of every target and seed.
         base: The surrogate that the others are compared with.
 
     Returns:
-        A cell for each eps, surrogate and target that the base surrogate has been tried on too;
-        with several surrogates also for the attacker who has all of them.
-
-    Raises:
-        DivtrainError: when two answers are not about the same images.
+        For each eps, surrogate and target that base has been tried on too, the worst case over the
+        attacks, then the best single one; the worst case also for the attacker who has all
+        surrogates. Nothing where there is one surrogate.
     """
-    by_seed: dict[tuple[str, str], dict[int, Answers]] = {}
-    for each in answers:
-        by_seed.setdefault((each.surrogate, each.target), {})[each.seed] = each
-    surrogates = list(dict.fromkeys(surrogate for surrogate, _ in by_seed))
-    targets = [target for surrogate, target in by_seed if surrogate == base]
-    for target in targets if len(surrogates) > 1 else ():
-        by_seed[EVERY, target] = _joined([by_seed.get((s, target), {}) for s in surrogates])
-    radii = sorted({eps for own in by_seed.values() for a in own.values() for _, eps in a.right})
-    return [
-        _cell(eps, by_seed[surrogate, target], None if surrogate == base else by_seed[base, target])
-        for eps in radii
-        for surrogate in sorted(dict.fromkeys(s for s, _ in by_seed), key=lambda s: s != base)
-        for target in targets
-        if by_seed.get((surrogate, target)) and _has(eps, by_seed[surrogate, target])
-    ]
+    by_target: dict[str, list[Evaluation]] = {}
+    for each in evaluations:
+        by_target.setdefault(each.target, []).append(each)
+    answers = [each for own in by_target.values() for each in own]
+    surrogates = list(dict.fromkeys(name for each in answers for name in _surrogates(each)))
+    if len(surrogates) < 2:
+        return []
+    rivals = sorted([*surrogates, EVERY], key=lambda name: name != base)
+    found: list[Fooled] = []
+    for eps in sorted({eps for each in answers for eps in each.eps()}):
+        for surrogate in rivals:
+            names = surrogates if surrogate == EVERY else [surrogate]
+            for target, own in by_target.items():
+                tried = [each for each in own if {*names} <= {*_surrogates(each, eps)}]
+                shared = [each for each in tried if base in _surrogates(each, eps)]
+                if tried and any(base in _surrogates(each) for each in own):
+                    mine = Crafted(names, eps, tried)
+                    against = Crafted([base], eps, shared) if shared and surrogate != base else None
+                    for attack in (None,) if surrogate == EVERY else (None, mine.best_attack()):
+                        share = _share(mine.fooled(attack))
+                        difference = against and _difference(mine, attack, against)
+                        found.append(
+                            Fooled(surrogate, target, eps, attack, share, difference,
+                                   len(tried[0].clean), len(tried))
+                        )  # fmt: skip
+    return found
 
 
-def _has(eps: float, own: Mapping[int, Answers]) -> bool:
-    return all(eps in {at for _, at in each.right} for each in own.values())
-
-
-def _joined(surrogates: Sequence[Mapping[int, Answers]]) -> dict[int, Answers]:
-    """Answers to everything crafted on any of some surrogates, for the seeds that all have."""
-    seeds = [seed for seed in surrogates[0] if all(seed in own for own in surrogates)]
-    joint: dict[int, Answers] = {}
-    for seed in seeds:
-        parts = [own[seed] for own in surrogates]
-        right = {
-            (f"{name} on {part.surrogate}", eps): mask
-            for part in parts
-            for (name, eps), mask in part.right.items()
-        }
-        joint[seed] = replace(parts[0], surrogate=EVERY, right=right)
-    return joint
-
-
-def _cell(
-    eps: float, own: Mapping[int, Answers], base: Mapping[int, Answers] | None
-) -> TransferCell:
-    some = next(iter(own.values()))
-    every = some.surrogate == EVERY
-    attack = None if every else _best_attack(eps, own)
-    shared = {} if base is None else {seed: base[seed] for seed in own if seed in base}
-    for seed, other in shared.items():
-        if not torch.equal(own[seed].clean, other.clean):
-            raise DivtrainError(
-                f"{some.target} of seed {seed} was not asked the same images with {some.surrogate}"
-                f" as with {other.surrogate}; run the same command again"
-            )
-    difference = best_difference = None
-    if shared:
-        difference = _difference(own, shared, lambda each: each.fooled(eps))
-        if attack is not None:
-            theirs = _best_attack(eps, shared)
-            best_difference = _difference(
-                own,
-                shared,
-                lambda each: each.fooled(
-                    eps, attack if each.surrogate == some.surrogate else theirs
-                ),
-            )
-    return TransferCell(
-        some.surrogate,
-        some.target,
-        eps,
-        _share([each.fooled(eps) for each in own.values()]),
-        attack or "",
-        None if attack is None else _share([each.fooled(eps, attack) for each in own.values()]),
-        difference,
-        best_difference,
-        len(some.clean),
-        len(own),
-    )
-
-
-def _best_attack(eps: float, own: Mapping[int, Answers]) -> str:
-    names = dict.fromkeys(name for each in own.values() for name, at in each.right if at == eps)
-    return max(names, key=lambda name: sum(int(a.fooled(eps, name).sum()) for a in own.values()))
+def _surrogates(evaluation: Evaluation, eps: float | None = None) -> dict[str, None]:
+    """Surrogates that a target was attacked from, at one eps or at any, in order."""
+    radii = evaluation.eps() if eps is None else [eps]
+    return {run.source: None for each in radii for run in evaluation.runs("transfer", each)}
 
 
 def _share(masks: Sequence[Tensor]) -> Cell:
@@ -181,14 +122,12 @@ def _share(masks: Sequence[Tensor]) -> Cell:
     return Cell(shares[0], None, interval=wilson_interval(int(masks[0].sum()), len(masks[0])))
 
 
-def _difference(
-    own: Mapping[int, Answers], base: Mapping[int, Answers], fooled: Callable[[Answers], Tensor]
-) -> Cell:
-    pairs = [(fooled(own[seed]), fooled(base[seed])) for seed in base]
-    gained = [int((mine & ~theirs).sum()) for mine, theirs in pairs]
-    lost = [int((theirs & ~mine).sum()) for mine, theirs in pairs]
-    images = len(pairs[0][0])
-    points = [(more - less) / images for more, less in zip(gained, lost, strict=True)]
+def _difference(own: Crafted, attack: str | None, base: Crafted) -> Cell:
+    mine = replace(own, answers=base.answers).fooled(attack)
+    pairs = zip(mine, base.fooled(attack and base.best_attack()), strict=True)
+    counts = [(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in pairs]
+    images = len(mine[0])
+    points = [(gained - lost) / images for gained, lost in counts]
     if len(points) > 1:
         return Cell(statistics.mean(points), statistics.stdev(points))
-    return Cell(points[0], None, interval=paired_interval(gained[0], lost[0], images))
+    return Cell(points[0], None, interval=paired_interval(*counts[0], images))

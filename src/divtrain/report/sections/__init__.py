@@ -1,1 +1,1 @@
-"""The parts of a report, a file each: words, tables, figures and the numbers behind them."""
+"""The parts of a report, a file each: words, tables, figure and the numbers behind them."""

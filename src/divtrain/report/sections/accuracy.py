@@ -1,26 +1,31 @@
 """Clean and robust accuracy of each target: a table for each threat and surrogate."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from divtrain.attacks import attack_title
-from divtrain.evaluation import EVERY_SURROGATE, ONE_MEMBER, Threat
-from divtrain.report.figures.accuracy_bars import accuracy_figure
-from divtrain.report.output import percent
+from divtrain.evaluation import EVERY_SURROGATE, KNOWLEDGE, ONE_MEMBER, Threat
+from divtrain.report.canvas import colour_of, label_axis, legend_below, panels, to_png
+from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
-from divtrain.report.rows import THREATS, Cell, Row, columns_of, describe, main_rows
+from divtrain.report.rows import THREATS, Row, columns_of, describe, main_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TITLES: dict[Threat, str] = {
-    "noise": "Noise: random, no adversary",
-    "query": "Query: from the target's answers alone",
     "transfer": "Transfer: crafted on the surrogate, the target's weights unknown",
     "white-box": "White-box: crafted on the target itself",
+    "query": "Query: from the target's answers alone",
+    "noise": "Noise: random, no adversary",
 }
+ANY = "on any of the surrogates, image by image"
 LEGEND = (
     "Accuracy in percent over all images; eps in [0, 1] pixel units, L-infinity. Worst: share of"
     " images right when clean and under every attack of the row; for the white-box adversary, who"
-    " can transfer attacks too, also under those. Coherence: mean over the images. Transfer"
-    " robustness says nothing about white-box robustness. Bold: the attack that leaves least. In"
-    " brackets: Wilson's interval of 95 %."
+    " has every other attack too, also under those of the other tables. Coherence: mean over the"
+    " images. Transfer robustness says nothing about white-box robustness. Bold: the attack that"
+    " leaves least. In brackets: Wilson's interval of 95 %."
 )
 HELD_OUT = (
     "The images were held out of the training images, to choose by: Table 2 of the paper, which is"
@@ -42,7 +47,8 @@ def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title:
         sources = list(dict.fromkeys(r.surrogate if threat == "transfer" else "" for r in there))
         for source in sources:
             mine = [row for row in there if source in ("", row.surrogate)]
-            where = f" ({_crafted_on(source)})" if len(sources) > 1 else ""
+            how = ANY if source == EVERY_SURROGATE else f"trained as {source}"
+            where = f" ({how})" if len(sources) > 1 else ""
             tables.append(_table(f"{TITLES[threat]}{where}; {describe(mine)}", mine, coherence))
     alt = "Bars of clean and robust accuracy, for each threat, eps, attack and target"
     figure = Figure("accuracy", accuracy_figure(main_rows(rows), title), alt)
@@ -53,33 +59,72 @@ def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title:
     )
 
 
-def _crafted_on(source: str) -> str:
-    if source == EVERY_SURROGATE:
-        return "on any of the surrogates, image by image"
-    return f"trained as {source}"
+def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
+    """Draw bars of accuracy under each attack, a panel for each eps (down) and threat (across)."""
+    radii = sorted({row.eps for row in rows})
+    names = {
+        threat: columns_of([row for row in rows if row.threat == threat])
+        for threat in dict.fromkeys(row.threat for row in rows)
+    }
+    width = 2.0 + 0.75 * sum(map(len, names.values()))
+    ratios = {"width_ratios": [len(columns) for columns in names.values()]}
+    figure, axes = panels(width, 2.4 * len(radii) + 0.9, len(names), len(radii), gridspec_kw=ratios)
+    targets = list(dict.fromkeys(row.target for row in rows))
+    for line, eps in zip(axes, radii, strict=True):
+        for axis, (threat, columns) in zip(line, names.items(), strict=True):
+            for row in (row for row in rows if (row.threat, row.eps) == (threat, eps)):
+                _bars(axis, row, columns, targets)
+            first = axis is line[0]
+            label_axis(axis, f"{threat}, eps {eps:g}", y="accuracy, %" if first else "")
+            ticks = [attack_title(name).replace(" (", "\n(") for name in columns]
+            axis.set_xticks(range(len(ticks)), ticks)
+            axis.set_ylim(0, 118)
+            axis.set_yticks(range(0, 101, 25))
+    legend_below(figure, axes.flat, len(targets))
+    return to_png(figure, f"{title} ({describe(rows, which=False)})")
+
+
+def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) -> None:
+    """Draw one target's bars beside those of the others."""
+    place, width = targets.index(row.target), 0.84 / len(targets)
+    shown = [(i, row.cells[name]) for i, name in enumerate(names) if name in row.cells]
+    bars = axis.bar(
+        [i + width * (place - (len(targets) - 1) / 2) for i, _ in shown],
+        [100 * cell.mean for _, cell in shown],
+        width,
+        yerr=[100 * (cell.deviation or 0) for _, cell in shown] if row.seeds > 1 else None,
+        color=colour_of(row.target, targets),
+        label=row.target,
+        capsize=2,
+    )
+    upright = 90 if len(targets) > 3 else 0  # numbers side by side would run into each other
+    axis.bar_label(bars, fmt="%.1f", fontsize=5.5, padding=2, rotation=upright)
 
 
 def _table(title: str, rows: Sequence[Row], coherence: Mapping[str, float]) -> Table:
     columns = columns_of(rows)
+    known = [row.target for row in rows if row.target in coherence]
     lines = [
         (
             Entry(f"{row.eps:g}"),
             Entry(f"{row.target}, {ONE_MEMBER}" if row.surrogate == ONE_MEMBER else row.target),
-            *(_accuracy(row.cells.get(name)) for name in columns),
-            Entry(f"{coherence[row.target]:.2f}" if row.target in coherence else ""),
+            *(row.cells[name].entry if name in row.cells else Entry("") for name in columns),
+            *(
+                [Entry(f"{coherence[row.target]:.2f}" if row.target in known else "")]
+                if known
+                else ()
+            ),
         )
         for row in rows
     ]
-    header = ("eps", "target", *map(attack_title, columns), "coherence")
+    header = ["eps", "target", *map(attack_title, columns), *(["coherence"] if known else [])]
     return Table(title, header, lines, names=2)
 
 
-def _accuracy(cell: Cell | None) -> Entry:
-    return Entry("") if cell is None else Entry(str(cell), cell.brackets, cell.strongest)
-
-
 def _data(rows: Sequence[Row]) -> list[CsvRow]:
-    """Percent, with Wilson's interval of one seed or the deviation of several."""
+    """Percent, with Wilson's interval of one seed or the deviation of several; weakest first."""
+    weakest_first = sorted(rows, key=lambda row: list(KNOWLEDGE).index(row.threat))
+    names = ("accuracy_percent", "deviation_percent", "low_percent", "high_percent")
     return [
         {
             "threat": row.threat,
@@ -87,13 +132,10 @@ def _data(rows: Sequence[Row]) -> list[CsvRow]:
             "surrogate": row.surrogate,
             "eps": f"{row.eps:g}",
             "attack": name,
-            "accuracy_percent": percent(cell.mean),
-            "deviation_percent": percent(cell.deviation),
-            "low_percent": percent(cell.interval[0] if cell.interval else None),
-            "high_percent": percent(cell.interval[1] if cell.interval else None),
+            **percents(names, cell.numbers),
             "images": row.images,
             "seeds": row.seeds,
         }
-        for row in rows
+        for row in weakest_first
         for name, cell in row.cells.items()
     ]

@@ -1,10 +1,10 @@
-"""Accuracy of one target by eps."""
+"""Accuracy of one target by eps, as a figure."""
 
 from collections.abc import Sequence
 
 from divtrain.attacks import attack_title
 from divtrain.evaluation import Record
-from divtrain.report.figures.canvas import COLOURS, label_axis, new_figure, to_png
+from divtrain.report.canvas import COLOURS, band, label_axis, new_figure, to_png
 from divtrain.report.rows import one_or_other
 
 
@@ -24,16 +24,13 @@ def curve_figure(curve: Sequence[Record], target: str, chance: float) -> bytes:
         mine.sort(key=lambda record: record.eps)
         threat, surrogate, attack = line
         source = f" from {surrogate}" if threat == "transfer" else ""
-        colour = COLOURS[(0, 4)[index]] if index < 2 else COLOURS[index % len(COLOURS)]
-        radii = [record.eps for record in mine]
-        axis.plot(radii, [100 * record.accuracy for record in mine], "o-", color=colour,
-                  markersize=3, label=f"{threat}{source}: {attack_title(attack)}")  # fmt: skip
-        ends = [record.interval for record in mine]
-        axis.fill_between(radii, [100 * low for low, _ in ends], [100 * high for _, high in ends],
-                          color=colour, alpha=0.2, linewidth=0)  # fmt: skip
-    axis.axhline(100 * chance, color="#8C8C8C", linestyle=":", linewidth=1)
-    axis.annotate("chance", (1, 100 * chance), xycoords=("axes fraction", "data"), fontsize=7,
-                  ha="right", va="bottom", color="#8C8C8C")  # fmt: skip
+        ends = [(100 * low, 100 * high) for low, high in (record.interval for record in mine)]
+        band(
+            axis, [record.eps for record in mine], [100 * record.accuracy for record in mine],
+            ends, COLOURS[(0, 4, 2, 3, 1, 5)[index % len(COLOURS)]],
+            f"{threat}{source}: {attack_title(attack)}",
+        )  # fmt: skip
+    axis.axhline(100 * chance, color="#8C8C8C", linestyle=":", linewidth=1, label="chance")
     over = f"{one_or_other(record.images for record in curve)} images, 95 % intervals"
     title = f"{target}: accuracy by eps ({over})"
     label_axis(axis, title, "eps, L-infinity, pixels in [0, 1]", "accuracy, %")

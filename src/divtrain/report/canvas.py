@@ -1,7 +1,8 @@
-"""What all figures share: the colours of the defences, a canvas without a display, PNG bytes."""
+"""What all figures share: the colours of the defences, panels without a display, PNG bytes."""
 
 import io
 from collections.abc import Iterable, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ def colour_of(target: str, targets: Sequence[str]) -> str:
     return COLOURS[free[others.index(target) % len(free)] if own is None else own]
 
 
+def looks(defences: Sequence[str], among: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the look of lines, by defence: its colour, another style for each line more of it."""
+    return [
+        {"color": colour_of(each, among),
+         "linestyle": STYLES[defences[:index].count(each) % len(STYLES)]}
+        for index, each in enumerate(defences)
+    ]  # fmt: skip
+
+
 def new_figure(width: float, height: float) -> "Figure":
     """Return an empty figure of a size in inches, drawn without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,6 +43,14 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
+def panels(
+    width: float, height: float, across: int, down: int = 1, **how: Any
+) -> tuple["Figure", Any]:
+    """Return a figure and its axes, (down, across), which share what goes up."""
+    figure = new_figure(width, height)
+    return figure, figure.subplots(down, across, squeeze=False, sharey=True, **how)
+
+
 def label_axis(axis: "Axes", title: str = "", x: str = "", y: str = "") -> None:
     """Give an axis its title and labels, small numbers, and no frame above and at the right."""
     axis.set_title(title, fontsize=9, loc="left")
@@ -40,6 +58,20 @@ def label_axis(axis: "Axes", title: str = "", x: str = "", y: str = "") -> None:
     axis.set_ylabel(y, fontsize=8)
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def band(
+    axis: "Axes",
+    places: Sequence[float],
+    values: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    colour: str,
+    label: str,
+) -> None:
+    """Draw a line, and the intervals of its values as a band."""
+    axis.plot(places, values, "o-", markersize=3, color=colour, label=label)
+    low, high = zip(*intervals, strict=True) if intervals else ((), ())
+    axis.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:
@@ -53,8 +85,10 @@ def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:
                       ncols=min(columns, len(names)), fontsize=8, frameon=False)  # fmt: skip
 
 
-def to_png(figure: "Figure") -> bytes:
-    """Return a figure as a PNG file holds it."""
+def to_png(figure: "Figure", title: str = "") -> bytes:
+    """Return a figure, under its title, as a PNG file holds it."""
+    if title:
+        figure.suptitle(fill(title, int(13 * figure.get_figwidth())), fontsize=10)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()

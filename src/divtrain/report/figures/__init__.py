@@ -1,1 +1,0 @@
-"""Pictures of numbers, as PNG bytes; a file each."""
