@@ -13,7 +13,7 @@ def check_images(x: Tensor) -> None:
     """Check that `x` is (batch, channel, height, width), float32 or float64, in [0, 1].
 
     Raises:
-        DivtrainError: naming what came and how to convert it.
+        DivtrainError: naming what was given and how to convert it.
     """
     if not isinstance(x, Tensor):
         raise DivtrainError(
@@ -43,9 +43,7 @@ def check_images(x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, batch: int, classes: int) -> None:
-    """Check that `y` is (batch,) of int64 labels in [0, classes).
-
-    It reads their range, which waits for their device.
+    """Check that `y` is (batch,) of int64 labels in [0, classes); waits for their device.
 
     Raises:
         DivtrainError: naming the offending shape, dtype or values.
@@ -65,7 +63,7 @@ def check_label_shape(y: Tensor, batch: int) -> None:
     """Check that `y` holds one label per image.
 
     Raises:
-        DivtrainError: naming the shape that came.
+        DivtrainError: naming the shape that was given.
     """
     if not isinstance(y, Tensor):
         raise DivtrainError(f"expected labels as a torch.Tensor, got {type(y).__name__}")
@@ -83,8 +81,8 @@ def check_logits(logits: object, batch: int) -> None:
         DivtrainError: naming what it returned instead.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise DivtrainError(f"expected logits of shape ({batch}, classes), got {came}")
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise DivtrainError(f"expected logits of shape ({batch}, classes), got {got}")
 
 
 def check_eps(eps: float) -> None:
@@ -94,12 +92,9 @@ def check_eps(eps: float) -> None:
         DivtrainError: with the likely mistake (8 for 8/255).
     """
     if not isinstance(eps, (int, float)) or math.isnan(eps) or not 0 <= eps <= 1:
-        hint = f"; did you mean {eps:g}/255 = {eps / 255:.4g}?" if _is_eight_bit(eps) else ""
+        eight_bit = isinstance(eps, (int, float)) and 1 < eps <= 255
+        hint = f"; did you mean {eps:g}/255 = {eps / 255:.4g}?" if eight_bit else ""
         raise DivtrainError(f"expected eps in [0, 1] (pixels are in [0, 1]), got {eps!r}{hint}")
-
-
-def _is_eight_bit(eps: object) -> bool:
-    return isinstance(eps, (int, float)) and 1 < eps <= 255
 
 
 def first_few(names: Iterable[str], most: int = 5) -> str:

@@ -1,7 +1,7 @@
 """Images in, training batches out."""
 
 from divtrain.data.augment import random_flip, random_shift
-from divtrain.data.datasets import DATASETS, Dataset, Images, Split, load_dataset
+from divtrain.data.datasets import Dataset, Images, Split, load_dataset
 from divtrain.data.noise import add_noise, truncated_normal
 from divtrain.data.outside import (
     NOISES,
@@ -11,11 +11,10 @@ from divtrain.data.outside import (
     open_outside,
     same_source,
 )
-from divtrain.data.stream import OutsidePart, Stream, View, mix_seed, steps_per_epoch
+from divtrain.data.stream import OutsidePart, Stream, View, apply_views, mix_seed, steps_per_epoch
 from divtrain.data.subset import balanced_subset, hold_out
 
 __all__ = [
-    "DATASETS",
     "NOISES",
     "Dataset",
     "Images",
@@ -25,6 +24,7 @@ __all__ = [
     "Stream",
     "View",
     "add_noise",
+    "apply_views",
     "balanced_subset",
     "check_outside",
     "check_outside_name",

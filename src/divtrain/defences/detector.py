@@ -13,7 +13,7 @@ from divtrain.defences.terms import CrossEntropy, Term
 class Detector(Aligned):
     """Section 6: cross-entropy on D', and GAL alone at as many images from outside.
 
-    The paper does not say how many; as many as given images is our choice. Not with batch norm.
+    The paper does not say how many; the number is our choice. Batch norm is refused.
 
     Cost: 2 to 2.4 plain steps of the same number of training images.
 
@@ -25,7 +25,7 @@ class Detector(Aligned):
     outside: "str | Outside" = "noise"  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def with_outside(self, root: str | Path = "data") -> "Defence":
-        """See `Defence`."""
+        """Return the defence with its images from outside opened; torchvision's are in `root`."""
         if not isinstance(self.outside, str):
             return self
         return replace(self, outside=open_outside(self.outside, root))

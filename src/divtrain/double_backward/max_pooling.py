@@ -1,4 +1,4 @@
-"""Max pooling that knows that its second derivative is zero, in either memory layout.
+"""Max pooling that uses that its second derivative is zero, in either memory layout.
 
 Pooling picks some pixels; its gradient puts values back there, and the gradient of that picks them
 again. Torch's own double backward also fills a tensor with zeros for the images and carries it on.

@@ -1,4 +1,4 @@
-"""Models by name, with everything needed to build them again kept in one small record."""
+"""Models by name, and the small record from which each can be built again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,7 @@ from divtrain.models.resnet import ResNet
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that `build` needs; it goes into checkpoints, so that none is ever guessed.
-
-    Attributes:
-        name: A key of `ARCHITECTURES`.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
-        classes: Number of classes.
-        activation: ``leaky_relu`` (the paper's) or ``relu``.
-        slope: LeakyReLU's slope below zero.
-        mean: Per-channel mean of the training images, subtracted inside the model.
-        std: Per-channel standard deviation, divided by inside the model.
-    """
+    """The arguments of `build`, which see; checkpoints hold them."""
 
     name: str
     in_channels: int
@@ -94,10 +83,10 @@ def build(
         in_channels: Channels of the images.
         image_size: Height and width of the images, in pixels.
         classes: Number of classes.
-        activation: ``leaky_relu`` or ``relu``, after every convolution.
+        activation: ``leaky_relu`` (the paper's) or ``relu``, after every convolution.
         slope: LeakyReLU's slope below zero.
-        mean: Per-channel mean to subtract inside (one value serves all channels).
-        std: Per-channel standard deviation to divide by inside.
+        mean: Mean of the training images to subtract inside the model, one per channel or for all.
+        std: Standard deviation to divide by inside the model, one per channel or for all.
 
     Raises:
         DivtrainError: for an unknown name or activation, or sizes that make no network.
@@ -121,15 +110,15 @@ def build_architecture(architecture: Architecture) -> Normalized:
         raise unknown_name("activation", str(a.activation), get_args(ActivationName))
     for field, least in (("in_channels", 1), ("image_size", 1), ("classes", 2)):
         if getattr(a, field) < least:
-            raise DivtrainError(f"expected {field} >= {least}, got {getattr(a, field)!r}")
+            raise DivtrainError(f"expected `{field}` >= {least}, got {getattr(a, field)!r}")
     if not abs(a.slope) <= torch.finfo(torch.float32).max:  # not so for NaN either
-        raise DivtrainError(f"expected a finite slope, got {a.slope!r}")
+        raise DivtrainError(f"expected a finite `slope`, got {a.slope!r}")
     for field in ("mean", "std"):
         if len(getattr(a, field)) not in (1, a.in_channels):
             raise DivtrainError(
-                f"expected one {field} for all channels or one for each of {a.in_channels}, got"
+                f"expected one `{field}` for all channels or one for each of {a.in_channels}, got"
                 f" {len(getattr(a, field))}"
             )
     if not all(value > 0 for value in a.std):
-        raise DivtrainError(f"expected every std above 0, got {a.std}")
+        raise DivtrainError(f"expected every `std` above 0, got {a.std}")
     return Normalized(ARCHITECTURES[a.name](a, activation_factory(a.activation, a.slope)), a)

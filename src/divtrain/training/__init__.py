@@ -9,13 +9,12 @@ from divtrain.training.parallel import (
     torchrun_processes,
     training_processes,
 )
-from divtrain.training.schedule import Schedule, ScheduleName, rate_at
+from divtrain.training.schedule import ScheduleName, rate_at
 from divtrain.training.state import History
 from divtrain.training.step import StepResult, step_by_member, step_together
 
 __all__ = [
     "History",
-    "Schedule",
     "ScheduleName",
     "StepResult",
     "Strategy",

@@ -20,7 +20,7 @@ def rate_at(schedule: Schedule, step: int, steps: int, rate: float) -> float:
         schedule: See `Schedule`.
         step: Steps done before this one.
         steps: Steps in all.
-        rate: The optimiser's own learning rate.
+        rate: The optimiser's learning rate.
 
     Raises:
         DivtrainError: for an unknown name.
