@@ -87,7 +87,7 @@ class MemberPass:
     """Logits of every member for one batch, and input gradients once a term asks for them.
 
     Attributes:
-        batch: The images, labels and parts, also as `x`, `y` and `parts`.
+        batch: The images, labels and parts.
         logits: (member, batch, class).
         losses: Per-example cross-entropy J_i of each member, (member, batch).
         recorded: The images at which input gradients can be taken.
@@ -102,21 +102,6 @@ class MemberPass:
     gradients: dict[bool, Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Input gradients of all recorded images, by whether they can be differentiated; cached, so
     that two terms run one backward pass."""
-
-    @property
-    def x(self) -> Tensor:
-        """The images, as in the batch."""
-        return self.batch.x
-
-    @property
-    def y(self) -> Tensor:
-        """The labels, (batch,)."""
-        return self.batch.y
-
-    @property
-    def parts(self) -> Mapping[str, slice]:
-        """Where each part of the batch lies."""
-        return self.batch.parts
 
     def input_gradients(
         self, where: Where | None = None, create_graph: bool = False

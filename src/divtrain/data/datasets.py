@@ -107,7 +107,6 @@ def load_dataset(name: str, root: str | Path = "data") -> Dataset:
 
 
 def _load_digits(root: Path) -> Dataset:
-    del root  # inside scikit-learn
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -22,12 +22,9 @@ class Outside(Protocol):
     def __call__(
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False
     ) -> Tensor:
-        """Draw images in [0, 1], float32, on the generator's device.
+        """Draw float32 images in [0, 1], of this shape, on the generator's device.
 
-        Args:
-            shape: (image, channel, height, width).
-            generator: Source of randomness.
-            test: Whether to draw those to test with, which are never trained on.
+        With `test` those to test with, which are never trained on.
         """
         ...
 
@@ -40,7 +37,6 @@ class UniformNoise:
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False
     ) -> Tensor:
         """Draw images; those to test with are other draws of the same kind."""
-        del test
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
 
 
@@ -58,7 +54,6 @@ class SmoothNoise:
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False
     ) -> Tensor:
         """Draw images; those to test with are other draws of the same kind."""
-        del test
         noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
         noise = self._blur(shape[2], noise) @ noise @ self._blur(shape[3], noise)
         low, high = noise.amin((1, 2, 3), keepdim=True), noise.amax((1, 2, 3), keepdim=True)
@@ -164,16 +159,7 @@ def _load(name: str, root: str, changed: int) -> Dataset:
 
 
 def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
-    """Check that images from outside fit a data set and are not that data set itself.
-
-    Args:
-        outside: The images from outside.
-        inside: The data set.
-        tested: How many test images will be drawn.
-
-    Raises:
-        DivtrainError: when they do not fit, or there are too few to test with.
-    """
+    """Check that images from outside fit a data set and are others, and enough to draw `tested`."""
     if isinstance(outside, OtherImages) and same_source(outside.name, inside.name):
         raise DivtrainError(
             f"expected images from outside the data set, got {outside.name}, the data set itself;"

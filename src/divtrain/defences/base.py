@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,6 +28,10 @@ class Defence:
     1.0
     """
 
+    outside_share: ClassVar[float] = 0.0
+    """Fraction of each batch that is from outside, rounded up to an image."""
+    least_members: ClassVar[int] = 1
+
     @property
     def terms(self) -> tuple[Term, ...]:
         """The terms of the loss, which is their sum; here each member's cross-entropy."""
@@ -43,19 +48,9 @@ class Defence:
         return None
 
     @property
-    def outside_share(self) -> float:
-        """Fraction of each batch that is from outside, rounded up to an image."""
-        return 0.0
-
-    @property
     def needs_static_nets(self) -> bool:
         """Whether pretrained nets must be given (`with_static_nets`) before training."""
         return False
-
-    @property
-    def least_members(self) -> int:
-        """The least number of members that an ensemble must have."""
-        return 1
 
     def with_static_nets(self, nets: Iterable[nn.Module]) -> "Defence":
         """Return the defence with the pretrained nets that its examples are crafted on.
@@ -63,12 +58,10 @@ class Defence:
         Raises:
             DivtrainError: for a defence that uses none.
         """
-        del nets
         raise DivtrainError(f"{type(self).__name__} uses no static nets; leave them out")
 
     def with_outside(self, root: str | Path = "data") -> "Defence":
         """Return the defence with its images from outside opened; torchvision's are in `root`."""
-        del root
         return self
 
     def prepare(self, stream: Stream, classes: int) -> Stream:
@@ -136,7 +129,6 @@ class Defence:
         Raises:
             DivtrainError: when they are too few.
         """
-        del steps
 
 
 @dataclass(frozen=True)

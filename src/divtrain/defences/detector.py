@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from divtrain.data import Outside, open_outside
 from divtrain.defences.base import Defence
@@ -22,6 +23,7 @@ class Detector(Aligned):
             image size, or any `divtrain.data.Outside`.
     """
 
+    outside_share: ClassVar[float] = 0.5
     outside: "str | Outside" = "noise"  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def with_outside(self, root: str | Path = "data") -> "Defence":
@@ -29,11 +31,6 @@ class Detector(Aligned):
         if not isinstance(self.outside, str):
             return self
         return replace(self, outside=open_outside(self.outside, root))
-
-    @property
-    def outside_share(self) -> float:
-        """Half of each batch."""
-        return 0.5
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -1,12 +1,13 @@
 """Diversity Training."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from divtrain.data import View
 from divtrain.defences.base import Defence
 from divtrain.defences.terms import CrossEntropy, GradientAlignment, Term
 from divtrain.defences.views import Clean, Noisy
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, arguments_as
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,15 @@ class Aligned(Defence):
             the paper's is 1. Not with batch norm.
     """
 
+    least_members: ClassVar[int] = 2  # alignment is a property of pairs
     gal_weight: float = 0.5
     temperature: float = 1.0
     gal_every: int = 1
     gal_part: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.gal_every < 1:
-            raise DivtrainError(f"expected `gal_every` >= 1 (steps), got {self.gal_every!r}")
-        if not 0 < self.gal_part <= 1:
-            raise DivtrainError(f"expected `gal_part` in (0, 1], got {self.gal_part!r}")
+        with arguments_as(every="gal_every", share="gal_part"):
+            self.gal()
 
     def gal(self, part: str | None = None) -> GradientAlignment:
         """Return GAL as a loss term, at a part of each batch."""
@@ -42,11 +42,6 @@ class Aligned(Defence):
     def terms(self) -> tuple[Term, ...]:
         """Eq. 9."""
         return (CrossEntropy(), self.gal())
-
-    @property
-    def least_members(self) -> int:
-        """Two: alignment is a property of pairs."""
-        return 2
 
     def check_steps(self, steps: int) -> None:
         """Check that GAL is taken at more steps than the first."""

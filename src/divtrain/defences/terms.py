@@ -46,12 +46,10 @@ class CrossEntropy:
 
     def gradients_at(self, step: int) -> Where | None:
         """Nowhere: it takes no input gradients."""
-        del step
         return None
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted mean, and the mean to log."""
-        del step
         value = forward.losses[:, forward.batch.at(Where(self.part))].mean()
         return self.weight * value, {"cross_entropy": value.detach()}
 
@@ -81,7 +79,7 @@ class GradientAlignment:
         if self.every < 1:
             raise DivtrainError(f"expected `every` >= 1 (steps), got {self.every!r}")
         if not 0 < self.share <= 1:
-            raise DivtrainError(f"expected `share` in (0, 1], of the images, got {self.share!r}")
+            raise DivtrainError(f"expected `share` in (0, 1], got {self.share!r}")
 
     def gradients_at(self, step: int) -> Where | None:
         """Everywhere at every `every`-th step, else nowhere."""

@@ -17,7 +17,6 @@ class Clean:
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Return `x`."""
-        del y, generator
         return x
 
 
@@ -33,7 +32,6 @@ class Noisy:
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Add the noise."""
-        del y
         return add_noise(x, self.eps_max, generator)
 
 

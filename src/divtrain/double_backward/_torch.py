@@ -24,7 +24,7 @@ def in_forward_mode() -> bool:
 
 
 def in_saved_tensor_hooks() -> bool:
-    """Whether hooks change what autograd saves, as in checkpointing. Without it (torch < 2.8): yes."""
+    """Whether hooks change what autograd saves, as in checkpointing. Without (torch < 2.8): yes."""
     top = _private("_C._autograd._top_saved_tensors_default_hooks")
     return top is None or top(False) is not None
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.models.activation import Activation, ActivationName, activation_factory
+from divtrain.models.activation import Activation, ActivationName
 from divtrain.models.conv import CONV3, CONV4, ConvNet
 from divtrain.models.resnet import ResNet
 
@@ -121,4 +122,5 @@ def build_architecture(architecture: Architecture) -> Normalized:
             )
     if not all(value > 0 for value in a.std):
         raise DivtrainError(f"expected every `std` above 0, got {a.std}")
-    return Normalized(ARCHITECTURES[a.name](a, activation_factory(a.activation, a.slope)), a)
+    activation = nn.ReLU if a.activation == "relu" else partial(nn.LeakyReLU, a.slope)
+    return Normalized(ARCHITECTURES[a.name](a, activation), a)

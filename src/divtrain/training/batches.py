@@ -100,7 +100,6 @@ class Loaded:
 
     def describe(self, step: int, mask: Tensor) -> str:
         """Name images by their place in the batch."""
-        del step
         return f"at places {first_few(map(str, mask.nonzero().flatten().tolist()))}"
 
     def spec(self) -> dict[str, Any]:

@@ -43,15 +43,8 @@ def divergence(
 ) -> DivtrainError:
     """Return the error for a step that must not be taken: where, whose, what is kept, what to try.
 
-    Args:
-        values: What the step logged.
-        batch: Its images and labels.
-        logits: The members' logits for them, (member, batch, class).
-        ens: The ensemble, with the step's gradients.
-        batches: Where the batch came from.
-        step: Steps done before it.
-        steps: Steps in all.
-        state_file: Where the training state is kept.
+    `values` is what the step logged, `logits` those of all members for the batch, `ens` has the
+    gradients, and `step` counts the steps done before.
     """
     epoch, position = divmod(step, batches.steps_per_epoch)
     shown = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "accuracy")

@@ -79,18 +79,7 @@ def leave_group() -> None:
 def make_strategy(
     fabric: "Fabric", strategy: Strategy, ens: Ensemble, batch: Batch, by_member: bool = False
 ) -> "DataParallel":
-    """Return what this process does in a training.
-
-    Args:
-        fabric: Launched; its world size is the number of processes.
-        strategy: How they share the work; ignored for a single one.
-        ens: The ensemble, on fabric's device.
-        batch: A batch of the training, for the sizes of its parts.
-        by_member: Hold the graph of one member at a time.
-
-    Raises:
-        DivtrainError: as `check_devices` does.
-    """
+    """Return what this process does in a training, once `check_devices` passes a batch of it."""
     outside = batch.parts.get("outside", slice(0, 0))
     check_devices(fabric.world_size, strategy, len(ens), len(batch), outside.stop - outside.start)
     apart = strategy == "members" and fabric.world_size > 1
@@ -168,7 +157,6 @@ class DataParallel:
 
     def begin(self, optimizer: torch.optim.Optimizer) -> None:
         """Make the processes equal before the first step, once any saved state is loaded."""
-        del optimizer
         if not self.alone:
             self._seed = self.broadcast(torch.initial_seed())
             self._ens.load_state_dict(self.broadcast(_on_cpu(self._ens.state_dict())))
@@ -178,12 +166,9 @@ class DataParallel:
         return batch.every(self.world, self.rank)
 
     def step(self, batch: Batch, terms: Sequence[Term], step: int) -> StepResult:
-        """Add the gradients of the whole batch to the parameters that this process optimises.
+        """Add the gradients of all images to the parameters that this process optimises.
 
-        Args:
-            batch: What this process takes of it; the result is of that.
-            terms: The loss is their sum.
-            step: Steps done before this one.
+        `batch` is what `share` returned, and the result is of that.
         """
         self._draw_apart(step)
         take = step_by_member if self._by_member else step_together
@@ -197,18 +182,10 @@ class DataParallel:
     def exchange(
         self, log: dict[str, Tensor], finite: Tensor, due: bool, stop: bool
     ) -> tuple[dict[str, float], bool, bool, bool]:
-        """Read what a step logged, its means over the processes, and what they agree on.
+        """Return means over the processes, and what they agree on, from one message.
 
-        All of it is one message, and waits for the device once.
-
-        Args:
-            log: Scalars by name.
-            finite: Whether this process may take the step, a boolean tensor.
-            due: Whether this process finds that it is time to save.
-            stop: Whether this process was asked to stop.
-
-        Returns:
-            The means; whether all may take the step; whether any is due, and was asked to stop.
+        It waits for the device once. They agree to take the step if it is finite in all, and to
+        save or stop if that is due in any.
         """
         scalars = [*(value.detach() for value in log.values()), ~finite]
         if self.alone:  # not in float64, which some devices lack
@@ -234,12 +211,10 @@ class DataParallel:
 
     def gather(self, optimizer: torch.optim.Optimizer) -> None:
         """Give the first process all that a training state holds."""
-        del optimizer
 
     @torch.no_grad()
     def finish(self, optimizer: torch.optim.Optimizer) -> None:
         """Give every process the trained ensemble."""
-        del optimizer
         if not self.alone:
             buffers = dict(self._ens.named_buffers())
             for name, value in self.broadcast(_on_cpu(buffers)).items():
