@@ -58,7 +58,7 @@ def make_folder(path: Path) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a mix.
 
     Raises:
         DivtrainError: when the disk is full, read-only or forbidden; the old file is untouched.
@@ -96,13 +96,10 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def check_regular_file(path: Path) -> int:
-    """Check that there is a file at `path`, not a folder, pipe or device that would never end.
-
-    Returns:
-        Its size in bytes.
+    """Return the size of the file at `path`.
 
     Raises:
-        DivtrainError: when there is none; `DamagedFileError` when it is something else.
+        DivtrainError: when there is none; `DamagedFileError` when it is a folder, pipe or device.
     """
     try:
         found = path.stat()
@@ -177,11 +174,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes.
-
-    Raises:
-        DivtrainError: when there is no file, or it cannot be read.
-    """
+    """Return the SHA-256 of a file's bytes."""
     check_regular_file(path)
     with reading(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

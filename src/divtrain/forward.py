@@ -108,8 +108,8 @@ class MemberPass:
     ) -> Float[Tensor, "member some feature"]:
         """Return g_i, the gradient of each member's *summed* cross-entropy: exact per example.
 
-        Every member reads its own copy of the images, so one backward pass of the sum of all
-        losses yields every g_i, and each member runs one forward pass.
+        Every member has a copy of the images, so one backward pass of the sum of all losses yields
+        every g_i.
 
         Args:
             where: At which images; all recorded ones if None.
@@ -144,7 +144,7 @@ def member_pass(
 ) -> MemberPass:
     """Run every member once on a batch (not modified; gradients do not flow beyond its images).
 
-    Values of images and labels are not checked here, but where they are loaded.
+    Values of images and labels are not checked.
 
     Args:
         ens: An `Ensemble`.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from divtrain.checks import check_images, check_labels
+from divtrain.checks import check_images, check_label_shape, check_labels
 from divtrain.ensemble import HasMembers
 from divtrain.errors import DivtrainError
 from divtrain.forward import Batch, MemberPass, member_pass
@@ -37,20 +37,15 @@ def input_gradients(
 
     Args:
         ens: An `Ensemble`.
-        x: Images in [0, 1], (batch, channel, height, width).
-        y: Labels, (batch,).
+        x: Images in [0, 1], (batch, channel, height, width), of floating point.
+        y: Labels, (batch,), int64.
         create_graph: Whether the gradients will be differentiated again, in a loss of them.
 
-    Returns:
-        (member, batch, feature), float32 for float32 images.
-
     Raises:
-        DivtrainError: for images that are not (batch, channel, height, width), floating point and
-            in [0, 1], or labels that are not (batch,), int64 and in range.
+        DivtrainError: for images or labels of another kind.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        # A label made under inference_mode cannot be saved for the backward pass: clone it here.
-        forward = _checked_pass(ens, x, y.clone(), create_graph)
+        forward = _checked_pass(ens, x, y, create_graph)
         return forward.input_gradients(create_graph=create_graph)
 
 
@@ -61,7 +56,9 @@ def _checked_pass(ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool) -> 
             " divtrain.Ensemble([net_a, net_b])"
         )
     check_images(x)
-    forward = member_pass(ens, Batch(x, y), create_graph=create_graph)
+    check_label_shape(y, len(x))
+    # A label made under inference_mode cannot be saved for the backward pass: clone it here.
+    forward = member_pass(ens, Batch(x, y.clone()), create_graph=create_graph)
     check_labels(y, len(x), forward.logits.shape[-1])
     return forward
 

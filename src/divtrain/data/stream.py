@@ -145,13 +145,8 @@ class Stream:
 
     def spec(self) -> dict[str, Any]:
         """Return what determines the batches, but for views and images from outside."""
-        return {
-            "images": list(self.images.x.shape),
-            "batch_size": self.batch_size,
-            "shift": self.shift,
-            "flip": self.flip,
-            "seed": self.seed,
-        }
+        settings = {name: getattr(self, name) for name in ("batch_size", "shift", "flip", "seed")}
+        return {"images": list(self.images.x.shape), **settings}
 
     def _epoch(self, step: int) -> tuple[Epoch, int]:
         """Return the epoch of a step, and the step's place in it."""

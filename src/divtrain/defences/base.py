@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from divtrain.data import Outside, OutsidePart, Stream, View, open_outside, steps_per_epoch
+from divtrain.data import Outside, OutsidePart, Stream, View, open_outside
+from divtrain.data.stream import steps_per_epoch
 from divtrain.defences.terms import CrossEntropy, Term
 from divtrain.defences.views import Clean, Noisy
 from divtrain.ensemble import Ensemble

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from divtrain.attacks import input_gradient, make_objective
 from divtrain.attacks.attack import frozen_in_eval_mode
-from divtrain.data import add_noise, truncated_normal
+from divtrain.data.noise import add_noise, truncated_normal
 from divtrain.errors import DivtrainError
 
 

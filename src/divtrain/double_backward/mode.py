@@ -178,12 +178,8 @@ def _batch_norm(
 
 
 LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
-    torch.conv1d: partial(_conv, 1),
-    torch.conv2d: partial(_conv, 2),
-    torch.conv3d: partial(_conv, 3),
-    torch.conv_transpose1d: partial(_transposed_conv, 1),
-    torch.conv_transpose2d: partial(_transposed_conv, 2),
-    torch.conv_transpose3d: partial(_transposed_conv, 3),
+    **{getattr(torch, f"conv{n}d"): partial(_conv, n) for n in (1, 2, 3)},
+    **{getattr(torch, f"conv_transpose{n}d"): partial(_transposed_conv, n) for n in (1, 2, 3)},
     F.leaky_relu: _leaky_relu,
     F.relu: _relu,
     torch.relu: _relu,

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from divtrain.checks import check_images, check_labels, first_few
-from divtrain.data import OutsidePart, Stream, View, apply_views, mix_seed
+from divtrain.data import OutsidePart, Stream, View
+from divtrain.data.stream import apply_views, mix_seed
 from divtrain.defences import Defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.cross_entropy import trusted_cross_entropy
-from divtrain.defences import Term, recorded_images, total_loss
+from divtrain.defences import Term
+from divtrain.defences.terms import recorded_images, total_loss
 from divtrain.ensemble import Ensemble, HasMembers
 from divtrain.forward import Batch, MemberPass, member_pass
 
