@@ -77,12 +77,12 @@ def check_eps(eps: float) -> None:
         raise DivtrainError(f"expected eps in [0, 1] (pixels are in [0, 1]), got {eps!r}{hint}")
 
 
-def first_few(names: Iterable[str], most: int = 5) -> str:
-    """List names in a message, the first few of many.
+def first_few(names: Iterable[str]) -> str:
+    """List names in a message, the first five if there are more.
 
     >>> first_few("abcdefgh")
     'a, b, c, d, e and 3 more'
     """
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -54,5 +54,5 @@ def label_mask(
 
 
 def _mask(logits: Tensor, y: Tensor) -> Tensor:
-    # Not one_hot, which on some devices looks at the values once more.
+    # Not one_hot, which on some devices reads the values once more.
     return y.unsqueeze(-1) == torch.arange(logits.shape[-1], device=y.device)

@@ -233,8 +233,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         seal, _, text = (text or "").partition(" ")
         if len(metadata) > 1 or seal != f"{SEAL}{_tensor_digest(tensors, text)}":
             raise DamagedFileError(
-                f"{path} is damaged: its content does not fit the digest in it; take it from where"
-                " it came from again, or make it anew"
+                f"{path} is damaged: its content does not fit the digest in it; copy or make it"
+                " again"
             )
     with reading(path):
         return tensors, _parse(text or "")

@@ -3,8 +3,6 @@ import math
 import pytest
 import scipy.stats
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from divtrain.data.noise import add_noise, truncated_normal
 
@@ -23,16 +21,6 @@ def test_truncated_normal_has_the_quantiles_of_scipys(std: float, bound: float) 
     exact = scipy.stats.truncnorm(-bound / std, bound / std, scale=std)
     sample = truncated_normal((COUNT,), std, bound, seeded(1)).double().numpy()
     assert scipy.stats.kstest(sample, exact.cdf).pvalue > 0.001
-
-
-@settings(max_examples=60, deadline=None)
-@given(std=st.floats(1e-3, 10), ratio=st.floats(1e-3, 50), seed=st.integers(0, 2**31))
-def test_truncated_normal_is_finite_and_stays_within_its_bound(
-    std: float, ratio: float, seed: int
-) -> None:
-    sample = truncated_normal((200,), std, std * ratio, seeded(seed))
-    assert sample.isfinite().all()
-    assert sample.abs().max() <= torch.tensor(std * ratio)
 
 
 @pytest.mark.parametrize("draw", [0.0, 2**-24, 0.5, 1 - 2**-24])

@@ -146,6 +146,8 @@ def test_lazy_gal_goes_at_most_from_the_first_step_to_the_last() -> None:
         div.check_steps(17)
     BaseNoise().check_steps(1)
     assert Detector().steps_per_epoch(100, 100) == 2  # half of each batch is from outside
+    with pytest.raises(dt.DivtrainError, match="a `batch_size` that leaves room .* got 1"):
+        Detector().steps_per_epoch(100, 1)
     assert AdvDiv().steps_per_epoch(90, 30) == 9
 
 

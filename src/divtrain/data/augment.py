@@ -1,4 +1,4 @@
-"""Batched augmentation on the images' own device: random shift and crop, random flip."""
+"""Batched augmentation on the device of the images: random shift and crop, random flip."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ def random_shift(x: Tensor, padding: int, generator: torch.Generator | None = No
 
     Args:
         x: Images (batch, channel, height, width).
-        padding: Largest shift in pixels, each image and axis drawn for itself.
+        padding: Largest shift in pixels, drawn per image and axis.
         generator: Source of randomness on x's device; torch's global one if None.
     """
     if padding == 0:

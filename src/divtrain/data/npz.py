@@ -23,8 +23,8 @@ BOMB = 100
 def read_npz(path: Path) -> list[np.ndarray]:
     """Read Keras' arrays: images and labels to train on, then to test with.
 
-    Every array must fill its entry of the archive to the last byte, so that the archive's own
-    checksums cover it.
+    Every array must fill its entry of the archive to the last byte, so that the checksums of the
+    archive cover it.
 
     Raises:
         DivtrainError: when the file is missing, damaged or of another format, lacks an array,

@@ -94,7 +94,7 @@ class InputGradient(torch.autograd.Function):
 
 
 class NotAgain(torch.autograd.Function):
-    """A second derivative, whose own derivative is refused, as torch refuses it."""
+    """A second derivative, the derivative of which is refused, as in torch."""
 
     @staticmethod
     def forward(ctx: Any, found: Tensor, *origin: Tensor) -> Tensor:

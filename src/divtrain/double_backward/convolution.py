@@ -1,6 +1,6 @@
 """Convolutions whose double backward runs the kernels of a plain backward pass.
 
-Torch's own double backward computes the gradient of the weights as a convolution with a kernel of
+Torch's double backward computes the gradient of the weights as a convolution with a kernel of
 the size of the image, several times slower than `aten::convolution_backward`, which is made for
 it. With y = A x, A linear in the weights w, the gradient for the images is A^T gy; it is linear in
 gy and in w, and with a tangent u its derivatives are those of <A u, gy>: A u, and the gradient of

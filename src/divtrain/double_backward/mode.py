@@ -172,7 +172,7 @@ def _batch_norm(
     by_channel = [each for each in (running_mean, running_var, weight, bias) if each is not None]
     wrong = input.ndim < 2 or any(each.shape != input.shape[1:2] for each in by_channel)
     if not training or wrong or input.numel() <= input.shape[1] or not eps > 0:
-        return None  # torch's own, or it refuses
+        return None  # torch computes or refuses it
     running = (running_mean, running_var)
     return BatchNorm.apply(input, weight, bias, running, momentum, eps)  # pyright: ignore
 

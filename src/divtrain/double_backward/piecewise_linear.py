@@ -1,7 +1,7 @@
 """ReLU and LeakyReLU that use that their second derivative is zero.
 
-Torch's own double backward fills a tensor with zeros for it, adds that to the gradient and carries
-it on. What is saved is what torch saves, so that the same tensors may be changed in place.
+Torch's double backward computes it as a tensor of zeros. What is saved is what torch saves, so that
+the same tensors may be changed in place.
 """
 
 from typing import Any

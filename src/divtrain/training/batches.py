@@ -51,9 +51,9 @@ def _classes(ens: Ensemble, x: Tensor) -> int:
 
 
 class Loaded:
-    """Batches of an iterable that is iterated over anew in each epoch; what a `Stream` can do.
+    """Batches of an iterable, with the methods of a `Stream`; iterated over once per epoch.
 
-    With V views each batch of it is V batches here: at turn t image i is seen in view
+    With V views each batch of it is V batches here, t = 0 to V - 1: image i is seen in view
     (i + t) modulo V, so that every batch mixes the views, and an epoch holds each image once in
     each of them. Images from outside are added to those given.
 

@@ -78,8 +78,8 @@ def train(
         save_every: Seconds between saved training states.
         by_member: Hold the graph of one member at a time (`step_by_member`): less memory, more
             time, the same gradients.
-        strategy: What each of several processes does (`divtrain.training.parallel`): ``ddp``, a
-            slice of each batch with all members; ``members``, whole batches with some members.
+        strategy: What each of several processes computes (`divtrain.training.parallel`): ``ddp``, a
+            slice of each batch with all members; ``members``, all images with a few of the members.
 
     Returns:
         The history, a row per epoch: epoch, step, learning_rate, means of loss, its terms' logs

@@ -1,12 +1,12 @@
-"""One training in several processes, one per device: what each does, and what they exchange.
+"""One training in several processes, one per device: what each computes, and what they exchange.
 
-Whichever way, the run is the one that a single process would make, up to the order of sums:
+The result is that of a single process, up to the order of sums:
 
 * ``ddp``: every process holds all members and takes its slice of each batch. GAL and the
   cross-entropy are means over images, and slices are equal, so the mean of the processes' gradients
-  is the gradient of the whole batch. Input gradients of an image never leave its process.
-* ``members``: every process holds whole batches and some members. What it needs of the others is
-  their logits and input gradients, exchanged in each step (`divtrain.training.step.step_apart`).
+  is the gradient of the batch. Input gradients of an image never leave its process.
+* ``members``: every process holds all images and a few of the members. Logits and input gradients
+  of the others are exchanged in each step (`divtrain.training.step.step_apart`).
 
 There is no DistributedDataParallel here. Its hooks expect one forward and one backward pass per
 step; GAL's step has a backward pass inside its forward pass, may run two forward passes, or one per
@@ -61,7 +61,7 @@ def training_processes(devices: int) -> int:
     if started > 1 and devices not in (1, started):
         raise DivtrainError(
             f"expected `devices` to be 1 or the {started} processes that torchrun started, got"
-            f" {devices}; leave it out: under torchrun every process trains on a device of its own"
+            f" {devices}; leave it out: under torchrun every process trains on another device"
         )
     return max(devices, started)
 
@@ -242,11 +242,11 @@ class DataParallel:
 
 
 class MemberParallel(DataParallel):
-    """Whole batches and every `world`-th member; the weights of the other members are stale.
+    """All images and every `world`-th member; the weights of the other members are stale.
 
     Only the members held are trained, and only their optimiser's slots kept up to date. Batch norm
-    sees whole batches, as in a process alone. With `by_member` a process holds the graph of one of
-    its members at a time.
+    sees all images, as in a process alone. With `by_member` a process holds the graph of one of its
+    members at a time.
     """
 
     def __init__(self, fabric: "Fabric", ens: Ensemble, by_member: bool):

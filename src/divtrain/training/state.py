@@ -55,7 +55,7 @@ class TrainingState:
         return {name: total / self.counts[name] for name, total in self.sums.items()}
 
     def end_epoch(self, learning_rate: float) -> None:
-        """Turn the running means into a row of the history, and begin anew."""
+        """Turn the running means into a row of the history, and reset them."""
         row = {"epoch": len(self.history) + 1, "step": self.step, "learning_rate": learning_rate}
         self.history.append(row | self.means() | {"seconds": round(self.seconds, 2)})
         self.sums, self.counts, self.seconds = {}, {}, 0.0
