@@ -169,28 +169,6 @@ def test_third_derivatives(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in LAYERS if not any(part in n for part in ("pool", "place", "checkpointed"))]
-)
-def test_gradcheck_of_the_double_backward(name: str) -> None:
-    net = layer(name)
-    shape = IMAGES if name.startswith("linear") else (2, 4, 4, 4)
-    if name == "batch norm 1d":
-        net = layer("batch norm")
-
-    def run(x: Tensor, *parameters: Tensor) -> Tensor:
-        names = [n for n, _ in net.named_parameters()]
-        state = dict(zip(names, parameters, strict=True))
-        buffers = {n: b.clone() for n, b in net.named_buffers()}
-        with FastDoubleBackward():
-            return torch.func.functional_call(net, {**state, **buffers}, (x,))
-
-    leaves = [images(shape=shape).requires_grad_(), *(p.detach().clone() for p in net.parameters())]
-    leaves = [leaf.requires_grad_() for leaf in leaves]
-    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     "name", ["conv", "transposed", "linear", "relu", "max pool", "batch norm", "a net"]

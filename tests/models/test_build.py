@@ -95,12 +95,12 @@ def test_images_are_normalised_inside_per_channel() -> None:
     [
         ({"name": "conv5"}, "did you mean 'conv"),
         ({"activation": "leaky"}, "did you mean 'leaky_relu'"),
-        ({"in_channels": 0}, "`in_channels` >= 1"),
-        ({"classes": 1}, "`classes` >= 2"),
+        ({"in_channels": 0}, "`in_channels`: expected greater than or equal to 1"),
+        ({"classes": 1}, "`classes`: expected greater than or equal to 2"),
         ({"image_size": 3}, "4x4"),
-        ({"slope": math.nan}, "finite `slope`"),
+        ({"slope": math.nan}, "`slope`: expected a finite number"),
         ({"mean": (0.1, 0.2)}, "one `mean` for all channels"),
-        ({"std": (0.0,)}, "`std` above 0"),
+        ({"std": (0.0,)}, "`std`: expected greater than 0"),
     ],
 )
 @pytest.mark.usefixtures("no_shape_checks")

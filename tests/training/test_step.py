@@ -156,15 +156,6 @@ def test_terms_see_what_they_asked_for_whatever_the_others_do() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_lazy_gal_stays_lazy_beside_a_term_that_is_not() -> None:
-    terms: list[Term] = [Looking(), GradientAlignment(every=4)]
-    logged = []
-    for number in range(5):
-        done = step_together(ensemble(), batch(), terms, number)
-        logged.append("gal" in done.log)
-    assert logged == [True, False, False, False, True]
-
-
 def test_frozen_members_and_parameters_get_no_gradient() -> None:
     for step in (step_together, step_by_member):
         ens = ensemble()

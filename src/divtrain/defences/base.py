@@ -68,11 +68,8 @@ class Defence:
     def prepare(self, stream: Stream, classes: int) -> Stream:
         """Return the stream in this defence's views, with its images from outside.
 
-        `divtrain.training.train` does this; call it to look at the batches of a training.
-
-        Args:
-            stream: With neither views nor images from outside.
-            classes: Number of classes, of which each image from outside is given one.
+        `divtrain.training.train` does this; call it to look at the batches of a training. Each
+        image from outside is given one of `classes` classes.
 
         Raises:
             DivtrainError: for a stream that has views or images from outside already.

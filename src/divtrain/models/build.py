@@ -1,31 +1,34 @@
 """Models by name, and the small record from which each can be built again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.fields import checked
 from divtrain.models.activation import Activation, ActivationName
 from divtrain.models.conv import CONV3, CONV4, ConvNet
 from divtrain.models.resnet import ResNet
 
+FLOAT32 = torch.finfo(torch.float32).max
 
-@dataclass(frozen=True)
+
+@checked
 class Architecture:
-    """The arguments of `build`, which see; checkpoints hold them."""
+    """The arguments of `build`; checkpoints hold them."""
 
     name: str
-    in_channels: int
-    image_size: int
-    classes: int
+    in_channels: Annotated[int, Field(ge=1)]
+    image_size: Annotated[int, Field(ge=1)]
+    classes: Annotated[int, Field(ge=2)]
     activation: ActivationName = "leaky_relu"
-    slope: float = 0.1
+    slope: Annotated[float, Field(ge=-FLOAT32, le=FLOAT32)] = 0.1
     mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
 
 
 ARCHITECTURES: dict[str, Callable[[Architecture, Activation], nn.Module]] = {
@@ -107,20 +110,11 @@ def build_architecture(architecture: Architecture) -> Normalized:
     a = architecture
     if a.name not in ARCHITECTURES:
         raise unknown_name("model", a.name, ARCHITECTURES)
-    if a.activation not in get_args(ActivationName):
-        raise unknown_name("activation", str(a.activation), get_args(ActivationName))
-    for field, least in (("in_channels", 1), ("image_size", 1), ("classes", 2)):
-        if getattr(a, field) < least:
-            raise DivtrainError(f"expected `{field}` >= {least}, got {getattr(a, field)!r}")
-    if not abs(a.slope) <= torch.finfo(torch.float32).max:  # not so for NaN either
-        raise DivtrainError(f"expected a finite `slope`, got {a.slope!r}")
     for field in ("mean", "std"):
         if len(getattr(a, field)) not in (1, a.in_channels):
             raise DivtrainError(
                 f"expected one `{field}` for all channels or one for each of {a.in_channels}, got"
                 f" {len(getattr(a, field))}"
             )
-    if not all(value > 0 for value in a.std):
-        raise DivtrainError(f"expected every `std` above 0, got {a.std}")
     activation = nn.ReLU if a.activation == "relu" else partial(nn.LeakyReLU, a.slope)
     return Normalized(ARCHITECTURES[a.name](a, activation), a)
