@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -24,15 +25,12 @@ X = torch.rand(2, 1, 2, 3)
 MEMBERS = (Constant(4.0, 0.0, 1.0), Constant(-1.0, 0.5, 0.0), Constant(0.0, 0.6, 0.5))
 
 
-def test_prob_is_the_log_of_the_mean_softmax() -> None:
-    ens = dt.Ensemble(MEMBERS)
+def test_prob_is_the_log_of_the_mean_softmax_and_logit_the_mean_logit() -> None:
     mean = torch.stack([m(X).softmax(-1) for m in MEMBERS]).mean(0)
-    torch.testing.assert_close(ens(X), mean.log())
-
-
-def test_logit_is_the_mean_logit() -> None:
+    torch.testing.assert_close(dt.Ensemble(MEMBERS)(X), mean.log())
     expected = torch.tensor([[1.0, 1.1 / 3, 0.5]] * 2)
     torch.testing.assert_close(dt.Ensemble(MEMBERS, "logit")(X), expected)
+    assert aggregate_logits(torch.randn(3, 2, 4).bfloat16()).dtype == torch.float32
 
 
 def test_the_three_aggregates_can_disagree() -> None:
@@ -50,59 +48,11 @@ def test_vote_shares_are_a_distribution_and_ties_go_to_the_mean_softmax() -> Non
     assert tie(X)[0].argmax() == 0
 
 
-def test_members_of_different_architectures_answer_together() -> None:
-    members = [reference.smooth_net(6, 3, 0).float(), Constant(0.0, 1.0, 2.0)]
-    assert dt.Ensemble(members).member_logits(X).shape == (2, 2, 3)
-
-
 def test_each_member_can_have_its_own_images() -> None:
     members = [reference.smooth_net(6, 3, seed).float() for seed in range(2)]
     own = torch.rand(2, 5, 1, 2, 3)
     expected = torch.stack([m(x) for m, x in zip(members, own, strict=True)])
     torch.testing.assert_close(dt.Ensemble(members).member_logits(own), expected)
-
-
-def test_half_precision_logits_are_aggregated_in_float32() -> None:
-    logits = torch.randn(3, 2, 4).bfloat16()
-    assert aggregate_logits(logits).dtype == torch.float32
-
-
-def test_a_deep_copy_is_accepted_as_another_member() -> None:
-    assert len(dt.Ensemble([MEMBERS[0], copy.deepcopy(MEMBERS[0])])) == 2
-
-
-def test_the_same_module_twice_is_refused() -> None:
-    with pytest.raises(dt.DivtrainError, match="members 0 and 2 are the same object"):
-        dt.Ensemble([MEMBERS[0], MEMBERS[1], MEMBERS[0]])
-
-
-def test_members_whose_classes_differ_are_refused() -> None:
-    ens = dt.Ensemble([Constant(0.0, 1.0), Constant(0.0, 1.0, 2.0)])
-    with pytest.raises(dt.DivtrainError, match=r"\(2, 2\) from member 0, \(2, 3\) from member 1"):
-        ens(X)
-
-
-def test_outputs_that_are_no_logits_are_refused() -> None:
-    ens = dt.Ensemble([nn.Identity(), Constant(0.0, 1.0)])
-    with pytest.raises(dt.DivtrainError, match="logits of shape"):
-        ens(X)
-
-
-def test_an_empty_ensemble_is_refused() -> None:
-    with pytest.raises(dt.DivtrainError, match="at least one member"):
-        dt.Ensemble([])
-
-
-@pytest.mark.usefixtures("no_shape_checks")
-def test_a_member_that_is_no_module_is_refused() -> None:
-    with pytest.raises(dt.DivtrainError, match="got function for member 0"):
-        dt.Ensemble([lambda x: x])  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.usefixtures("no_shape_checks")
-def test_an_unknown_aggregate_offers_the_known_ones() -> None:
-    with pytest.raises(dt.DivtrainError, match="did you mean 'logit'"):
-        dt.Ensemble(MEMBERS, "logits")  # pyright: ignore[reportArgumentType]
 
 
 def test_float64_images_of_float32_members_are_told_with_the_remedy() -> None:
@@ -120,3 +70,25 @@ def test_what_a_member_raises_else_is_its_own() -> None:
     ens = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2)])
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
         ens(torch.rand(3, 1, 3, 3))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("members", "aggregate", "match"),
+    [
+        ([], "prob", "at least one member"),
+        ([MEMBERS[0], MEMBERS[1], MEMBERS[0]], "prob", "members 0 and 2 are the same object"),
+        ([lambda x: x], "prob", "got function for member 0"),
+        (MEMBERS, "logits", "did you mean 'logit'"),
+        ([nn.Identity(), Constant(0.0, 1.0)], "prob", "logits of shape"),
+        (
+            [Constant(0.0, 1.0), Constant(0.0, 1.0, 2.0)],
+            "prob",
+            r"\(2, 2\) from member 0, \(2, 3\) from member 1",
+        ),
+    ],
+)
+def test_what_is_no_ensemble_is_refused(members: Any, aggregate: Any, match: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=match):
+        dt.Ensemble(members, aggregate)(X)
+    dt.Ensemble([MEMBERS[0], copy.deepcopy(MEMBERS[0])])

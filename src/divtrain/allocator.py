@@ -9,11 +9,11 @@ MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  # parameters of mallopt, from ma
 def keep_freed_memory() -> bool:
     """Tell the C library to keep freed memory for the process; True where that worked.
 
-    glibc maps every large tensor anew and hands it back when it is freed, and the kernel fills
-    each page with zeros again on first touch: a third of a step with GAL of five Conv4 in float32
-    on two cores. Kept memory is reused as it is. It concerns the whole process, which will not
-    shrink again, so a program decides on it (divtrain's command line does), never an import.
-    Elsewhere than on glibc nothing happens.
+    glibc maps every large tensor anew and gives it back when it is freed, and the kernel fills
+    each page with zeros again on first touch: a third of the time of a step with GAL of five Conv4
+    in float32 on two cores. Kept memory is reused as it is. The process does not shrink again, so a
+    program decides on it (divtrain's command line does), never an import. Without glibc it does
+    nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""Checks of images, labels and eps: each raises an error that teaches, before any work is done."""
+"""Checks of images, labels and eps: each raises `DivtrainError`, which says what to do."""
 
 import math
 from collections.abc import Iterable
@@ -10,11 +10,7 @@ from divtrain.errors import DivtrainError
 
 
 def check_images(x: Tensor) -> None:
-    """Check that `x` is (batch, channel, height, width), float32 or float64, in [0, 1].
-
-    Raises:
-        DivtrainError: naming what came and how to convert it.
-    """
+    """Check that `x` is (batch, channel, height, width), float32 or float64, in [0, 1]."""
     if not isinstance(x, Tensor):
         raise DivtrainError(
             f"expected images as a torch.Tensor, got {type(x).__name__}; convert arrays with"
@@ -43,13 +39,7 @@ def check_images(x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, batch: int, classes: int) -> None:
-    """Check that `y` is (batch,) of int64 labels in [0, classes).
-
-    It reads their range, which waits for their device.
-
-    Raises:
-        DivtrainError: naming the offending shape, dtype or values.
-    """
+    """Check that `y` is (batch,) of int64 labels in [0, classes); waits for their device."""
     check_label_shape(y, batch)
     if y.dtype != torch.int64:
         raise DivtrainError(f"expected int64 labels, got {y.dtype}; convert with y.long()")
@@ -62,11 +52,7 @@ def check_labels(y: Tensor, batch: int, classes: int) -> None:
 
 
 def check_label_shape(y: Tensor, batch: int) -> None:
-    """Check that `y` holds one label per image.
-
-    Raises:
-        DivtrainError: naming the shape that came.
-    """
+    """Check that `y` holds one label per image."""
     if not isinstance(y, Tensor):
         raise DivtrainError(f"expected labels as a torch.Tensor, got {type(y).__name__}")
     if y.shape != (batch,):
@@ -77,37 +63,26 @@ def check_label_shape(y: Tensor, batch: int) -> None:
 
 
 def check_logits(logits: object, batch: int) -> None:
-    """Check that a model returned logits, (batch, class).
-
-    Raises:
-        DivtrainError: naming what it returned instead.
-    """
+    """Check that a model returned logits, (batch, class)."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise DivtrainError(f"expected logits of shape ({batch}, classes), got {came}")
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise DivtrainError(f"expected logits of shape ({batch}, classes), got {got}")
 
 
 def check_eps(eps: float) -> None:
-    """Check that `eps`, an L-infinity radius in [0, 1] pixel units, is a number in that range.
-
-    Raises:
-        DivtrainError: with the likely mistake (8 for 8/255).
-    """
+    """Check that `eps`, an L-infinity radius, is a number in [0, 1]."""
     if not isinstance(eps, (int, float)) or math.isnan(eps) or not 0 <= eps <= 1:
-        hint = f"; did you mean {eps:g}/255 = {eps / 255:.4g}?" if _is_eight_bit(eps) else ""
+        eight_bit = isinstance(eps, (int, float)) and 1 < eps <= 255
+        hint = f"; did you mean {eps:g}/255 = {eps / 255:.4g}?" if eight_bit else ""
         raise DivtrainError(f"expected eps in [0, 1] (pixels are in [0, 1]), got {eps!r}{hint}")
 
 
-def _is_eight_bit(eps: object) -> bool:
-    return isinstance(eps, (int, float)) and 1 < eps <= 255
-
-
-def first_few(names: Iterable[str], most: int = 5) -> str:
-    """List names in a message, the first few of many.
+def first_few(names: Iterable[str]) -> str:
+    """List names in a message, the first five if there are more.
 
     >>> first_few("abcdefgh")
     'a, b, c, d, e and 3 more'
     """
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

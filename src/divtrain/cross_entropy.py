@@ -37,7 +37,7 @@ def cross_entropy(
 def trusted_cross_entropy(
     logits: Float[Tensor, "*lead batch classes"], y: Tensor
 ) -> Float[Tensor, "*lead batch"]:
-    """`cross_entropy` of labels whose values were checked before: it does not wait for a device."""
+    """`cross_entropy` of labels that were checked before: it does not wait for a device."""
     check_label_shape(y, logits.shape[-2])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     label = _mask(logits, y)
@@ -54,5 +54,5 @@ def label_mask(
 
 
 def _mask(logits: Tensor, y: Tensor) -> Tensor:
-    # Not one_hot, which on some devices looks at the values once more.
+    # Not one_hot, which on some devices reads the values once more.
     return y.unsqueeze(-1) == torch.arange(logits.shape[-1], device=y.device)

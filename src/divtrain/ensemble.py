@@ -36,8 +36,8 @@ class Ensemble(nn.Module):
 
             * ``prob``: the log of the members' mean softmax (the default);
             * ``logit``: the mean of the members' logits;
-            * ``vote``: the log of the share of members that vote for each class, where the mean
-              softmax acts as one further, fractional vote that breaks ties.
+            * ``vote``: the log of the fraction of votes for each class, one per member, and the
+              mean softmax as one further, fractional vote that breaks ties.
 
     Raises:
         DivtrainError: for no members, a member that is no module, the same module twice, or an
@@ -71,7 +71,7 @@ class Ensemble(nn.Module):
         self.aggregate: Aggregate = aggregate
 
     def extra_repr(self) -> str:
-        """How the members are put together, for `print`."""
+        """How members are aggregated, for `print`."""
         return f"aggregate={self.aggregate!r}"
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class Ensemble(nn.Module):
         """
         inputs = x.unbind() if x.ndim == 5 else (x,) * len(self)
         batch = x.shape[-4]
-        outputs = [_answer(member, own) for member, own in zip(self.members, inputs, strict=True)]
+        outputs = [_answer(member, x) for member, x in zip(self.members, inputs, strict=True)]
         shapes = [tuple(output.shape) for output in outputs]
         if any(len(shape) != 2 or shape[0] != batch for shape in shapes):
             raise DivtrainError(
@@ -137,7 +137,7 @@ def _answer(member: nn.Module, x: Tensor) -> Tensor:
         if x.dtype == torch.float64 and kinds and torch.float64 not in kinds:
             raise DivtrainError(
                 f"expected images in the members' precision, {' and '.join(map(str, kinds))}, got"
-                f" torch.float64 (numpy's default); convert with x.float(). A member said: {error}"
+                f" torch.float64 (numpy's default); convert with x.float(). Torch's error: {error}"
             ) from error
         raise
 

@@ -14,9 +14,9 @@ class DivtrainError(ValueError):
 
 
 class DamagedFileError(DivtrainError):
-    """A file that is not what divtrain wrote: cut short, changed, or of another kind.
+    """A file that is not as divtrain wrote it: truncated, changed, or of another kind.
 
-    What it held can be made again; a run directory does that by itself.
+    A run directory makes its content again by itself.
     """
 
 
@@ -34,10 +34,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
 
 @contextmanager
 def arguments_as(**names: str) -> Iterator[None]:
-    """Context in which errors call arguments by the names that the caller knows them by.
+    """Context in which error messages call arguments by the names that the caller knows.
 
-    Messages put the names of arguments in backticks; there they are replaced, so that somebody who
-    set ``data.root`` is not told of a `root`.
+    Messages put the names of arguments in backticks; there they are replaced, so that the error for
+    somebody who set ``data.root`` names that and not `root`.
 
     >>> with arguments_as(root="data.root"):
     ...     raise DivtrainError("no folder at x: name another `root`")

@@ -29,8 +29,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def checked(kind: type[T]) -> type[T]:
     """Make a frozen dataclass whose fields are checked whenever one is built or replaced.
 
-    Bounds stand on the annotations, e.g. ``Annotated[int, Field(ge=1)]``. All mistakes in the
-    fields are told in one `DivtrainError`.
+    Bounds stand on the annotations, e.g. ``Annotated[int, Field(ge=1)]``. One `DivtrainError`
+    names all mistakes in the fields.
 
     >>> from typing import Annotated
     >>> from pydantic import Field
@@ -46,7 +46,7 @@ def checked(kind: type[T]) -> type[T]:
 
     @wraps(build)
     def init(self: Any, *values: Any, **named: Any) -> None:
-        given = signature.bind(*values, **named).arguments  # by name, as mistakes are told
+        given = signature.bind(*values, **named).arguments  # by name, for the message
         try:
             build(self, **given)
         except ValidationError as error:

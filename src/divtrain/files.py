@@ -1,8 +1,8 @@
-"""Files that are whole or absent: written aside, flushed to disk, then renamed into place.
+"""Files that are complete or absent: written aside, flushed to disk, then renamed into place.
 
-What is read is not trusted: nothing is unpickled, and sizes are looked at first. A file of a run
-is told from a changed one by its SHA-256 in the manifest of its stage (`file_digest`); tensors that
-are read without a manifest, such as checkpoints, carry a digest in their metadata.
+What is read is not trusted: nothing is unpickled, and sizes are looked at first. The manifest of a
+stage holds the SHA-256 of its files (`file_digest`); tensors that are read without a manifest, such
+as checkpoints, carry a digest in their metadata.
 """
 
 import errno
@@ -58,7 +58,7 @@ def make_folder(path: Path) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a mix.
 
     Raises:
         DivtrainError: when the disk is full, read-only or forbidden; the old file is untouched.
@@ -96,13 +96,10 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def check_regular_file(path: Path) -> int:
-    """Check that there is a file at `path`, not a folder, pipe or device that would never end.
-
-    Returns:
-        Its size in bytes.
+    """Return the size of the file at `path`.
 
     Raises:
-        DivtrainError: when there is none; `DamagedFileError` when it is something else.
+        DivtrainError: when there is none; `DamagedFileError` when it is a folder, pipe or device.
     """
     try:
         found = path.stat()
@@ -117,39 +114,36 @@ def check_regular_file(path: Path) -> int:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Context in which whatever a damaged file makes fail is told as damage to that file.
+    """Context in which every failure to read a file, or what is in it, names that file.
 
     Raises:
+        DivtrainError: when the system does not let it be read.
         DamagedFileError: in place of a missing key, a wrong type or a bad value.
     """
     try:
         yield
     except DivtrainError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        own_words = isinstance(error, ValueError)
-        reason = str(error) if own_words else f"{type(error).__name__} {error}"
-        raise DamagedFileError(f"{path} is damaged: {reason}; delete it and run again") from error
+    except OSError as error:
+        raise DivtrainError(f"cannot read {path}: {error.strerror or error}") from error
+    except (
+        LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__} "
+        raise DamagedFileError(
+            f"{path} is damaged: {kind}{error}; delete it and run again"
+        ) from error
 
 
 def _read_text(path: Path) -> str:
-    try:
-        size = check_regular_file(path)
-        if size > LARGEST_JSON:
-            raise DamagedFileError(
-                f"{path} is damaged: {size >> 20} MiB are too many for JSON of divtrain's; delete"
-                " it and run again"
-            )
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DivtrainError(f"cannot read {path}: {error.strerror or error}") from error
+    size = check_regular_file(path)
+    if size > LARGEST_JSON:
+        raise ValueError(f"{size >> 20} MiB are too many for JSON of divtrain's")
+    return path.read_text(encoding="utf-8")
 
 
-def _parse(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text, parse_int=_integer)
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is damaged: {error}; delete it and run again") from error
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_int=_integer)
 
 
 def _integer(digits: str) -> int:
@@ -167,32 +161,23 @@ def read_json(path: Path) -> Any:
             not JSON.
     """
     with reading(path):
-        return _parse(path, _read_text(path))
+        return _parse(_read_text(path))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object per line; raises as `read_json` does."""
     with reading(path):
-        rows = [_parse(path, line) for line in _read_text(path).split("\n") if line]
-    if not all(isinstance(row, dict) for row in rows):
-        raise DamagedFileError(
-            f"{path} is damaged: expected an object per line; delete it and run again"
-        )
+        rows = [_parse(line) for line in _read_text(path).split("\n") if line]
+        if not all(isinstance(row, dict) for row in rows):
+            raise ValueError("expected an object per line")
     return rows
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes.
-
-    Raises:
-        DivtrainError: when there is no file, or it cannot be read.
-    """
+    """Return the SHA-256 of a file's bytes."""
     check_regular_file(path)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DivtrainError(f"cannot read {path}: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_tensors(
@@ -200,23 +185,23 @@ def write_tensors(
 ) -> None:
     """Write tensors and a JSON-able `about` to one safetensors file, as `write_bytes` does.
 
-    Tensors that share memory (tied weights) are written each for itself.
+    Of tensors that share memory (tied weights) each is written.
 
     Args:
         path: File to write.
         tensors: By name.
         about: What they are.
-        sealed: Whether to put a digest of it all into the metadata, which `read_tensors` checks;
-            not needed for a file whose SHA-256 is kept elsewhere.
+        sealed: Whether to put a digest of both into the metadata, which `read_tensors` checks; not
+            needed for a file whose SHA-256 is kept elsewhere.
     """
-    whole = {
+    copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     text = json.dumps(about)
     if sealed:  # in the one key, since safetensors writes several in a changing order
-        text = f"{SEAL}{_tensor_digest(whole, text)} {text}"
-    write_bytes(path, safetensors.torch.save(whole, {"divtrain": text}))
+        text = f"{SEAL}{_tensor_digest(copies, text)} {text}"
+    write_bytes(path, safetensors.torch.save(copies, {"divtrain": text}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -233,7 +218,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise DivtrainError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # safetensors and torch each have their own words for damage
+    except Exception as error:  # safetensors and torch raise many kinds for damage
         raise DamagedFileError(
             f"{path} is not a readable safetensors file ({error}); it may be truncated, or of"
             " another format such as a pickled .pt, which is never loaded"
@@ -248,10 +233,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         seal, _, text = (text or "").partition(" ")
         if len(metadata) > 1 or seal != f"{SEAL}{_tensor_digest(tensors, text)}":
             raise DamagedFileError(
-                f"{path} is damaged: its content does not fit the digest in it; take it from where"
-                " it came from again, or make it anew"
+                f"{path} is damaged: its content does not fit the digest in it; copy or make it"
+                " again"
             )
-    return tensors, _parse(path, text or "")
+    with reading(path):
+        return tensors, _parse(text or "")
 
 
 def _tensor_digest(tensors: Mapping[str, Tensor], about: str) -> str:

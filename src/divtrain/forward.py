@@ -17,11 +17,11 @@ from divtrain.errors import DivtrainError, unknown_name
 
 @dataclass(frozen=True)
 class Where:
-    """Some images of each batch.
+    """Which images of each batch.
 
     Attributes:
-        part: The name of a part of the batch: ``given``, ``outside``; None for the whole batch.
-        share: The leading share of it, in (0, 1], rounded up to whole images.
+        part: The name of a part of the batch: ``given``, ``outside``; None for all images.
+        share: The fraction of these, from the first on, in (0, 1], rounded up to an image.
     """
 
     part: str | None = None
@@ -36,9 +36,9 @@ class Batch:
         x: Images in [0, 1], (batch, channel, height, width); or one set of them for each member,
             (member, batch, channel, height, width).
         y: Labels, (batch,), the same for every member.
-        parts: Where each part lies, fixed in size and order from step to step. ``given`` are the
-            training images, in any of their views; ``outside`` images of no class, whose labels
-            are drawn at random. All images are ``given`` if nothing is said.
+        parts: Which images each named part of the batch holds, the same at every step. ``given``
+            are the training images, in any of their views; ``outside`` images of no class, whose
+            labels are drawn at random. By default all images are ``given``.
     """
 
     x: Tensor
@@ -46,7 +46,6 @@ class Batch:
     parts: Mapping[str, slice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Make all images one part where no parts are named."""
         if not self.parts:
             object.__setattr__(self, "parts", {"given": slice(0, self.x.shape[-4])})
 
@@ -55,18 +54,18 @@ class Batch:
         return self.x.shape[-4]
 
     def at(self, where: Where) -> slice:
-        """Return the place of some of the images.
+        """Return the places of these images in the batch.
 
         Raises:
             DivtrainError: for a part that the batch does not have.
         """
         if where.part is not None and where.part not in self.parts:
             raise unknown_name("part of a batch", where.part, self.parts)
-        whole = slice(0, len(self)) if where.part is None else self.parts[where.part]
-        return slice(whole.start, whole.start + leading(where.share, whole.stop - whole.start))
+        all_of = slice(0, len(self)) if where.part is None else self.parts[where.part]
+        return slice(all_of.start, all_of.start + leading(where.share, all_of.stop - all_of.start))
 
     def every(self, stride: int, first: int) -> "Batch":
-        """Return every `stride`-th image from the `first` on: the same share of each part."""
+        """Return every `stride`-th image from the `first` on, of each part alike."""
         parts = {
             name: slice(part.start // stride, part.stop // stride)
             for name, part in self.parts.items()
@@ -74,21 +73,21 @@ class Batch:
         return Batch(self.x[..., first::stride, :, :, :], self.y[first::stride], parts)
 
     def of_member(self, index: int) -> "Batch":
-        """Return the batch as one member sees it, for an ensemble of that member alone."""
+        """Return the batch that one member sees, for an ensemble of only that member."""
         return self if self.x.ndim == 4 else replace(self, x=self.x[index : index + 1])
 
 
 def leading(share: float, count: int) -> int:
-    """How many of `count` images a share is, rounded up (and not by a rounding error)."""
+    """Return share * count, rounded up to an image (and not by a rounding error)."""
     return math.ceil(share * count - 1e-9)
 
 
 @dataclass(frozen=True)
 class MemberPass:
-    """What every member answers to one batch, and its input gradients once a term asks for them.
+    """Logits of every member for one batch, and input gradients once a term asks for them.
 
     Attributes:
-        batch: The images, labels and parts, also as `x`, `y` and `parts`.
+        batch: The images, labels and parts.
         logits: (member, batch, class).
         losses: Per-example cross-entropy J_i of each member, (member, batch).
         recorded: The images at which input gradients can be taken.
@@ -101,35 +100,20 @@ class MemberPass:
     recorded: slice
     leaves: Tensor
     gradients: dict[bool, Tensor] = field(default_factory=dict, repr=False, compare=False)
-    """Input gradients of all recorded images taken so far, by whether they can be differentiated;
-    all terms of a loss share them, so that two terms run one backward pass."""
-
-    @property
-    def x(self) -> Tensor:
-        """The images, as in the batch."""
-        return self.batch.x
-
-    @property
-    def y(self) -> Tensor:
-        """The labels, (batch,)."""
-        return self.batch.y
-
-    @property
-    def parts(self) -> Mapping[str, slice]:
-        """Where each part of the batch lies."""
-        return self.batch.parts
+    """Input gradients of all recorded images, by whether they can be differentiated; cached, so
+    that two terms run one backward pass."""
 
     def input_gradients(
         self, where: Where | None = None, create_graph: bool = False
     ) -> Float[Tensor, "member some feature"]:
         """Return g_i, the gradient of each member's *summed* cross-entropy: exact per example.
 
-        Every member reads its own copy of the images, so one backward pass of the sum of all
-        losses yields every g_i, and each member runs one forward pass.
+        Every member has a copy of the images, so one backward pass of the sum of all losses yields
+        every g_i.
 
         Args:
             where: At which images; all recorded ones if None.
-            create_graph: Whether the gradients will be differentiated in their turn.
+            create_graph: Whether the gradients will be differentiated again.
 
         Raises:
             DivtrainError: for images that were not recorded.
@@ -144,17 +128,15 @@ class MemberPass:
             )
         if first == self.recorded.stop:
             return self.leaves.flatten(2)
-        taken = self.gradients
-        if True not in taken and create_graph not in taken:
-            (taken[create_graph],) = torch.autograd.grad(
-                self.losses[:, self.recorded].sum(),
-                self.leaves,
-                create_graph=create_graph,
-                retain_graph=True,
+        cached = self.gradients
+        if True not in cached and create_graph not in cached:
+            loss = self.losses[:, self.recorded].sum()
+            (cached[create_graph],) = torch.autograd.grad(
+                loss, self.leaves, create_graph=create_graph, retain_graph=True
             )
-        whole = taken[True] if True in taken else taken[False]
-        found = whole[:, here.start - first : here.stop - first].flatten(2)
-        return found if create_graph else found.detach()
+        g = cached[True] if True in cached else cached[False]
+        g = g[:, here.start - first : here.stop - first].flatten(2)
+        return g if create_graph else g.detach()
 
 
 def member_pass(
@@ -162,14 +144,14 @@ def member_pass(
 ) -> MemberPass:
     """Run every member once on a batch (not modified; gradients do not flow beyond its images).
 
-    Values of images and labels are taken to be right: they are checked where they are loaded.
+    Values of images and labels are not checked.
 
     Args:
         ens: An `Ensemble`.
         batch: Images and labels.
-        recorded: The images that record gradients, adjacent; all if None. The others run for the
-            price of plain training. Batch norm in train mode normalises the two groups apart.
-        create_graph: Whether the input gradients will be differentiated in their turn.
+        recorded: The images that record gradients, adjacent; all if None. The others cost no more
+            than in plain training. Batch norm in train mode normalises the two groups separately.
+        create_graph: Whether the input gradients will be differentiated again.
 
     Raises:
         DivtrainError: for one set of images per member, of another number of members.
@@ -190,10 +172,10 @@ def member_pass(
         with FastDoubleBackward() if create_graph else nullcontext():
             answers.append(ens.member_logits(leaves))
     if last - first < len(batch):
-        rest = x[..., last:, :, :, :]
+        others = x[..., last:, :, :, :]
         if first:
-            rest = torch.cat([x[..., :first, :, :, :], rest], -4)
-        plain = ens.member_logits(rest)
+            others = torch.cat([x[..., :first, :, :, :], others], -4)
+        plain = ens.member_logits(others)
         answers = [plain[:, :first], *answers, plain[:, first:]] if first else [*answers, plain]
     logits = torch.cat(answers, dim=1)
     return MemberPass(batch, logits, trusted_cross_entropy(logits, batch.y), recorded, leaves)

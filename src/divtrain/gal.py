@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from divtrain.checks import check_images, check_labels
+from divtrain.checks import check_images, check_label_shape, check_labels
 from divtrain.ensemble import HasMembers
 from divtrain.errors import DivtrainError
 from divtrain.forward import Batch, MemberPass, member_pass
@@ -37,20 +37,15 @@ def input_gradients(
 
     Args:
         ens: An `Ensemble`.
-        x: Images in [0, 1], (batch, channel, height, width).
-        y: Labels, (batch,).
-        create_graph: Record the gradients themselves, so that a loss of them can be minimised.
-
-    Returns:
-        (member, batch, feature), float32 for float32 images.
+        x: Images in [0, 1], (batch, channel, height, width), of floating point.
+        y: Labels, (batch,), int64.
+        create_graph: Whether the gradients will be differentiated again, in a loss of them.
 
     Raises:
-        DivtrainError: for images that are not (batch, channel, height, width), floating point and
-            in [0, 1], or labels that are not (batch,), int64 and in range.
+        DivtrainError: for images or labels of another kind.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        # A label made under inference_mode may not be saved for backward: clone it here.
-        forward = _checked_pass(ens, x, y.clone(), create_graph)
+        forward = _checked_pass(ens, x, y, create_graph)
         return forward.input_gradients(create_graph=create_graph)
 
 
@@ -61,7 +56,9 @@ def _checked_pass(ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool) -> 
             " divtrain.Ensemble([net_a, net_b])"
         )
     check_images(x)
-    forward = member_pass(ens, Batch(x, y), create_graph=create_graph)
+    check_label_shape(y, len(x))
+    # A label made under inference_mode cannot be saved for the backward pass: clone it here.
+    forward = member_pass(ens, Batch(x, y.clone()), create_graph=create_graph)
     check_labels(y, len(x), forward.logits.shape[-1])
     return forward
 
@@ -70,7 +67,7 @@ def pairwise_cosine(g: Tensor) -> Float[Tensor, "batch pair"]:
     """Cosine similarity of every unordered pair of members (Eq. 6), in [-1, 1].
 
     Pairs come in the order (0, 1), (0, 2), ..., (N-2, N-1). A vanished gradient (largest entry
-    below 1e-30) has cosine 0 with every other and passes no gradient back.
+    below 1e-30) has cosine 0 with every other and gets no gradient.
 
     Args:
         g: Input gradients, (member, batch, feature).
@@ -121,7 +118,7 @@ def gradient_alignment_loss(
     """
     if not temperature > 0:
         raise DivtrainError(
-            f"expected a temperature above 0, got {temperature!r}; the paper's is 1"
+            f"expected a `temperature` above 0, got {temperature!r}; the paper's is 1"
         )
     return temperature * torch.logsumexp(pairwise_cosine(g) / temperature, dim=-1)
 
@@ -136,8 +133,8 @@ class Alignment:
 
     Attributes:
         gal: Mean GAL over the examples; carries the gradient.
-        coherence: Mean coherence over the examples, for the record.
-        vanishing: Share of (member, example) gradients under the floor, for the record; they say
+        coherence: Mean coherence over the examples, for the log; no gradient.
+        vanishing: Fraction of (member, example) gradients that vanished, for the log; they say
             nothing about alignment, so it should be 0.
     """
 
@@ -147,7 +144,7 @@ class Alignment:
 
 
 def alignment(g: Float[Tensor, "member batch feature"], temperature: float = 1.0) -> Alignment:
-    """Return GAL, coherence and the share of vanished gradients, averaged over the batch."""
+    """Return GAL, coherence and the fraction of vanished gradients, averaged over the batch."""
     return Alignment(
         gal=gradient_alignment_loss(g, temperature).mean(),
         coherence=coherence(g.detach()).mean(),
@@ -156,22 +153,16 @@ def alignment(g: Float[Tensor, "member batch feature"], temperature: float = 1.0
 
 
 @dataclass(frozen=True)
-class DiversityLoss:
-    """The parts of Eq. 9 on one batch, each a scalar.
+class DiversityLoss(Alignment):
+    """Eq. 9 on one batch, each a scalar.
 
     Attributes:
         total: cross_entropy + gal_weight * gal; call `.total.backward()`.
         cross_entropy: Mean over members and examples.
-        gal: Mean over examples.
-        coherence: Mean over examples, for the record; no gradient.
-        vanishing: Share of input gradients under the floor, for the record.
     """
 
     total: Tensor
     cross_entropy: Tensor
-    gal: Tensor
-    coherence: Tensor
-    vanishing: Tensor
 
 
 def diversity_loss(
@@ -181,7 +172,7 @@ def diversity_loss(
     gal_weight: float = 0.5,
     temperature: float = 1.0,
 ) -> DiversityLoss:
-    """Diversity Training's loss (Eq. 9) on one batch, from one forward pass a member.
+    """Diversity Training's loss (Eq. 9) on one batch, from one forward pass per member.
 
     Args:
         ens: An `Ensemble` of at least two members, in the mode you train in.
@@ -201,8 +192,8 @@ def diversity_loss(
         )
     if not gal_weight >= 0:
         raise DivtrainError(
-            f"expected gal_weight >= 0, got {gal_weight!r}; the paper's is 0.5, and a negative one"
-            " would align the members"
+            f"expected `gal_weight` >= 0, got {gal_weight!r}; the paper's is 0.5, and a negative"
+            " one would align the members"
         )
     if isinstance(ens, HasMembers) and len(ens.members) < 2:
         raise DivtrainError(
@@ -212,9 +203,5 @@ def diversity_loss(
     aligned = alignment(forward.input_gradients(create_graph=True), temperature)
     cross = forward.losses.mean()
     return DiversityLoss(
-        total=cross + gal_weight * aligned.gal,
-        cross_entropy=cross,
-        gal=aligned.gal,
-        coherence=aligned.coherence,
-        vanishing=aligned.vanishing,
+        **vars(aligned), total=cross + gal_weight * aligned.gal, cross_entropy=cross
     )

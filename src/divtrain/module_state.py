@@ -1,4 +1,4 @@
-"""Looking at a model in eval mode, and leaving every part of it as it was."""
+"""A model's mode and device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Context with `model` in eval mode; afterwards each submodule has its own mode again."""
+    """Context with `model` in eval mode; afterwards each submodule is in its former mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

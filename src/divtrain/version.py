@@ -1,4 +1,4 @@
-"""The version of divtrain, and of everything else a result depends on."""
+"""Versions of what a result depends on."""
 
 import platform
 

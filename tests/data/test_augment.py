@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from divtrain.data import random_flip, random_shift
+from divtrain.data.augment import random_flip, random_shift
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -1,5 +1,4 @@
 import pickle
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -54,38 +53,18 @@ def rows(x: Tensor) -> Counter[bytes]:
     return Counter(image.numpy().tobytes() for image in x)
 
 
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return load_dataset("digits")
-
-
-def test_digits_are_1297_training_and_500_test_images_in_the_unit_interval(digits: Dataset) -> None:
-    assert digits.train.x.shape == (1297, 1, 8, 8)
-    assert digits.test.x.shape == (500, 1, 8, 8)
-    assert len(digits.train) == 1297
-    for images in (digits.train, digits.test):
-        assert images.x.dtype == torch.float32
-        assert images.y.dtype == torch.int64
+def test_digits_are_scikit_learns_images_each_once_stratified_and_in_the_unit_interval() -> None:
+    digits = load_dataset("digits")
+    assert (digits.name, digits.classes, len(digits.train)) == ("digits", 10, 1297)
+    for images, count in ((digits.train, 1297), (digits.test, 500)):
+        assert images.x.shape == (count, 1, 8, 8)
+        assert images.x.dtype == torch.float32 and images.y.dtype == torch.int64
         assert (images.x.min(), images.x.max()) == (0, 1)
-    assert (digits.name, digits.classes) == ("digits", 10)
-
-
-def test_digits_are_stratified_over_the_ten_classes(digits: Dataset) -> None:
     test, train = digits.test.y.bincount(), digits.train.y.bincount()
-    proportional = 500 * (test + train) / 1797
-    assert (test - proportional).abs().max() < 1
-
-
-def test_digits_split_holds_each_of_scikit_learns_images_once(digits: Dataset) -> None:
-    images = sklearn.datasets.load_digits().images  # pyright: ignore[reportAttributeAccessIssue]
-    whole = torch.from_numpy(images / 16).float()[:, None]
-    assert rows(digits.train.x) + rows(digits.test.x) == rows(whole)
-
-
-def test_digits_are_the_same_each_time(digits: Dataset) -> None:
-    again = load_dataset("digits")
-    assert again.fingerprint == digits.fingerprint
-    assert torch.equal(again.test.x, digits.test.x)
+    assert (test - 500 * (test + train) / 1797).abs().max() < 1
+    scikit = sklearn.datasets.load_digits().images  # pyright: ignore[reportAttributeAccessIssue]
+    expected = torch.from_numpy(scikit / 16).float()[:, None]
+    assert rows(digits.train.x) + rows(digits.test.x) == rows(expected)
 
 
 @pytest.mark.parametrize(
@@ -174,53 +153,12 @@ def test_npz_of_another_form_is_refused_with_a_reason(
         load_dataset(save(tmp_path, **changes))
 
 
-def test_npz_cut_short_at_any_length_is_refused_and_closed(tmp_path: Path) -> None:
-    # A file left open would be a ResourceWarning, and warnings are errors.
-    path = Path(save(tmp_path))
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 29):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DivtrainError, match=r"not a readable \.npz file"):
-            load_dataset(str(path))
-
-
-def test_npz_with_a_damaged_byte_is_refused_or_read(tmp_path: Path) -> None:
-    path = Path(save(tmp_path))
-    whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0x81
-        path.write_bytes(damaged)
-        try:
-            load_dataset(str(path))
-        except DivtrainError:
-            continue
-        except Exception as error:
-            pytest.fail(f"byte {place} of {len(whole)} damaged: {error!r}")
-
-
 @pytest.mark.parametrize("content", [b"no zip file", b"\x00" * 500, b""])
 def test_npz_that_is_no_zip_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.npz"
     path.write_bytes(content)
     with pytest.raises(DivtrainError, match=r"not a readable \.npz file"):
         load_dataset(str(path))
-
-
-def test_npy_file_named_npz_is_refused(tmp_path: Path) -> None:
-    with (tmp_path / "mine.npz").open("wb") as file:
-        np.save(file, UINT8)
-    with pytest.raises(DivtrainError, match=r"mine\.npz"):
-        load_dataset(str(tmp_path / "mine.npz"))
-
-
-@pytest.mark.usefixtures("no_shape_checks")
-def test_npz_whose_members_are_no_arrays_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "mine.npz", "w") as file:
-        for name in keras():
-            file.writestr(f"{name}.npy", "not an array")
-    with pytest.raises(DivtrainError, match=r"mine"):
-        load_dataset(str(tmp_path / "mine.npz"))
 
 
 class Bomb:
@@ -247,17 +185,6 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path, whole_file: bool) -> N
     assert trace.exists()  # the bomb does work
 
 
-def test_image_folders_keep_pixels_and_number_classes_alphabetically(tmp_path: Path) -> None:
-    cat, dog, ant, bee = (colour() for _ in range(4))
-    parts = {"train": {"dog": [dog], "cat": [cat, ant]}, "test": {"cat": [bee], "dog": [dog]}}
-    dataset = load_dataset(save_folder(tmp_path / "pets", parts))
-    assert dataset.train.y.tolist() == [0, 0, 1]
-    assert dataset.test.y.tolist() == [0, 1]
-    expected = torch.from_numpy(np.stack([cat, ant, dog])).permute(0, 3, 1, 2) / 255
-    assert torch.equal(dataset.train.x, expected)
-    assert (Path(dataset.name).name, dataset.classes) == ("pets", 2)
-
-
 def pets(**changes: Any) -> dict[str, Any]:
     parts = {part: {"cat": [colour()], "dog": [colour()]} for part in ("train", "test")}
     return parts | changes
@@ -280,15 +207,6 @@ def test_image_folders_of_another_form_are_refused_with_a_reason(
 ) -> None:
     with pytest.raises(DivtrainError, match=match):
         load_dataset(save_folder(tmp_path, parts))
-
-
-@pytest.mark.parametrize("keep", [0, 20, 90])
-def test_damaged_image_is_named(tmp_path: Path, keep: int) -> None:
-    name = save_folder(tmp_path, pets())
-    file = tmp_path / "test" / "dog" / "0.png"
-    file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(DivtrainError, match=r"dog/0\.png is not a readable image"):
-        load_dataset(name)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +244,7 @@ def test_missing_files_without_a_network_name_the_ways_out(
 
 
 def test_a_folder_for_downloads_is_not_made_in_one_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DivtrainError, match=r"and so is the folder .*another folder as `root`"):
+    with pytest.raises(DivtrainError, match=r"so is the parent folder .*another folder as `root`"):
         load_dataset("mnist", tmp_path / "no/such")
     assert not (tmp_path / "no").exists()
 
@@ -365,56 +283,39 @@ def test_damaged_mnist_files_are_refused(tmp_path: Path, keep: int) -> None:
 
 
 def made(x: Tensor, y: Tensor) -> Dataset:
-    return Dataset("made", Images(x, y), Images(x[:2], y[:2]), 2)
+    return Dataset("made", Images(x, y), Images(x[:2].clone(), y[:2].clone()), 2)
 
 
-def test_channel_mean_and_std_are_numpys_over_the_training_images() -> None:
-    x = (
-        torch.from_numpy(DRAW.random((7, 3, 4, 4))).float()
-        * torch.tensor([1, 0.5, 0.1])[:, None, None]
-    )
-    dataset = made(x, torch.arange(7) % 2)
-    channels = x.double().numpy().transpose(1, 0, 2, 3).reshape(3, -1)
+def test_channel_mean_and_std_are_numpys_and_a_constant_channel_has_1() -> None:
+    x = DRAW.random((7, 3, 4, 4)) * np.array([1, 0.5, 0.0])[:, None, None] + 0.1
+    dataset = made(torch.from_numpy(x).float(), torch.arange(7) % 2)
+    channels = x.transpose(1, 0, 2, 3).reshape(3, -1)
     assert dataset.channel_mean == pytest.approx(channels.mean(1), rel=1e-5)
-    assert dataset.channel_std == pytest.approx(channels.std(1, ddof=1), rel=1e-5)
+    assert dataset.channel_std == pytest.approx([*channels.std(1, ddof=1)[:2], 1.0], rel=1e-5)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1.0])
-def test_std_of_a_constant_channel_is_one(value: float) -> None:
-    x = torch.full((5, 2, 7, 7), value)
-    x[0, 1, 0, 0] = 0.7
-    std = made(x, torch.arange(5) % 2).channel_std
-    assert std[0] == 1
-    assert 0 < std[1] < 1
-
-
-def test_fingerprint_is_of_the_content_alone() -> None:
-    x, y = torch.rand(4, 1, 3, 3), torch.arange(4) % 2
-    test = Images(x[:2].clone(), y[:2].clone())
-    twin = Dataset("twin", Images(x.clone(), y.clone()), test, 2)
-    assert made(x, y).fingerprint == twin.fingerprint
-
-
-@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("what", ["x", "y"])
-def test_fingerprint_changes_with_any_pixel_or_label(part: str, what: str) -> None:
+def test_fingerprint_changes_with_any_pixel_or_label_and_with_nothing_else(
+    split: str, what: str
+) -> None:
     def dataset() -> Dataset:
-        return Dataset(
-            "made",
-            Images(torch.zeros(4, 1, 3, 3), torch.arange(4) % 2),
-            Images(torch.zeros(2, 1, 3, 3), torch.arange(2)),
-            2,
-        )
+        return made(torch.zeros(4, 1, 3, 3), torch.arange(4) % 2)
 
-    seen = {dataset().fingerprint}
-    size = getattr(getattr(dataset(), part), what).numel()
+    seen = {dataset().fingerprint, dataset().fingerprint}
+    assert len(seen) == 1
+    size = getattr(getattr(dataset(), split), what).numel()
     for place in range(size):
         changed = dataset()
-        getattr(getattr(changed, part), what).view(-1)[place] += 1
+        getattr(getattr(changed, split), what).view(-1)[place] += 1
         seen.add(changed.fingerprint)
     assert len(seen) == 1 + size
 
 
-def test_fingerprint_tells_apart_the_same_bytes_in_another_shape() -> None:
+def test_fingerprint_tells_apart_the_same_bytes_in_another_shape_and_is_cached() -> None:
     x, y = torch.rand(4, 1, 4, 4), torch.arange(4) % 2
-    assert made(x, y).fingerprint != made(x.reshape(4, 4, 2, 2), y).fingerprint
+    dataset = made(x, y)
+    assert dataset.fingerprint != made(x.reshape(4, 4, 2, 2), y).fingerprint
+    before = dataset.fingerprint
+    x.zero_()
+    assert dataset.fingerprint == before

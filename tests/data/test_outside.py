@@ -19,6 +19,7 @@ from divtrain.data import (
 )
 from divtrain.defences import Clean, Noisy
 from divtrain.errors import DivtrainError
+from divtrain.identity import spec_of
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -105,12 +106,12 @@ def test_the_data_set_itself_is_not_outside(
 def test_names_are_offered_and_changed_files_told(archive: Path) -> None:
     with pytest.raises(DivtrainError, match="'nose': did you mean 'noise'"):
         open_outside("nose")
-    before = repr(open_outside(str(archive)))
-    assert repr(open_outside(str(archive), expected=before)) == before
+    before = spec_of(open_outside(str(archive)))
+    assert spec_of(open_outside(str(archive), expected=before)) == before
     with np.load(archive) as arrays:
         changed = dict(arrays) | {"x_train": arrays["x_train"][::-1]}
     np.savez(archive, **changed)
-    assert repr(open_outside(str(archive))) != before
+    assert spec_of(open_outside(str(archive))) != before
     with pytest.raises(DivtrainError, match="changed since the run began"):
         open_outside(str(archive), expected=before)
 
@@ -150,5 +151,5 @@ def test_classes_of_images_from_outside_are_uniform(digits: Dataset) -> None:
 
 
 def test_a_batch_without_room_for_training_images_is_refused(digits: Dataset) -> None:
-    with pytest.raises(DivtrainError, match="batch_size 1 leaves no room"):
+    with pytest.raises(DivtrainError, match="room for training images .* from outside, got 1"):
         stream(digits, 1)

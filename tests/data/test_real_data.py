@@ -6,65 +6,40 @@ from pathlib import Path
 import pytest
 import torch
 
-from divtrain.data import Dataset, Images, load_dataset
+from divtrain.data import load_dataset
 
-FILES = {"mnist": "MNIST/raw/train-images-idx3-ubyte", "cifar10": "cifar-10-batches-py/test_batch"}
-
-
-def real(name: str) -> Dataset:
-    root = os.environ.get("DIVTRAIN_DATA")
-    if not root:
-        pytest.skip("DIVTRAIN_DATA is unset; it names the folder with torchvision's files")
-    if not (Path(root) / FILES[name]).is_file():
-        pytest.skip(f"DIVTRAIN_DATA={root} holds no {FILES[name]}")
-    return load_dataset(name, root)
+MNIST = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
-@pytest.fixture(scope="module")
-def mnist() -> Dataset:
-    return real("mnist")
-
-
-@pytest.fixture(scope="module")
-def cifar10() -> Dataset:
-    return real("cifar10")
-
-
-def check(images: Images, shape: tuple[int, ...]) -> None:
-    assert images.x.shape == shape
-    assert images.x.dtype == torch.float32
-    assert (images.x.min(), images.x.max()) == (0, 1)
-    assert images.y.dtype == torch.int64
-
-
-def test_mnist_has_its_known_shapes_and_label_counts(mnist: Dataset) -> None:
-    check(mnist.train, (60000, 1, 28, 28))
-    check(mnist.test, (10000, 1, 28, 28))
-    train = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    test = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    assert mnist.train.y.bincount().tolist() == train
-    assert mnist.test.y.bincount().tolist() == test
-    assert mnist.classes == 10
-
-
-def test_mnist_has_its_known_mean_and_deviation(mnist: Dataset) -> None:
-    assert mnist.channel_mean == pytest.approx((0.1307,), abs=5e-5)
-    assert mnist.channel_std == pytest.approx((0.3081,), abs=5e-5)
-
-
-def test_mnist_starts_with_its_known_labels(mnist: Dataset) -> None:
-    assert mnist.train.y[:8].tolist() == [5, 0, 4, 1, 9, 2, 1, 3]
-    assert mnist.test.y[:8].tolist() == [7, 2, 1, 0, 4, 1, 4, 9]
-
-
-def test_cifar10_has_its_known_shapes_and_label_counts(cifar10: Dataset) -> None:
-    check(cifar10.train, (50000, 3, 32, 32))
-    check(cifar10.test, (10000, 3, 32, 32))
-    assert cifar10.train.y.bincount().tolist() == [5000] * 10
-    assert cifar10.test.y.bincount().tolist() == [1000] * 10
-    assert cifar10.classes == 10
-
-
-def test_cifar10_has_its_known_mean_and_deviation_per_channel(cifar10: Dataset) -> None:
-    assert cifar10.channel_mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=5e-5)
-    assert cifar10.channel_std == pytest.approx((0.2470, 0.2435, 0.2616), abs=1e-4)
+@pytest.mark.parametrize(
+    ("name", "file", "shape", "counts", "mean", "std"),
+    [
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte", (1, 28, 28), (MNIST, MNIST_TEST),
+         [0.1307], [0.3081]),
+        ("cifar10", "cifar-10-batches-py/test_batch", (3, 32, 32), ([5000] * 10, [1000] * 10),
+         [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    ],
+)  # fmt: skip
+def test_a_data_set_has_its_known_shapes_labels_mean_and_deviation(
+    name: str,
+    file: str,
+    shape: tuple[int, ...],
+    counts: tuple[list[int], list[int]],
+    mean: list[float],
+    std: list[float],
+) -> None:
+    root = os.environ.get("DIVTRAIN_DATA", "")
+    if not root or not (Path(root) / file).is_file():
+        pytest.skip(f"DIVTRAIN_DATA={root!r} holds no {file}")
+    dataset = load_dataset(name, root)
+    for images, count in zip((dataset.train, dataset.test), counts, strict=True):
+        assert images.x.shape == (sum(count), *shape)
+        assert images.x.dtype == torch.float32 and images.y.dtype == torch.int64
+        assert (images.x.min(), images.x.max()) == (0, 1)
+        assert images.y.bincount().tolist() == count
+    assert dataset.channel_mean == pytest.approx(mean, abs=5e-5)
+    assert dataset.channel_std == pytest.approx(std, abs=1e-4)
+    if name == "mnist":
+        assert dataset.train.y[:8].tolist() == [5, 0, 4, 1, 9, 2, 1, 3]
+        assert dataset.test.y[:8].tolist() == [7, 2, 1, 0, 4, 1, 4, 9]

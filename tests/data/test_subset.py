@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,38 +24,6 @@ def indices(subset: Images) -> list[int]:
 COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
-@given(counts=COUNTS, share=st.floats(0, 1), seed=st.integers(0, 99))
-def test_classes_are_as_even_as_they_allow(counts: list[int], share: float, seed: int) -> None:
-    images = made(counts)
-    size = max(1, round(share * len(images)))
-    subset = balanced_subset(images, size, seed)
-    got = subset.y.bincount(minlength=len(counts)).tolist()
-    assert sum(got) == len(subset) == size
-    with_more = [k for k, count in enumerate(counts) if got[k] < count]
-    # No class that has images left may fall two behind another.
-    assert all(got[k] >= max(got) - 1 for k in with_more)
-
-
-@settings(max_examples=60, deadline=None)
-@given(counts=COUNTS, share=st.floats(0, 1), seed=st.integers(0, 99))
-def test_images_are_distinct_and_keep_their_labels(
-    counts: list[int], share: float, seed: int
-) -> None:
-    images = made(counts)
-    subset = balanced_subset(images, max(1, round(share * len(images))), seed)
-    chosen = indices(subset)
-    assert len(set(chosen)) == len(chosen)
-    assert torch.equal(subset.y, images.y[chosen])
-
-
-@settings(max_examples=60, deadline=None)
-@given(counts=COUNTS)
-def test_the_whole_is_a_permutation(counts: list[int]) -> None:
-    images = made(counts)
-    assert sorted(indices(balanced_subset(images, len(images)))) == list(range(len(images)))
-
-
 def test_the_draw_is_a_function_of_the_seed() -> None:
     images = made([20, 20, 20])
     draws = [indices(balanced_subset(images, 15, seed)) for seed in (0, 0, 1, 2)]
@@ -75,12 +45,6 @@ def test_every_image_of_a_class_is_as_likely_as_every_other() -> None:
 def test_the_order_mixes_the_classes() -> None:
     labels = balanced_subset(made([50, 50]), 100).y
     assert abs(int((labels[1:] != labels[:-1]).sum()) - 50) < 4 * 5
-
-
-@pytest.mark.parametrize("size", [0, -1, 7])
-def test_sizes_that_do_not_exist_are_refused(size: int) -> None:
-    with pytest.raises(DivtrainError, match=f"`size` from 1 to 6 images, got {size}"):
-        balanced_subset(made([3, 3]), size)
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,12 +81,29 @@ def test_more_images_held_out_are_those_held_out_before_and_others() -> None:
     assert few < many
 
 
-@pytest.mark.parametrize("size", [0, -1, 6, 7])
-def test_holding_out_none_or_all_is_refused(size: int) -> None:
-    with pytest.raises(DivtrainError, match=f"hold out 1 to 5 of 6 images, got {size}"):
-        hold_out(made([3, 3]), size)
+@settings(max_examples=60, deadline=None)
+@given(counts=COUNTS, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_images_are_distinct_and_classes_as_even_as_they_allow(
+    counts: list[int], share: float, seed: int
+) -> None:
+    images = made(counts)
+    size = max(1, round(share * len(images)))
+    subset = balanced_subset(images, size, seed)
+    chosen, got = indices(subset), subset.y.bincount(minlength=len(counts)).tolist()
+    assert len(set(chosen)) == len(chosen) == len(subset) == size
+    assert torch.equal(subset.y, images.y[chosen])
+    # No class that has images left may fall two behind another.
+    assert all(got[k] >= max(got) - 1 for k, count in enumerate(counts) if got[k] < count)
 
 
-def test_holding_out_all_of_a_class_is_refused() -> None:
-    with pytest.raises(DivtrainError, match="leaves none of class 1; hold out fewer"):
-        hold_out(made([10, 2]), 6)
+@pytest.mark.parametrize(
+    ("take", "counts", "size", "match"),
+    [
+        *((balanced_subset, [3, 3], size, "`size` from 1 to 6 images, got") for size in (-1, 0, 7)),
+        *((hold_out, [3, 3], size, "hold out 1 to 5 of 6 images, got") for size in (-1, 0, 6)),
+        (hold_out, [10, 2], 6, "leaves none of class 1; hold out fewer"),
+    ],
+)
+def test_impossible_sizes_are_refused(take: Any, counts: list[int], size: int, match: str) -> None:
+    with pytest.raises(DivtrainError, match=match):
+        take(made(counts), size)

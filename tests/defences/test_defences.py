@@ -27,8 +27,8 @@ from divtrain.defences import (
     GradientAlignment,
     Noisy,
     build_defence,
-    total_loss,
 )
+from divtrain.defences.terms import total_loss
 from divtrain.forward import Batch, member_pass
 from divtrain.identity import spec_of
 from divtrain.models import build
@@ -122,14 +122,14 @@ def test_a_defence_of_ones_own_is_taken_wherever_a_name_is(
 @pytest.mark.parametrize(
     ("kind", "bad", "match"),
     [
-        (Div, {"gal_every": 0}, "gal_every >= 1"),
-        (Div, {"gal_part": 0.0}, r"gal_part in \(0, 1\]"),
-        (Detector, {"gal_part": 1.1}, r"gal_part in \(0, 1\]"),
-        (Adv, {"static_nets": 0}, "static_nets >= 1"),
+        (Div, {"gal_every": 0}, "`gal_every` >= 1"),
+        (Div, {"gal_part": 0.0}, r"`gal_part` in \(0, 1\]"),
+        (Detector, {"gal_part": 1.1}, r"`gal_part` in \(0, 1\]"),
+        (Adv, {"static_nets": 0}, "`static_nets` >= 1"),
         (AdvDiv, {"adv_step": "stepll"}, "did you mean 'step_ll'"),
-        (AdvDiv, {"gal_every": 0}, "gal_every >= 1"),
-        (GradientAlignment, {"every": 0}, "every >= 1"),
-        (GradientAlignment, {"share": 1.1}, "share in"),
+        (AdvDiv, {"gal_every": 0}, "`gal_every` >= 1"),
+        (GradientAlignment, {"every": 0}, "`every` >= 1"),
+        (GradientAlignment, {"share": 1.1}, "`share` in"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind: Any, bad: dict[str, Any], match: str) -> None:
@@ -142,10 +142,12 @@ def test_lazy_gal_goes_at_most_from_the_first_step_to_the_last() -> None:
     div = Div(gal_every=18)
     assert div.steps_per_epoch(100, 30) == 6
     div.check_steps(18)
-    with pytest.raises(dt.DivtrainError, match="gal_every 18 is more than the 17 steps"):
+    with pytest.raises(dt.DivtrainError, match="`gal_every` 18 is more than the 17 steps"):
         div.check_steps(17)
     BaseNoise().check_steps(1)
     assert Detector().steps_per_epoch(100, 100) == 2  # half of each batch is from outside
+    with pytest.raises(dt.DivtrainError, match="a `batch_size` that leaves room .* got 1"):
+        Detector().steps_per_epoch(100, 1)
     assert AdvDiv().steps_per_epoch(90, 30) == 9
 
 
@@ -168,7 +170,7 @@ def test_a_stream_with_views_of_its_own_is_refused() -> None:
     images = Images(torch.rand(8, 1, 2, 2), torch.arange(8) % 2)
     prepared = Div(noise=0.1).prepare(Stream(images, 4), 2)
     assert prepared.views == (Clean(), Noisy(0.1))
-    with pytest.raises(dt.DivtrainError, match="a stream without views"):
+    with pytest.raises(dt.DivtrainError, match="a stream without `views`"):
         Div().prepare(prepared, 2)
 
 

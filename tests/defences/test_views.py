@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.attacks import FGSM
-from divtrain.data import Images, Stream
-from divtrain.defences import Adversarial, AdversarialLeastLikely, Clean
+from divtrain.defences import Adversarial, AdversarialLeastLikely
 
 
 def linear(seed: int, classes: int = 4) -> nn.Module:
@@ -59,17 +58,6 @@ def test_the_radius_is_the_size_of_a_truncated_normal() -> None:
         assert radii.quantile(share).item() == pytest.approx(expected, abs=0.01)
 
 
-def test_examples_stay_between_zero_and_one() -> None:
-    x, y = torch.rand(50, 1, 4, 4).round(), torch.arange(50) % 4
-    x_adv = Adversarial(0.9, (linear(0),))(x, y, generator())
-    assert 0 <= x_adv.min() <= x_adv.max() <= 1
-
-
-def test_no_radius_changes_nothing() -> None:
-    x, y = images()
-    assert torch.equal(Adversarial(0.0, (linear(0),))(x, y, generator()), x)
-
-
 def test_every_net_of_several_is_attacked() -> None:
     nets, (x, y) = (linear(0), linear(1), linear(2)), images()
     moved = (Adversarial(0.3, nets)(x, y, generator()) - x).sign()
@@ -88,14 +76,10 @@ def test_the_nets_are_left_as_they_were_and_do_not_learn() -> None:
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
-def test_a_batch_is_a_function_of_seed_and_step() -> None:
-    x, y = images()
-    views = (Clean(), Adversarial(0.3, (linear(0), linear(1))))
-    one, two = (Stream(Images(x, y), 50, views, seed=3).batch(5).x for _ in range(2))
-    assert torch.equal(one, two)
-    assert not torch.equal(one, Stream(Images(x, y), 50, views, seed=4).batch(5).x)
-
-
-def test_without_nets_it_says_what_is_missing() -> None:
+def test_examples_stay_between_zero_and_one_and_no_radius_changes_nothing() -> None:
+    x, y = torch.rand(50, 1, 4, 4).round(), torch.arange(50) % 4
+    x_adv = Adversarial(0.9, (linear(0),))(x, y, generator())
+    assert 0 <= x_adv.min() <= x_adv.max() <= 1
+    assert torch.equal(Adversarial(0.0, (linear(0),))(x, y, generator()), x)
     with pytest.raises(dt.DivtrainError, match="at least one static net"):
-        Adversarial(0.3)(*images(), generator())
+        Adversarial(0.3)(x, y, generator())

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import divtrain as dt
 from divtrain.double_backward import FastDoubleBackward, _torch
-from divtrain.double_backward.max_pooling import pick
 
 
 class Tagged(Tensor):
@@ -135,20 +134,6 @@ def test_a_mistake_raises_what_torch_raises(wrong: Any, shape: tuple[int, ...]) 
     assert errors[0] == errors[1]
 
 
-def test_running_statistics_are_updated_once() -> None:
-    x = torch.rand(8, 3, 4, 4, requires_grad=True)
-
-    def run(context: Any) -> list[Tensor]:
-        net = nn.BatchNorm2d(3)
-        with context:
-            y = net(x)
-        (g,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
-        g.sum().backward()
-        return list(net.buffers())
-
-    check_same(run)
-
-
 @pytest.mark.parametrize("function", [F.relu, lambda x: F.max_pool2d(F.relu(x), 2)])
 def test_a_relu_that_is_off_passes_nothing_of_an_infinite_gradient(function: Any) -> None:
     x = torch.tensor([[[[-1.0, -2.0], [-3.0, -4.0]]]], requires_grad=True)
@@ -190,14 +175,6 @@ def test_a_third_derivative_of_batch_norm_is_refused_as_torch_refuses_it() -> No
     (h,) = torch.autograd.grad(g.sin().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="3rd"):
         torch.autograd.grad(h.sin().sum(), x)
-
-
-def test_pick_takes_values_in_either_layout() -> None:
-    x = torch.rand(2, 3, 4, 5)
-    y, indices = F.max_pool2d(x, 2, return_indices=True)
-    torch.testing.assert_close(pick(x, indices), y)
-    last = indices.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(pick(x.contiguous(memory_format=torch.channels_last), last), y)
 
 
 # Precision

@@ -1,16 +1,15 @@
 """Cross-entropy at training images, GAL alone at images from outside: the detector's loss."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
 
 import divtrain as dt
 from divtrain.data import NOISES
-from divtrain.defences import Base, CrossEntropy, Detector
+from divtrain.defences import Base, Detector
 from divtrain.training import adam, step_by_member, step_together, train
-from made import StopAt, same, stream, tanh_nets
+from made import stream, tanh_nets
 
 DETECTOR = Detector(gal_weight=0.7, temperature=0.8)
 BATCH = DETECTOR.prepare(stream(), 10).batch(0)
@@ -31,16 +30,6 @@ def test_the_loss_is_cross_entropy_inside_plus_gal_outside(step) -> None:
         torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_labels_of_images_from_outside_do_not_reach_the_cross_entropy() -> None:
-    other = replace(BATCH, y=torch.cat([(BATCH.y[:20] + 1) % 10, BATCH.y[20:]]))
-    given, whole = (
-        [step_together(tanh_nets(), each, [term]).loss for each in (BATCH, other)]
-        for term in (CrossEntropy(part="given"), CrossEntropy())
-    )
-    assert torch.equal(*given)
-    assert not torch.equal(*whole)
-
-
 def test_training_lowers_coherence_outside_and_counts_accuracy_inside() -> None:
     ens, plain = tanh_nets(), tanh_nets()
     history = train(ens, stream(), DETECTOR, 60, adam(3e-2))
@@ -53,21 +42,6 @@ def test_training_lowers_coherence_outside_and_counts_accuracy_inside() -> None:
         for each in (ens, plain)
     )
     assert found < base - 0.1
-
-
-def test_a_state_is_resumed_and_refused_for_other_images(tmp_path: Path) -> None:
-    state, whole, again = tmp_path / "state", tanh_nets(), tanh_nets()
-    train(whole, stream(), DETECTOR, 2)
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            tanh_nets(), stream(), DETECTOR, 2, state_file=state, save_every=0.0,
-            callbacks=[StopAt(7)],
-        )  # fmt: skip
-    smooth = replace(DETECTOR, outside="smooth")
-    with pytest.raises(dt.DivtrainError, match="its defence.outside is 'noise'.*'smooth'"):
-        train(tanh_nets(), stream(), smooth, 2, state_file=state)
-    train(again, stream(), DETECTOR, 2, state_file=state)
-    assert same(whole.parameters(), again.parameters())
 
 
 def test_an_iterable_is_given_images_from_outside_too() -> None:

@@ -1,8 +1,7 @@
 """Images in, training batches out."""
 
-from divtrain.data.augment import random_flip, random_shift
-from divtrain.data.datasets import DATASETS, Dataset, Images, Split, load_dataset
-from divtrain.data.noise import add_noise, truncated_normal
+from divtrain.data.datasets import Dataset, Images, Split, load_dataset
+from divtrain.data.noise import add_noise
 from divtrain.data.outside import (
     NOISES,
     Outside,
@@ -11,11 +10,10 @@ from divtrain.data.outside import (
     open_outside,
     same_source,
 )
-from divtrain.data.stream import OutsidePart, Stream, View, mix_seed, steps_per_epoch
+from divtrain.data.stream import OutsidePart, Stream, View
 from divtrain.data.subset import balanced_subset, hold_out
 
 __all__ = [
-    "DATASETS",
     "NOISES",
     "Dataset",
     "Images",
@@ -30,11 +28,6 @@ __all__ = [
     "check_outside_name",
     "hold_out",
     "load_dataset",
-    "mix_seed",
     "open_outside",
-    "random_flip",
-    "random_shift",
     "same_source",
-    "steps_per_epoch",
-    "truncated_normal",
 ]

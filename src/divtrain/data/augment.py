@@ -1,4 +1,4 @@
-"""Batched augmentation on the images' own device: random shift and crop, random flip."""
+"""Batched augmentation on the device of the images: random shift and crop, random flip."""
 
 import torch
 import torch.nn.functional as F
@@ -6,13 +6,7 @@ from torch import Tensor
 
 
 def random_shift(x: Tensor, padding: int, generator: torch.Generator | None = None) -> Tensor:
-    """Zero-pad by `padding` pixels and crop back at a random place: a shift of up to `padding`.
-
-    Args:
-        x: Images (batch, channel, height, width).
-        padding: Largest shift in pixels, each image and axis drawn for itself.
-        generator: Source of randomness on x's device; torch's global one if None.
-    """
+    """Zero-pad images by `padding` pixels and crop each at a random place, drawn per axis."""
     if padding == 0:
         return x
     batch, _, height, width = x.shape

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +47,7 @@ class Dataset:
     """A training and a test set.
 
     Attributes:
-        name: As it was asked for: ``mnist``, or the path of a file or folder.
+        name: As given to `load_dataset`.
         train: Training images.
         test: Test images, never trained on; or those held out of the training images.
         classes: Number of classes.
@@ -59,23 +60,23 @@ class Dataset:
     classes: int
     split: Split = "test"
 
-    @property
+    @cached_property
     def channel_mean(self) -> tuple[float, ...]:
         """Mean of the training images, per channel."""
         return tuple(self.train.x.mean((0, 2, 3)).tolist())
 
-    @property
+    @cached_property
     def channel_std(self) -> tuple[float, ...]:
         """Standard deviation of the training images, per channel (1 where it is 0)."""
         std = self.train.x.std((0, 2, 3))
         return tuple(std.masked_fill(std == 0, 1.0).tolist())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Short hash of every image, label and shape, to tell two data sets apart."""
         digest = hashlib.sha256(f"{tuple(self.train.x.shape)} {tuple(self.test.x.shape)}".encode())
-        for part in (self.train.x, self.train.y, self.test.x, self.test.y):
-            digest.update(part.contiguous().cpu().numpy().tobytes())
+        for tensor in (self.train.x, self.train.y, self.test.x, self.test.y):
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -106,15 +107,14 @@ def load_dataset(name: str, root: str | Path = "data") -> Dataset:
 
 
 def _load_digits(root: Path) -> Dataset:
-    del root  # inside scikit-learn
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
-    parts = train_test_split(
+    images, labels = (np.asarray(each) for each in load_digits(return_X_y=True))
+    split = train_test_split(
         np.arange(len(labels)), test_size=DIGITS_TEST_SIZE, stratify=labels, random_state=0
     )
-    train, test = (np.asarray(part) for part in parts)
+    train, test = (np.asarray(each) for each in split)
     images = images.reshape(-1, 8, 8) / 16
     return _dataset("digits", images[train], labels[train], images[test], labels[test])
 
@@ -123,11 +123,8 @@ def _load_torchvision(name: str, root: Path) -> Dataset:
     from torchvision import datasets
 
     kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10}[name]
-    train, test = (_open_torchvision(name, kind, root, part) for part in (True, False))
-    return _dataset(
-        name,
-        *(np.asarray(part) for s in (train, test) for part in (s.data, s.targets)),
-    )
+    sets = [_open_torchvision(name, kind, root, train) for train in (True, False)]
+    return _dataset(name, *(np.asarray(each) for s in sets for each in (s.data, s.targets)))
 
 
 def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bool) -> Any:
@@ -138,20 +135,20 @@ def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bo
     try:
         return kind(root, train=train, download=False)
     except RuntimeError:
-        pass  # torchvision's word for missing or damaged files
+        pass  # torchvision raises it for missing or damaged files
     except Exception as error:
         raise DivtrainError(f"the {name} files are damaged ({error}); {advice}") from error
     if not root.resolve().parent.exists():
         raise DivtrainError(
-            f"the {name} files are missing, and so is the folder that {root} would be made in to"
-            f" download them to; {advice}"
+            f"the {name} files are missing, and so is the parent folder of {root}, where they would"
+            f" be downloaded; {advice}"
         )
     try:
         return kind(root, train=train, download=True)
     except Exception as error:
+        reason = str(error).strip().splitlines()[-1]
         raise DivtrainError(
-            f"the {name} files are missing or damaged and could not be downloaded"
-            f" ({str(error).strip().splitlines()[-1]});"
+            f"the {name} files are missing or damaged and could not be downloaded ({reason});"
             f" {advice}"
         ) from error
 
@@ -159,8 +156,7 @@ def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bo
 def _dataset(
     name: str, x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
 ) -> Dataset:
-    train = Images(_as_images(name, x_train), _as_labels(name, y_train, len(x_train)))
-    test = Images(_as_images(name, x_test), _as_labels(name, y_test, len(x_test)))
+    train, test = _as_images(name, x_train, y_train), _as_images(name, x_test, y_test)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise DivtrainError(
             f"{name}: training images are {tuple(train.x.shape[1:])}, test images"
@@ -179,7 +175,12 @@ def _dataset(
     return Dataset(name, train, test, classes)
 
 
-def _as_images(name: str, array: np.ndarray) -> Tensor:
+def _as_images(name: str, x: np.ndarray, y: np.ndarray) -> Images:
+    pixels = _as_pixels(name, x)
+    return Images(pixels, _as_labels(name, y, len(pixels)))
+
+
+def _as_pixels(name: str, array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "uif":
         raise DivtrainError(f"{name}: expected images of numbers, got dtype {array.dtype}")
     if array.ndim == 3:
@@ -194,7 +195,7 @@ def _as_images(name: str, array: np.ndarray) -> Tensor:
     scale = 255 if array.dtype == np.uint8 else 1
     x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) / scale
     if not torch.isfinite(x).all():
-        raise DivtrainError(f"{name}: some pixels are NaN or infinite")
+        raise DivtrainError(f"{name}: expected finite pixels, got NaN or infinite ones")
     if x.min() < 0 or x.max() > 1:
         raise DivtrainError(
             f"{name}: expected 8-bit images or numbers in [0, 1], got {array.dtype} from"
@@ -211,9 +212,9 @@ def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
             f"{name}: expected {images} integer labels, one per image, got {array.dtype} of shape"
             f" {array.shape}; turn one-hot labels into classes with argmax(1)"
         )
-    if array.min() < 0 or array.max() > np.iinfo(np.int64).max:
-        worst = array.min() if array.min() < 0 else array.max()
-        raise DivtrainError(f"{name}: expected labels from 0 up, got {worst}")
+    low, high = array.min(), array.max()
+    if low < 0 or high > np.iinfo(np.int64).max:
+        raise DivtrainError(f"{name}: expected labels from 0 up, got {low if low < 0 else high}")
     return torch.from_numpy(array.astype(np.int64))
 
 

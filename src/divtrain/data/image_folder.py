@@ -1,4 +1,4 @@
-"""Images out of train/CLASS/* and test/CLASS/*, with nothing in the folders trusted."""
+"""Images from train/CLASS/* and test/CLASS/*, with nothing in the folders trusted."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,10 @@ from PIL import Image
 from divtrain.errors import DivtrainError
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Which files are images."""
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Decoders that may run, whatever a file's content asks for: some of Pillow's others start
-programs."""
+"""Decoders that may run, whatever a file contains: others of Pillow's start programs."""
 LARGEST_IMAGE = 4096 * 4096
-"""Pixels of an image beyond which it is taken for a decompression bomb."""
+"""Pixels beyond which an image is taken for a decompression bomb."""
 
 
 def read_image_folders(path: Path) -> list[np.ndarray]:
@@ -29,36 +27,35 @@ def read_image_folders(path: Path) -> list[np.ndarray]:
         DivtrainError: for folders of another form, a link that leads out of them, a file that is
             no image, images of different sizes, or larger than `LARGEST_IMAGE`.
     """
-    parts: list[np.ndarray] = []
+    arrays: list[np.ndarray] = []
     classes: list[list[str]] = []
-    for part in ("train", "test"):
-        if not (path / part).is_dir():
-            raise DivtrainError(f"no folder {path / part}: expected {path}/train/CLASS/IMAGE files")
-        files = _list_images(path, path / part)
+    for split in (path / "train", path / "test"):
+        if not split.is_dir():
+            raise DivtrainError(f"no folder {split}: expected {path}/train/CLASS/IMAGE files")
+        files = _list_images(path, split)
         if not all(files.values()) or not files:
             empty = ", ".join(name for name, found in files.items() if not found)
+            where = f": no image in {empty}" if empty else ""
             raise DivtrainError(
-                f"{path / part} holds no class folders of images"
-                + (f": no image in {empty}" if empty else "")
-                + f"; known are {', '.join(ENDINGS)}"
+                f"{split} holds no class folders of images{where}; known are {', '.join(ENDINGS)}"
             )
         classes.append(list(files))
-        images = _read_images(path / part, [file for found in files.values() for file in found])
+        images = _read_images(split, [file for found in files.values() for file in found])
         labels = [index for index, found in enumerate(files.values()) for _ in found]
-        parts += [images, np.asarray(labels)]
-    if classes[0] != classes[1]:
-        only = set(classes[0]) ^ set(classes[1])
+        arrays += [images, np.asarray(labels)]
+    only = set(classes[0]) ^ set(classes[1])
+    if only:
         raise DivtrainError(
             f"train and test hold different classes: {', '.join(sorted(only))} in one only"
         )
-    return parts
+    return arrays
 
 
-def _list_images(root: Path, part: Path) -> dict[str, list[Path]]:
+def _list_images(root: Path, split: Path) -> dict[str, list[Path]]:
     """Image files of each class; no link is followed out of `root`, nor any to a folder."""
-    _check_no_link(part)
+    _check_no_link(split)
     found: dict[str, list[Path]] = {}
-    for folder in sorted(part.iterdir()):
+    for folder in sorted(split.iterdir()):
         if not folder.is_dir():
             continue
         _check_no_link(folder)
@@ -66,18 +63,17 @@ def _list_images(root: Path, part: Path) -> dict[str, list[Path]]:
         for inside, folders, names in sorted(os.walk(folder)):
             for name in folders:
                 _check_no_link(Path(inside) / name)
-            files = [Path(inside) / name for name in sorted(names)]
-            images = [file for file in files if file.suffix.lower() in ENDINGS]
-            for file in images:
-                _check_inside(root, file)
-            found[folder.name] += images
+            for file in (Path(inside) / name for name in sorted(names)):
+                if file.suffix.lower() in ENDINGS:
+                    _check_inside(root, file)
+                    found[folder.name].append(file)
     return found
 
 
 def _check_no_link(folder: Path) -> None:
     if folder.is_symlink():
         raise DivtrainError(
-            f"{folder} is a link to a folder, which is not followed; put the folder itself there"
+            f"{folder} is a link to a folder, which is not followed; copy the folder there"
         )
 
 
@@ -88,36 +84,33 @@ def _check_inside(root: Path, file: Path) -> None:
         raise DivtrainError(f"{file} is a link that leads nowhere: {error}") from error
     if not inside:
         raise DivtrainError(
-            f"{file} is a link that leads out of {root}, which is not followed; put the image there"
+            f"{file} is a link that leads out of {root}, which is not followed; copy the image"
         )
     if not file.is_file():
         raise DivtrainError(f"{file} is not a readable image: it is no file at all")
 
 
-def _read_images(part: Path, files: list[Path]) -> np.ndarray:
+def _read_images(split: Path, files: list[Path]) -> np.ndarray:
     """Decode images of one size, (image, channel, height, width)."""
     images: list[np.ndarray] = []
     sizes: set[tuple[int, int]] = set()
     for file in files:
         try:
-            with (
-                file.open("rb") as raw,
-                Image.open(raw, formats=FORMATS) as image,
-            ):
+            with file.open("rb") as raw, Image.open(raw, formats=FORMATS) as image:
                 width, height = image.size
                 sizes.add((height, width))
                 if len(sizes) == 1 and width * height <= LARGEST_IMAGE:
                     images.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-        except Exception as error:  # Pillow's decoders each have their own words for damage
+        except Exception as error:  # Pillow's decoders raise many kinds for damage
             raise DivtrainError(f"{file} is not a readable image ({error})") from error
         if width * height > LARGEST_IMAGE:
             raise DivtrainError(
-                f"{file} is an image of {width}x{height} pixels, too many to be one to classify;"
-                " scale it down, or remove it if it is a decompression bomb"
+                f"{file} is an image of {width}x{height} pixels, too many for a classifier; scale"
+                " it down, or remove it if it is a decompression bomb"
             )
         if len(sizes) > 1:
             raise DivtrainError(
-                f"the images in {part} have different sizes, e.g."
+                f"the images in {split} have different sizes, e.g."
                 f" {', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:3])}; resize them to one"
             )
     return np.stack(images)

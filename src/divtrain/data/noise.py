@@ -13,15 +13,7 @@ def truncated_normal(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Draw from N(0, std^2) conditioned on [-bound, bound], by the inverse distribution function.
-
-    Args:
-        shape: Shape of the sample.
-        std: Standard deviation before truncation, above 0.
-        bound: Largest absolute value.
-        generator: Source of randomness on `device`; torch's global one if None.
-        device: Where to draw.
-    """
+    """Draw from N(0, std^2) conditioned on [-bound, bound], by the inverse of its distribution."""
     tail = math.erf(bound / std / math.sqrt(2))
     uniform = torch.rand(shape, generator=generator, device=device)
     sample = torch.erfinv((2 * uniform - 1) * tail) * (std * math.sqrt(2))

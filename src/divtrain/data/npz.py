@@ -1,5 +1,6 @@
-"""Arrays out of a .npz file of the user's, with nothing in it trusted."""
+"""Arrays from a user's .npz file, with nothing in it trusted."""
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -8,19 +9,22 @@ import numpy as np
 from divtrain.errors import DivtrainError
 from divtrain.files import check_regular_file
 
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 """Keras' names."""
 LARGE = 1 << 30
-"""Bytes from which on arrays are suspected,"""
 BOMB = 100
-"""when they are so many times larger than the file: images are squeezed to a tenth at best."""
+"""A zip bomb is more than `LARGE` bytes and `BOMB` times its file; images shrink to a tenth."""
 
 
 def read_npz(path: Path) -> list[np.ndarray]:
     """Read Keras' arrays: images and labels to train on, then to test with.
 
-    Every array must fill its entry of the archive to the last byte, so that the archive's own
-    checksums cover it.
+    Every array must fill its entry of the archive to the last byte, so that the checksums of the
+    archive cover it.
 
     Raises:
         DivtrainError: when the file is missing, damaged or of another format, lacks an array,
@@ -41,7 +45,7 @@ def read_npz(path: Path) -> list[np.ndarray]:
             return [_read_array(archive, entries[name]) for name in NAMES]
     except DivtrainError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy each have their own words for damage
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds for damage
         raise DivtrainError(
             f"{path} is not a readable .npz file ({error}); it may be truncated, or hold pickled"
             " objects, which are never loaded"
@@ -49,7 +53,7 @@ def read_npz(path: Path) -> list[np.ndarray]:
 
 
 def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Check what the archive declares before a byte is unpacked; it yields no byte more."""
+    """Check the sizes that the archive declares, which it cannot exceed, before unpacking it."""
     for entry in entries:
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DivtrainError(
@@ -67,18 +71,12 @@ def _check_sizes(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as content:
         version = np.lib.format.read_magic(content)
-        if version == (1, 0):
-            shape, _, kind = np.lib.format.read_array_header_1_0(content)
-        elif version == (2, 0):
-            shape, _, kind = np.lib.format.read_array_header_2_0(content)
-        else:
+        if version not in HEADERS:
             raise ValueError(f"{entry.filename} is of version {version} of numpy's format")
+        shape, _, kind = HEADERS[version](content)
         if kind.hasobject:
             raise ValueError(f"{entry.filename} holds pickled objects")
-        declared = kind.itemsize
-        for length in shape:
-            declared *= int(length)
-        if declared != entry.file_size - content.tell():
+        if kind.itemsize * math.prod(map(int, shape)) != entry.file_size - content.tell():
             raise ValueError(
                 f"{entry.filename} declares {shape} of {kind}, which is not what it holds"
             )

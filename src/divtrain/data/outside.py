@@ -22,25 +22,21 @@ class Outside(Protocol):
     def __call__(
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False
     ) -> Tensor:
-        """Draw images in [0, 1], float32, on the generator's device.
+        """Draw float32 images in [0, 1], of this shape, on the generator's device.
 
-        Args:
-            shape: (image, channel, height, width).
-            generator: Source of randomness.
-            test: Whether to draw those to test with, which are never trained on.
+        With `test` those to test with, which are never trained on.
         """
         ...
 
 
 @dataclass(frozen=True)
 class UniformNoise:
-    """Every pixel uniform in [0, 1], for itself. Test images are other draws of the same kind."""
+    """Every pixel uniform in [0, 1], independent of the others."""
 
     def __call__(
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False
     ) -> Tensor:
-        """See `Outside`."""
-        del test
+        """Draw images; those to test with are other draws of the same kind."""
         return torch.rand(tuple(shape), generator=generator, device=generator.device)
 
 
@@ -49,7 +45,7 @@ class SmoothNoise:
     """Normal noise under a Gaussian blur, each image stretched to [0, 1]: blobs, as strokes are.
 
     Attributes:
-        sigma: Standard deviation of the blur, as a share of the image's height or width.
+        sigma: Standard deviation of the blur, relative to the image's height or width.
     """
 
     sigma: float = 0.1
@@ -57,15 +53,14 @@ class SmoothNoise:
     def __call__(
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False
     ) -> Tensor:
-        """See `Outside`."""
-        del test
+        """Draw images; those to test with are other draws of the same kind."""
         noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
         noise = self._blur(shape[2], noise) @ noise @ self._blur(shape[3], noise)
         low, high = noise.amin((1, 2, 3), keepdim=True), noise.amax((1, 2, 3), keepdim=True)
         return (noise - low) / (high - low).clamp_min(1e-12)
 
     def _blur(self, size: int, like: Tensor) -> Tensor:
-        """Matrix that blurs along an axis, whose ends meet; symmetric."""
+        """Symmetric matrix that blurs along an axis, whose ends meet."""
         steps = torch.arange(size, device=like.device)
         apart = (steps[:, None] - steps).abs()
         apart = torch.minimum(apart, size - apart) / (self.sigma * size)
@@ -75,12 +70,14 @@ class SmoothNoise:
 
 @dataclass(frozen=True)
 class OtherImages:
-    """Images of another data set, drawn with replacement to train on, without to test with.
+    """Images of another data set.
+
+    Training images are drawn with replacement, test images without.
 
     Attributes:
         name: The data set, as `load_dataset` takes it.
         fingerprint: Its hash.
-        dataset: Its training images are trained on, its test images tested with.
+        dataset: The images.
     """
 
     name: str
@@ -90,10 +87,10 @@ class OtherImages:
     def __call__(
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False
     ) -> Tensor:
-        """See `Outside`.
+        """Draw images.
 
         Raises:
-            DivtrainError: when the images are of another shape, or there are too few to test with.
+            DivtrainError: when they are of another shape, or there are too few to test with.
         """
         images, device = (self.dataset.test if test else self.dataset.train).x, generator.device
         count = shape[0]
@@ -125,8 +122,7 @@ def open_outside(name: str, root: str | Path = "data", expected: Any = None) -> 
         name: ``noise``, ``smooth``, or a data set as `load_dataset` takes it: ``mnist``, FILE.npz,
             FOLDER. Its labels are not used.
         root: Where torchvision's files are.
-        expected: The `divtrain.identity.spec_of` what was opened under that name before, if
-            anything was.
+        expected: The `divtrain.identity.spec_of` the images that must be found, if known.
 
     Raises:
         DivtrainError: for an unknown name, files that cannot be read, or others than expected.
@@ -144,10 +140,10 @@ def open_outside(name: str, root: str | Path = "data", expected: Any = None) -> 
 
 
 def check_outside_name(name: str) -> None:
-    """Check that `open_outside` may know a name; it opens no file.
+    """Check that `open_outside` may know a name, without opening a file.
 
     Raises:
-        DivtrainError: for an unknown name, with the nearest that there are.
+        DivtrainError: for an unknown name.
     """
     path = "/" in name or name.endswith(".npz") or os.path.isdir(name)  # noqa: PTH112, takes any text
     if name not in (*NOISES, *DATASETS) and not path:
@@ -158,21 +154,12 @@ def check_outside_name(name: str) -> None:
 @lru_cache(maxsize=2)
 def _load(name: str, root: str, changed: int) -> Dataset:
     """Load a data set once for all stages of a graph, and again when its file has changed."""
-    del changed
+    del changed  # only part of the key of the cache
     return load_dataset(name, root)
 
 
 def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
-    """Check that images from outside fit a data set and are not that data set itself.
-
-    Args:
-        outside: The images from outside.
-        inside: The data set.
-        tested: How many test images will be drawn.
-
-    Raises:
-        DivtrainError: saying what to do.
-    """
+    """Check that images from outside fit a data set and are others, and enough to draw `tested`."""
     if isinstance(outside, OtherImages) and same_source(outside.name, inside.name):
         raise DivtrainError(
             f"expected images from outside the data set, got {outside.name}, the data set itself;"
@@ -185,7 +172,7 @@ def check_outside(outside: Outside, inside: Dataset, tested: int = 0) -> None:
 
 
 def same_source(name: str, other: str) -> bool:
-    """Whether two names of data sets, or kinds of noise, mean one."""
+    """Whether two names of data sets, or kinds of noise, mean the same images."""
     paths = not {name, other} & {*DATASETS, *NOISES, ""}
     return name == other or (paths and Path(name).resolve() == Path(other).resolve())
 

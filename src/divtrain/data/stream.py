@@ -5,7 +5,7 @@ nothing but the step number. Drawing a batch never waits for the images' device:
 images stand is worked out on the CPU, once per epoch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,23 +32,18 @@ class OutsidePart:
 
     Attributes:
         source: What draws them.
-        share: Their share of each batch, in (0, 1), rounded up to whole images.
-        classes: The number of classes.
+        share: The fraction of each batch that they are, in (0, 1), rounded up to an image.
+        classes: Number of classes.
     """
 
     source: Outside
     share: float
     classes: int
 
-    def draw(self, like: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return images as many and as large as `like`, and a class for each."""
-        x = self.source(like.shape, generator).to(like.dtype)
-        y = torch.randint(self.classes, (len(x),), generator=generator, device=x.device)
-        return x, y
-
     def before(self, batch: Batch, size: int, generator: torch.Generator) -> Batch:
         """Return the batch with `size` such images before those that are in it."""
-        x, y = self.draw(batch.x[:1].expand(size, *batch.x.shape[1:]), generator)
+        x = self.source((size, *batch.x.shape[1:]), generator).to(batch.x.dtype)
+        y = torch.randint(self.classes, (len(x),), generator=generator, device=x.device)
         x, y = torch.cat([x, batch.x]), torch.cat([y, batch.y])
         return Batch(x, y, {"outside": slice(0, size), "given": slice(size, len(x))})
 
@@ -80,12 +75,12 @@ class Stream:
 
     Attributes:
         images: Training images.
-        batch_size: Images per batch; a smaller rest at the end of an epoch is dropped.
+        batch_size: Images per batch; images left over at the end of an epoch are dropped.
         views: What becomes of the augmented images; as they are if empty.
         shift: Largest random shift in pixels.
         flip: Whether to mirror images at random.
-        seed: Order, augmentation and noise.
-        outside: What each batch begins with, if anything; the rest of it is made as without.
+        seed: Determines order, augmentation and noise.
+        outside: Images from outside that each batch begins with; the others are made as without.
     """
 
     images: Images
@@ -98,17 +93,9 @@ class Stream:
     _epochs: dict[int, Epoch] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the parameters."""
-        if self.batch_size < 1:
-            raise DivtrainError(f"expected batch_size >= 1, got {self.batch_size}")
-        if self.outside_size >= self.batch_size:
-            raise DivtrainError(
-                f"batch_size {self.batch_size} leaves no room for training images beside those from"
-                " outside; raise it"
-            )
         if self.steps_per_epoch == 0:
             raise DivtrainError(
-                f"batch_size {self.batch_size} is more than the"
+                f"`batch_size` {self.batch_size} is more than the"
                 f" {len(self.images) * max(1, len(self.views))} images of an epoch; lower it"
             )
 
@@ -132,10 +119,8 @@ class Stream:
         x = random_shift(x, self.shift, generator)
         if self.flip:
             x = random_flip(x, generator)
-        here = epoch.places[position].split(epoch.counts[position])
-        for view, places in zip(self.views, here, strict=False):
-            if len(places):
-                x[places] = view(x[places], y[places], generator)
+        places = epoch.places[position].split(epoch.counts[position])
+        apply_views(x, y, zip(self.views, places, strict=False), generator)
         if self.outside is None:
             return Batch(x, y)
         return self.outside.before(Batch(x, y), self.outside_size, generator)
@@ -148,7 +133,7 @@ class Stream:
     def describe(self, step: int, mask: Tensor) -> str:
         """Name the images of a batch where `mask`, (batch,), is set, for a message."""
         outside, given = mask.cpu().tensor_split([self.outside_size])
-        image, view = (part.cpu()[given] for part in self.places(step))
+        image, view = (each.cpu()[given] for each in self.places(step))
         words: list[str] = []
         if len(image):
             views = [repr(self.views[index]) for index in view.unique().tolist() if self.views]
@@ -160,13 +145,8 @@ class Stream:
 
     def spec(self) -> dict[str, Any]:
         """Return what determines the batches, but for views and images from outside."""
-        return {
-            "images": list(self.images.x.shape),
-            "batch_size": self.batch_size,
-            "shift": self.shift,
-            "flip": self.flip,
-            "seed": self.seed,
-        }
+        settings = {name: getattr(self, name) for name in ("batch_size", "shift", "flip", "seed")}
+        return {"images": list(self.images.x.shape), **settings}
 
     def _epoch(self, step: int) -> tuple[Epoch, int]:
         """Return the epoch of a step, and the step's place in it."""
@@ -188,14 +168,38 @@ class Stream:
         return Epoch((order % count).to(device), view, places.to(device), counts)
 
 
+def apply_views(
+    x: Tensor,
+    y: Tensor,
+    views: Iterable[tuple[View, Tensor | slice]],
+    generator: torch.Generator,
+) -> None:
+    """Replace images by their views, each view at its own places of the batch."""
+    for view, places in views:
+        labels = y[places]
+        if len(labels):
+            x[places] = view(x[places], labels, generator)
+
+
 def steps_per_epoch(images: int, views: int, batch_size: int, outside_share: float = 0.0) -> int:
-    """Return the number of full batches in which `images` images are seen once in each view."""
-    return images * max(1, views) // (batch_size - leading(outside_share, batch_size))
+    """Return the number of full batches in which `images` images are seen once in each view.
+
+    Raises:
+        DivtrainError: when no image of a batch would be a training image.
+    """
+    given = batch_size - leading(outside_share, batch_size)
+    if given < 1:
+        beside = " beside those from outside" if outside_share else ""
+        raise DivtrainError(
+            f"expected a `batch_size` that leaves room for training images{beside}, got"
+            f" {batch_size}; raise it"
+        )
+    return images * max(1, views) // given
 
 
 def mix_seed(seed: int, purpose: int, index: int) -> int:
     """One seed from three numbers (torch's CPU generator uses its low 32 bits)."""
     mixed = seed
-    for part in (purpose, index):
-        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**62
+    for number in (purpose, index):
+        mixed = (mixed * 6364136223846793005 + number + 1442695040888963407) % 2**62
     return mixed

@@ -1,4 +1,4 @@
-"""Parts of data sets: class-balanced, seeded, and refused when more is asked for than there is."""
+"""Class-balanced, seeded subsets of images."""
 
 import torch
 from torch import Tensor
@@ -12,13 +12,8 @@ def balanced_subset(images: Images, size: int, seed: int = 0) -> Images:
 
     A class with too few images gives all it has and the others make up for it.
 
-    Args:
-        images: What to draw from.
-        size: How many images; at most as many as there are.
-        seed: Which draw.
-
     Raises:
-        DivtrainError: for a size below 1 or above what there is.
+        DivtrainError: for a size below 1 or above the number of images.
     """
     if not 1 <= size <= len(images):
         raise DivtrainError(
@@ -30,21 +25,12 @@ def balanced_subset(images: Images, size: int, seed: int = 0) -> Images:
 
 
 def hold_out(images: Images, size: int, seed: int = 0) -> tuple[Images, Images]:
-    """Part images into those that are left, in their order, and `size` that are held out.
+    """Split images into the remaining ones, in their order, and `size` that are held out.
 
-    Those held out are what `balanced_subset` draws. With a larger size the same ones are among
-    them.
-
-    Args:
-        images: What to draw from.
-        size: How many images to hold out.
-        seed: Which draw.
-
-    Returns:
-        The images that are left, and those held out; together they are all, each once.
+    Those held out are what `balanced_subset` draws. A larger size holds out the same ones and more.
 
     Raises:
-        DivtrainError: for a size below 1, or one that leaves no image of some class.
+        DivtrainError: for a size below 1, or one that leaves no image of a class.
     """
     if not 1 <= size < len(images):
         raise DivtrainError(
@@ -53,7 +39,7 @@ def hold_out(images: Images, size: int, seed: int = 0) -> tuple[Images, Images]:
     chosen = _balanced(images.y, size, seed)
     left = torch.ones(len(images), dtype=torch.bool)
     left[chosen] = False
-    gone = sorted(set(images.y.unique().tolist()) - set(images.y[left].unique().tolist()))
+    gone = sorted(set(images.y.tolist()) - set(images.y[left].tolist()))
     if gone:
         raise DivtrainError(
             f"holding out {size} of {len(images)} images leaves none of class"
@@ -63,7 +49,7 @@ def hold_out(images: Images, size: int, seed: int = 0) -> tuple[Images, Images]:
 
 
 def _balanced(y: Tensor, size: int, seed: int) -> Tensor:
-    """Return the places of `size` labels, as equally over the classes as they allow, mixed."""
+    """Return the indices of `size` labels, as equally over the classes as they allow, shuffled."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
     labels = y.cpu()[order]

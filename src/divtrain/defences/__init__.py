@@ -5,13 +5,7 @@ from divtrain.defences.base import Base, BaseNoise, Defence
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
 from divtrain.defences.registry import DEFENCES, build_defence
-from divtrain.defences.terms import (
-    CrossEntropy,
-    GradientAlignment,
-    Term,
-    recorded_images,
-    total_loss,
-)
+from divtrain.defences.terms import CrossEntropy, GradientAlignment, Term
 from divtrain.defences.views import Adversarial, AdversarialLeastLikely, Clean, Noisy
 
 __all__ = [
@@ -32,6 +26,4 @@ __all__ = [
     "Noisy",
     "Term",
     "build_defence",
-    "recorded_images",
-    "total_loss",
 ]

@@ -17,7 +17,7 @@ AdversarialStep = Literal["fgsm", "step_ll"]
 
 @dataclass(frozen=True, kw_only=True)
 class StaticAdversary(Defence):
-    """Settings of the adversarial examples of static nets, for the defences that train on them.
+    """Settings of adversarial examples crafted on static nets, for defences that train on them.
 
     From Python, give trained nets: ``dt.defences.Adv(nets=[net_a, net_b])``.
 
@@ -35,12 +35,11 @@ class StaticAdversary(Defence):
     nets: Sequence[nn.Module] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the values; count the nets that were given."""
         if self.nets:
             object.__setattr__(self, "nets", tuple(self.nets))
             object.__setattr__(self, "static_nets", len(self.nets))
         if self.static_nets < 1:
-            raise DivtrainError(f"expected static_nets >= 1, got {self.static_nets!r}")
+            raise DivtrainError(f"expected `static_nets` >= 1, got {self.static_nets!r}")
         if self.adv_step not in get_args(AdversarialStep):
             raise unknown_name("adv_step", self.adv_step, get_args(AdversarialStep))
 
@@ -50,19 +49,19 @@ class StaticAdversary(Defence):
         return not self.nets
 
     def with_static_nets(self, nets: Iterable[nn.Module]) -> "Defence":
-        """See `Defence`."""
+        """Return the defence with the pretrained nets that its examples are crafted on."""
         return replace(self, nets=tuple(nets))
 
     @property
     def examples(self) -> Adversarial:
         """The view in which images are adversarial examples."""
-        steps = {"fgsm": Adversarial, "step_ll": AdversarialLeastLikely}
-        return steps[self.adv_step](self.noise, tuple(self.nets))
+        kind = Adversarial if self.adv_step == "fgsm" else AdversarialLeastLikely
+        return kind(self.noise, tuple(self.nets))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adv(StaticAdversary):
-    """Ensemble Adversarial Training (Tramer et al. 2018): D' and examples of static nets, 1:1.
+    """Ensemble Adversarial Training (Tramer et al. 2018).
 
     Cost: 1 plain step, and a forward and backward pass of one static net on half of the images.
     """
@@ -75,13 +74,12 @@ class Adv(StaticAdversary):
 
 @dataclass(frozen=True, kw_only=True)
 class AdvDiv(StaticAdversary, Aligned):
-    """Both: Eq. 9 on D', D_noise and the examples of static nets (section 5.3).
+    """Both: Eq. 9, also on adversarial examples of static nets (section 5.3).
 
     Cost: as of Div, and a static net's passes on a third of the images.
     """
 
     def __post_init__(self) -> None:
-        """Check the values."""
         StaticAdversary.__post_init__(self)
         Aligned.__post_init__(self)
 

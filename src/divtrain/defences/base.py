@@ -1,13 +1,15 @@
-"""What every defence says of itself, and the two without diversity: base and base+noise."""
+"""The base class of all defences, and the two without diversity: base and base+noise."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from divtrain.data import Outside, OutsidePart, Stream, View, open_outside, steps_per_epoch
+from divtrain.data import Outside, OutsidePart, Stream, View, open_outside
+from divtrain.data.stream import steps_per_epoch
 from divtrain.defences.terms import CrossEntropy, Term
 from divtrain.defences.views import Clean, Noisy
 from divtrain.ensemble import Ensemble
@@ -19,46 +21,37 @@ class Defence:
     """A way to train an ensemble: loss terms, views of the training images, images from outside.
 
     A defence is a frozen dataclass that inherits from this class and overrides what differs. Its
-    fields are its settings: all of them determine the result, so `divtrain.identity.spec_of` of it
-    is its identity (declare a field with ``compare=False`` if it does not count).
+    fields are its settings, which tell one result from another (`divtrain.identity.spec_of`), but
+    for those declared with ``compare=False``.
 
     >>> from divtrain.defences import Div
     >>> Div(gal_weight=1.0).terms[1].weight
     1.0
     """
 
+    outside_share: ClassVar[float] = 0.0
+    """Fraction of each batch that is from outside, rounded up to an image."""
+    least_members: ClassVar[int] = 1
+
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The loss is their sum; here each member's cross-entropy on all images."""
+        """The terms of the loss, which is their sum; here each member's cross-entropy."""
         return (CrossEntropy(),)
 
     @property
     def views(self) -> tuple[View, ...]:
-        """In an epoch each image is trained on once in each of these; here as it is (D')."""
+        """The views in which each image is seen once per epoch; here the augmented image (D')."""
         return (Clean(),)
 
     @property
     def outside(self) -> "str | Outside | None":
-        """Images from outside the training distribution, or their name; None for none.
-
-        A name is one that `divtrain.data.open_outside` knows.
-        """
+        """Images from outside the training distribution, their name for `open_outside`, or None."""
         return None
-
-    @property
-    def outside_share(self) -> float:
-        """Share of each batch that is from outside, rounded up to whole images."""
-        return 0.0
 
     @property
     def needs_static_nets(self) -> bool:
         """Whether pretrained nets must be given (`with_static_nets`) before training."""
         return False
-
-    @property
-    def least_members(self) -> int:
-        """How many members an ensemble must have to be trained so."""
-        return 1
 
     def with_static_nets(self, nets: Iterable[nn.Module]) -> "Defence":
         """Return the defence with the pretrained nets that its examples are crafted on.
@@ -66,34 +59,25 @@ class Defence:
         Raises:
             DivtrainError: for a defence that uses none.
         """
-        del nets
         raise DivtrainError(f"{type(self).__name__} uses no static nets; leave them out")
 
     def with_outside(self, root: str | Path = "data") -> "Defence":
-        """Return the defence with its images from outside opened, so that they are identified.
-
-        Args:
-            root: Where torchvision's files are.
-        """
-        del root
+        """Return the defence with its images from outside opened; torchvision's are in `root`."""
         return self
 
     def prepare(self, stream: Stream, classes: int) -> Stream:
         """Return the stream in this defence's views, with its images from outside.
 
-        `divtrain.training.train` does this; call it to look at the batches of a training.
-
-        Args:
-            stream: Of plain images: its own `views` and `outside` are empty.
-            classes: Number of classes, of which each image from outside is given one.
+        `divtrain.training.train` does this; call it to look at the batches of a training. Each
+        image from outside is given one of `classes` classes.
 
         Raises:
-            DivtrainError: for a stream that has views of its own or images from outside already.
+            DivtrainError: for a stream that has views or images from outside already.
         """
         if stream.views or stream.outside is not None:
             raise DivtrainError(
-                "expected a stream without views and outside images of its own: they are the"
-                f" defence's; got views {list(stream.views)}, outside {stream.outside}"
+                "expected a stream without `views` and `outside`, which the defence sets; got views"
+                f" {list(stream.views)}, outside {stream.outside}"
             )
         return replace(stream, views=self.views, outside=self.outside_part(classes))
 
@@ -106,15 +90,15 @@ class Defence:
         return OutsidePart(opened, self.outside_share, classes)
 
     def steps_per_epoch(self, images: int, batch_size: int) -> int:
-        """Number of training steps that an epoch of `images` images takes."""
+        """Return the number of training steps that an epoch of `images` images takes."""
         return steps_per_epoch(images, len(self.views), batch_size, self.outside_share)
 
     def check_ensemble(self, ens: Ensemble) -> None:
-        """Check that an ensemble can be trained so; its weights are not looked at.
+        """Check that an ensemble can be trained with this defence; weights do not matter.
 
         Raises:
-            DivtrainError: for too few members, or batch norm where it would normalise parts of a
-                batch apart.
+            DivtrainError: for too few members, or batch norm where it would normalise two groups
+                of images separately.
         """
         if len(ens) < self.least_members:
             raise DivtrainError(
@@ -132,18 +116,17 @@ class Defence:
         asked = [term.gradients_at(step) for term in self.terms for step in (0, 1)]
         if any(where is not None and where.share < 1 for where in asked):
             raise DivtrainError(
-                "input gradients are taken at a share of each batch here (gal_part), but these"
-                " members have batch norm, which would normalise the two groups of images apart and"
-                " update its statistics twice; use gal_every to take GAL at fewer steps instead"
+                "`gal_part` takes input gradients at a fraction of each batch, but these members"
+                " have batch norm, which would normalise the two groups of images separately and"
+                " update its statistics twice; use `gal_every` to take GAL at fewer steps instead"
             )
 
     def check_steps(self, steps: int) -> None:
-        """Check that a training of so many steps uses every term.
+        """Check that `steps` training steps are enough for every term.
 
         Raises:
-            DivtrainError: when a setting asks for more steps.
+            DivtrainError: when they are too few.
         """
-        del steps
 
 
 @dataclass(frozen=True)
@@ -156,7 +139,7 @@ class Base(Defence):
 
 @dataclass(frozen=True)
 class BaseNoise(Defence):
-    """Cross-entropy on D' and D_noise: what Div gains without GAL (not in the paper).
+    """Cross-entropy on D' and D_noise: Div without GAL (not in the paper).
 
     Cost: 1 plain step; an epoch has twice as many.
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from divtrain.data import Outside, open_outside
 from divtrain.defences.base import Defence
@@ -13,7 +14,7 @@ from divtrain.defences.terms import CrossEntropy, Term
 class Detector(Aligned):
     """Section 6: cross-entropy on D', and GAL alone at as many images from outside.
 
-    The paper does not say how many; as many as given images is our choice. Not with batch norm.
+    The paper does not say how many; the number is our choice. Batch norm is refused.
 
     Cost: 2 to 2.4 plain steps of the same number of training images.
 
@@ -22,18 +23,14 @@ class Detector(Aligned):
             image size, or any `divtrain.data.Outside`.
     """
 
+    outside_share: ClassVar[float] = 0.5
     outside: "str | Outside" = "noise"  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def with_outside(self, root: str | Path = "data") -> "Defence":
-        """See `Defence`."""
+        """Return the defence with its images from outside opened; torchvision's are in `root`."""
         if not isinstance(self.outside, str):
             return self
         return replace(self, outside=open_outside(self.outside, root))
-
-    @property
-    def outside_share(self) -> float:
-        """Half of each batch."""
-        return 0.5
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -1,12 +1,13 @@
 """Diversity Training."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from divtrain.data import View
 from divtrain.defences.base import Defence
 from divtrain.defences.terms import CrossEntropy, GradientAlignment, Term
 from divtrain.defences.views import Clean, Noisy
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, arguments_as
 
 
 @dataclass(frozen=True)
@@ -16,22 +17,20 @@ class Aligned(Defence):
     Attributes:
         gal_weight: lambda of Eq. 9; the paper's is 0.5.
         temperature: Of GAL's log-sum-exp; the paper has none (1).
-        gal_every: Take GAL at every N-th step only, N times as heavy; the paper's is 1.
-        gal_part: Take GAL at this leading share of its images, in (0, 1]; the paper's is 1. Not
-            with batch norm.
+        gal_every: Take GAL at every N-th step only, with N times the weight; the paper's is 1.
+        gal_part: Take GAL at this fraction of its images, the first ones of each batch, in (0, 1];
+            the paper's is 1. Not with batch norm.
     """
 
+    least_members: ClassVar[int] = 2  # alignment is a property of pairs
     gal_weight: float = 0.5
     temperature: float = 1.0
     gal_every: int = 1
     gal_part: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        if self.gal_every < 1:
-            raise DivtrainError(f"expected gal_every >= 1 (steps), got {self.gal_every!r}")
-        if not 0 < self.gal_part <= 1:
-            raise DivtrainError(f"expected gal_part in (0, 1], got {self.gal_part!r}")
+        with arguments_as(every="gal_every", share="gal_part"):
+            self.gal()
 
     def gal(self, part: str | None = None) -> GradientAlignment:
         """Return GAL as a loss term, at a part of each batch."""
@@ -44,17 +43,12 @@ class Aligned(Defence):
         """Eq. 9."""
         return (CrossEntropy(), self.gal())
 
-    @property
-    def least_members(self) -> int:
-        """See `Defence`."""
-        return 2
-
     def check_steps(self, steps: int) -> None:
-        """See `Defence`."""
+        """Check that GAL is taken at more steps than the first."""
         if steps < self.gal_every:
             raise DivtrainError(
-                f"gal_every {self.gal_every} is more than the {steps} steps of this training; give"
-                " a smaller one"
+                f"`gal_every` {self.gal_every} is more than the {steps} steps of this training;"
+                " lower it"
             )
 
 

@@ -21,10 +21,10 @@ DEFENCES: dict[str, type[Defence]] = {
 
 
 def build_defence(name: str, **settings: Any) -> Defence:
-    """Build the named defence from those of the settings that are its own; the others are ignored.
+    """Build the named defence from those of the settings that it has; the others are ignored.
 
     Args:
-        name: A name in `DEFENCES`, or ``module:attribute`` of a defence class of your own.
+        name: A name in `DEFENCES`, or ``module:attribute`` of another class.
         settings: Values for fields of the defence, such as ``gal_weight``.
 
     Raises:
@@ -33,14 +33,14 @@ def build_defence(name: str, **settings: Any) -> Defence:
     >>> build_defence("base+noise", noise=0.1, gal_weight=2.0)
     BaseNoise(noise=0.1)
     """
-    kind = _own(name) if ":" in name else DEFENCES.get(name)
+    kind = _import(name) if ":" in name else DEFENCES.get(name)
     if kind is None:
         raise unknown_name("defence", name, [*DEFENCES, "module:attribute"])
-    own = {each.name for each in fields(kind)}
-    return kind(**{field: value for field, value in settings.items() if field in own})
+    known = {each.name for each in fields(kind)}
+    return kind(**{field: value for field, value in settings.items() if field in known})
 
 
-def _own(name: str) -> type[Defence]:
+def _import(name: str) -> type[Defence]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

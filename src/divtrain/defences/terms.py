@@ -1,7 +1,7 @@
 """The terms of a training loss; a defence lists them, and the loss is their sum.
 
-A term sees one forward pass of every member (`MemberPass`) and returns its part of the loss with
-what to log; `weight` is already in the loss, not in the log.
+A term takes one forward pass of every member (`MemberPass`) and returns a weighted scalar, and
+unweighted ones to log.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from divtrain.gal import alignment
 
 @runtime_checkable
 class Term(Protocol):
-    """One weighted part of a loss. `step` counts the steps done before this one."""
+    """One weighted summand of a loss. `step` counts the steps done before this one."""
 
     def gradients_at(self, step: int, /) -> Where | None:
         """Return where the term takes input gradients at this step; None for nowhere.
 
-        Only these images record gradients, so what is not named here cannot be asked for.
+        Only these images record gradients, so the term cannot take them elsewhere.
         """
         ...
 
@@ -38,7 +38,7 @@ class CrossEntropy:
 
     Attributes:
         weight: Factor in the loss.
-        part: The part of each batch to take it at, such as ``given``; None for the whole batch.
+        part: The part of each batch to take it at, such as ``given``; None for all images.
     """
 
     weight: float = 1.0
@@ -46,12 +46,10 @@ class CrossEntropy:
 
     def gradients_at(self, step: int) -> Where | None:
         """Nowhere: it takes no input gradients."""
-        del step
         return None
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Term`."""
-        del step
+        """Return the weighted mean, and the mean to log."""
         value = forward.losses[:, forward.batch.at(Where(self.part))].mean()
         return self.weight * value, {"cross_entropy": value.detach()}
 
@@ -60,15 +58,15 @@ class CrossEntropy:
 class GradientAlignment:
     """Mean over examples of GAL (second term of Eq. 9), at every step or lazily.
 
-    Lazily, GAL is taken at every k-th step with k times the weight, or at a share of the images:
-    its expectation is the same, its price a fraction (docs/speed.md says what that costs).
+    Lazily, GAL is taken at every k-th step with k times the weight, or at a fraction of the images:
+    its expectation is the same at a fraction of the cost (docs/speed.md).
 
     Attributes:
         weight: The paper's lambda.
         temperature: See `divtrain.gradient_alignment_loss`; the paper has none (1).
-        every: Take GAL at every `every`-th step, `every` times as heavy; the paper's is 1.
-        share: Leading share of the images to take GAL at, in (0, 1]; the paper's is 1.
-        part: The part of each batch to take GAL at; None for the whole batch.
+        every: Take GAL at every `every`-th step, with `every` times the weight; the paper's is 1.
+        share: Take GAL at this fraction of the images, the first ones, in (0, 1]; the paper's is 1.
+        part: The part of each batch to take GAL at; None for all images.
     """
 
     weight: float = 0.5
@@ -78,18 +76,17 @@ class GradientAlignment:
     part: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the values."""
         if self.every < 1:
-            raise DivtrainError(f"expected every >= 1 (steps), got {self.every!r}")
+            raise DivtrainError(f"expected `every` >= 1 (steps), got {self.every!r}")
         if not 0 < self.share <= 1:
-            raise DivtrainError(f"expected share in (0, 1], of the images, got {self.share!r}")
+            raise DivtrainError(f"expected `share` in (0, 1], got {self.share!r}")
 
     def gradients_at(self, step: int) -> Where | None:
-        """See `Term`."""
+        """Everywhere at every `every`-th step, else nowhere."""
         return Where(self.part, self.share) if step % self.every == 0 else None
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """See `Term`; zero at the steps between."""
+        """Return the weighted mean and what to log; zero and nothing at the steps between."""
         where = self.gradients_at(step)
         if where is None:
             return forward.losses.new_zeros(()), {}
@@ -109,16 +106,12 @@ def total_loss(
     """
     if not terms:
         raise DivtrainError("expected at least one loss term, got none")
-    values, log = [], {}
-    for term in terms:
-        value, named = term(forward, step)
-        values.append(value)
-        log.update(named)
-    return torch.stack(values).sum(), log
+    values, logs = zip(*(term(forward, step) for term in terms), strict=True)
+    return torch.stack(values).sum(), {name: scalar for log in logs for name, scalar in log.items()}
 
 
 def recorded_images(terms: Sequence[Term], batch: Batch, step: int) -> slice:
-    """Return the images that have to record gradients at a step: all that some term asks for."""
+    """Return the images that must record gradients at a step: all that any term asks for."""
     asked = [where for term in terms if (where := term.gradients_at(step)) is not None]
     places = [place for place in map(batch.at, asked) if place.stop > place.start]
     if not places:

@@ -1,7 +1,4 @@
-"""Views: what becomes of the augmented images before they are trained on.
-
-A view maps images, labels and a generator on their device to images in [0, 1].
-"""
+"""Views: maps from augmented images, labels and a generator to the images trained on."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +7,7 @@ from torch import Tensor, nn
 
 from divtrain.attacks import input_gradient, make_objective
 from divtrain.attacks.attack import frozen_in_eval_mode
-from divtrain.data import add_noise, truncated_normal
+from divtrain.data.noise import add_noise, truncated_normal
 from divtrain.errors import DivtrainError
 
 
@@ -20,7 +17,6 @@ class Clean:
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Return `x`."""
-        del y, generator
         return x
 
 
@@ -36,20 +32,19 @@ class Noisy:
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Add the noise."""
-        del y
         return add_noise(x, self.eps_max, generator)
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """One FGSM step on static pretrained nets (Tramer et al. 2018), a radius drawn per image.
+    """One FGSM step on static pretrained nets (Tramer et al. 2018), with a random radius per image.
 
-    The nets never learn: examples do not chase the ensemble that trains on them, which is what
-    tells Ensemble Adversarial Training from adversarial training on oneself. With several nets
-    each image is attacked on one of them, drawn at random; which waits for the images' device.
+    The nets never learn, and so the examples do not depend on the ensemble that trains on them,
+    unlike in adversarial training. With several nets each image is attacked on one of them, drawn
+    at random; that waits for the images' device.
 
     Attributes:
-        eps_max: Largest radius, in pixel units; each image's is |N(0, (eps_max / 2)^2)|, truncated
+        eps_max: Largest radius, in pixel units; the radius is |N(0, (eps_max / 2)^2)|, truncated
             to [0, eps_max].
         nets: The static nets, any modules from images to logits, on the device of the images.
     """
@@ -91,14 +86,14 @@ class Adversarial:
 
 @dataclass(frozen=True)
 class AdversarialLeastLikely(Adversarial):
-    """The same with Kurakin et al.'s (2017) Step-LL: towards the label that the net least expects.
+    """The same with Kurakin et al.'s (2017) Step-LL: towards the least likely label.
 
-    The true label is not used, so the step does not tell it: a net trained on FGSM examples learns
-    to read their labels off the step (label leaking). Tramer et al. took it on ImageNet.
+    A net trained on FGSM examples learns to read the true label off the step (label leaking);
+    Step-LL does not use it. Tramer et al. took it on ImageNet.
     """
 
     def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Where to step on one net, entries in {-1, 0, 1}."""
+        """Where to step on one net, entries in {-1, 0, 1}: towards the least likely label."""
         with torch.no_grad():
             least = net(x).argmin(1)
         return -super().direction(net, x, least)

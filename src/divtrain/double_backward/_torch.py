@@ -1,7 +1,7 @@
-"""Every private name of torch that this package needs, and what is done where torch lacks it.
+"""Every private name of torch that this package needs.
 
-The answer without the name is the safe one: our layer steps aside for torch's own, or a gradient
-counts as wanted. Results are the same either way, only slower.
+Where torch lacks the name the answer is the safe one: torch's layer is used in place of ours, or a
+gradient counts as wanted. Results are the same either way, only slower.
 """
 
 from operator import attrgetter
@@ -24,25 +24,22 @@ def in_forward_mode() -> bool:
 
 
 def in_saved_tensor_hooks() -> bool:
-    """Whether hooks change what autograd saves, as in checkpointing. Without the name: yes.
-
-    Torch 2.4 to 2.7 lack it.
-    """
+    """Whether hooks change what autograd saves, as in checkpointing. Without (torch < 2.8): yes."""
     top = _private("_C._autograd._top_saved_tensors_default_hooks")
     return top is None or top(False) is not None
 
 
 def is_batched(grad: Tensor) -> bool:
-    """Whether this is a batch of gradients in one (`is_grads_batched`). Without the name: yes."""
+    """Whether this is a batch of gradients (`is_grads_batched`). Without the name: yes."""
     keys = _private("_C._dispatch_keys")
     return keys is None or "Batched" in str(keys(grad))
 
 
 def will_run(node: Any) -> bool:
-    """Whether the backward pass that is running visits a node of autograd.
+    """Whether the backward pass that is running visits a node of autograd, or returns its gradient.
 
-    A node whose gradient is only asked for counts as visited. Yes without the name, and where torch
-    cannot tell: outside of a backward pass, and for a leaf in `autograd.grad`.
+    Yes without the name, and where torch cannot tell: outside of a backward pass, and for a leaf in
+    `autograd.grad`.
     """
     will_execute = _private("_C._will_engine_execute_node")
     try:

@@ -1,4 +1,4 @@
-"""Batch norm whose double backward takes a few passes, in place of some forty.
+"""Batch norm whose double backward takes a few passes over the images instead of about forty.
 
 Per channel, over the n values of the batch: z = (x - mean) / s, s = sqrt(var + eps), y = w z + b.
 With dots for sums, the gradient for the images is
@@ -75,7 +75,7 @@ class InputGradient(torch.autograd.Function):
         scale: Tensor,
         eps: float,
     ) -> Tensor:
-        """Pull the gradient back through the normalisation."""
+        """Return G(gy)."""
         found, dot, total = _backward(grad, (x, weight, mean, scale), eps, [True, True, True])
         ctx.save_for_backward(grad, x, weight, mean, scale, dot, total)
         ctx.eps = eps
@@ -94,12 +94,11 @@ class InputGradient(torch.autograd.Function):
 
 
 class NotAgain(torch.autograd.Function):
-    """A second derivative, whose own derivative is refused, as torch refuses it."""
+    """A second derivative, the derivative of which is refused, as in torch."""
 
     @staticmethod
     def forward(ctx: Any, found: Tensor, *origin: Tensor) -> Tensor:
         """Return the second derivative."""
-        del origin
         return found.view_as(found)
 
     @staticmethod
@@ -126,12 +125,12 @@ def _second(
             grad_weight = (c * scale).mul_(n).to(weight.dtype)
         if for_x:
             # Factors of u, v and x, the first two rounded to the images' precision before they
-            # enter the mean that is taken off: what is returned has mean 0 in that precision.
+            # enter the mean that is subtracted: the result has mean 0 in that precision.
             factor = -(scale**2) if weight is None else weight * -(scale**2)
             of_u, of_v = (torch.stack([b, a]) * factor).to(x.dtype)
             of_x = c.addcmul(a, b, value=-2).mul_(scale) * factor
             grad_x = _affine(x, of_x, -(of_x * mean + of_u * u_mean + of_v * v_mean))
-            grad_x.addcmul_(u, _a_channel(of_u, u)).addcmul_(v, _a_channel(of_v, v))
+            grad_x.addcmul_(u, _per_channel(of_u, u)).addcmul_(v, _per_channel(of_v, v))
     return [grad_v if for_v else None, grad_x, grad_weight]
 
 
@@ -148,8 +147,8 @@ def _affine(x: Tensor, factor: Tensor, constant: Tensor) -> Tensor:
     return normalise(x, factor, constant, zero, zero, False, 0.0, 1.0)[0]
 
 
-def _a_channel(factor: Tensor, images: Tensor) -> Tensor:
-    """Shape a factor a channel so that it multiplies images."""
+def _per_channel(factor: Tensor, images: Tensor) -> Tensor:
+    """Shape one factor per channel so that it multiplies images."""
     factor = factor.view([1, -1, *[1] * (images.ndim - 2)])
     row = images.shape[1] * images.element_size()
     if images.ndim == 4 and images.stride(1) == 1 and row < 64:
@@ -161,9 +160,6 @@ def _a_channel(factor: Tensor, images: Tensor) -> Tensor:
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
     """Dot product of each channel: the gradient of a weight, with mean 0 and s 1, in one pass."""
-    zero = torch.zeros(x.shape[1], device=x.device, dtype=_wide(x))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    zero = torch.zeros(x.shape[1], device=x.device, dtype=wide)
     return _backward(x, (y, None, zero, zero + 1), 0.0, [False, True, False])[1]
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)

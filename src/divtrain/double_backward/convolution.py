@@ -1,6 +1,6 @@
 """Convolutions whose double backward runs the kernels of a plain backward pass.
 
-Torch's own double backward computes the gradient of the weights as a convolution with a kernel of
+Torch's double backward computes the gradient of the weights as a convolution with a kernel of
 the size of the image, several times slower than `aten::convolution_backward`, which is made for
 it. With y = A x, A linear in the weights w, the gradient for the images is A^T gy; it is linear in
 gy and in w, and with a tangent u its derivatives are those of <A u, gy>: A u, and the gradient of
@@ -60,7 +60,7 @@ class InputGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, geometry: Geometry) -> Tensor:
-        """Pull the gradient back through the convolution."""
+        """Return the gradient for the images."""
         ctx.save_for_backward(grad, weight)
         ctx.geometry = geometry
         mask = [True, False, False]
@@ -70,7 +70,7 @@ class InputGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        """Push the tangent through the convolution, and take the gradient of the weights at it."""
+        """Convolve the tangent, and return the gradient of the weights for it as input."""
         grad, weight = ctx.saved_tensors
         tangent = _laid_out(grads[0], ctx.strides)
         for_grad, for_weight, *_ = wanted(ctx)
@@ -86,10 +86,10 @@ class InputGradient(torch.autograd.Function):
 
 
 def _laid_out(tangent: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Lay the tangent out as what it belongs to: torch chooses the layout of its kernels by it.
+    """Return the tangent in the strides of the images, by which torch chooses its kernels.
 
-    Those of one channel are contiguous and channels-last at once, by other strides; where these
-    differ torch mixes the layouts.
+    Images of one channel are contiguous and channels-last at once, in different strides; where
+    those differ torch mixes the layouts.
     """
     if tangent.stride() == strides or is_batched(tangent):
         return tangent

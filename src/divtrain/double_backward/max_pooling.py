@@ -1,7 +1,7 @@
-"""Max pooling that knows that its second derivative is zero, in either memory layout.
+"""Max pooling that uses that its second derivative is zero, in either memory layout.
 
-Pooling picks some pixels; its gradient puts values back there, and the gradient of that picks them
-again. Torch's own double backward also fills a tensor with zeros for the images and carries it on.
+Pooling picks pixels; its gradient puts values back there, and the gradient of that picks them
+again. Torch's double backward also computes a gradient of zeros for the images.
 """
 
 from typing import Any

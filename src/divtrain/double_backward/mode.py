@@ -20,13 +20,11 @@ Numbers = int | tuple[int, ...]
 
 
 class FastDoubleBackward(TorchFunctionMode):
-    """Context in which the layers of `LAYERS` are cheap to differentiate twice.
+    """Context in which convolutions, (leaky) ReLUs, max pooling and batch norm are ours.
 
-    They are convolutions, (leaky) ReLUs, max pooling and batch norm.
-
-    Any module may run in it. A layer that is not among those, or is asked for something they do
-    not do (in place, indices, forward-mode derivatives, `torch.func`, checkpointing, being
-    compiled), is torch's own, silently; outputs and derivatives are the same either way.
+    Any module may run in it. Other layers, and what ours cannot do (in place, indices, forward-mode
+    derivatives, `torch.func`, checkpointing, being compiled), are left to torch, silently; outputs
+    and derivatives are the same either way.
     """
 
     def __torch_function__(
@@ -36,7 +34,7 @@ class FastDoubleBackward(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run `func`, or the layer that stands for it."""
+        """Run `func`, or our layer in its place."""
         kwargs = kwargs or {}
         ours = LAYERS.get(func)
         if ours is not None and "out" not in kwargs and _plain([*args, *kwargs.values()]):
@@ -50,7 +48,7 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def _plain(arguments: list[Any]) -> bool:
-    """Whether all tensors are ordinary, under ordinary autograd that keeps what it is given."""
+    """Whether all tensors are ordinary, and so is the autograd that records them."""
     tensors = [each for each in arguments if isinstance(each, Tensor)]
     ordinary = all(
         type(each) in (Tensor, nn.Parameter)
@@ -127,7 +125,7 @@ def _each(dimensions: int, numbers: Numbers) -> list[int]:
 
 
 def _autocast(tensor: Tensor) -> Tensor:
-    """In the precision that autocast would choose for a convolution."""
+    """Return the tensor in the precision that autocast chooses for a convolution."""
     kind = tensor.device.type
     eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
     if eligible and torch.is_autocast_enabled(kind):
@@ -174,18 +172,14 @@ def _batch_norm(
     by_channel = [each for each in (running_mean, running_var, weight, bias) if each is not None]
     wrong = input.ndim < 2 or any(each.shape != input.shape[1:2] for each in by_channel)
     if not training or wrong or input.numel() <= input.shape[1] or not eps > 0:
-        return None  # torch's own, or it refuses
+        return None  # torch computes or refuses it
     running = (running_mean, running_var)
     return BatchNorm.apply(input, weight, bias, running, momentum, eps)  # pyright: ignore
 
 
 LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
-    torch.conv1d: partial(_conv, 1),
-    torch.conv2d: partial(_conv, 2),
-    torch.conv3d: partial(_conv, 3),
-    torch.conv_transpose1d: partial(_transposed_conv, 1),
-    torch.conv_transpose2d: partial(_transposed_conv, 2),
-    torch.conv_transpose3d: partial(_transposed_conv, 3),
+    **{getattr(torch, f"conv{n}d"): partial(_conv, n) for n in (1, 2, 3)},
+    **{getattr(torch, f"conv_transpose{n}d"): partial(_transposed_conv, n) for n in (1, 2, 3)},
     F.leaky_relu: _leaky_relu,
     F.relu: _relu,
     torch.relu: _relu,
@@ -194,4 +188,4 @@ LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     torch.max_pool2d: _max_pool2d,
     F.batch_norm: _batch_norm,
 }
-"""Our layers by the functions of torch they stand for; None means: not this time."""
+"""Our layers by the functions of torch that they replace; they return None to leave it to torch."""

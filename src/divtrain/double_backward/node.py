@@ -1,4 +1,4 @@
-"""What the backward pass that is running wants of a node of ours."""
+"""What the backward pass that is running needs from one of our nodes."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from divtrain.double_backward._torch import is_batched, will_run
 def wanted(ctx: Any) -> tuple[bool, ...]:
     """Return, for each tensor that the node was applied to, whether its gradient is wanted now.
 
-    Torch's own nodes know; `ctx.needs_input_grad` of a Python node only tells whether a tensor
-    records gradients at all. Without this a backward pass for the gradients of the images would
-    compute those of the weights too, and throw them away.
+    Torch's nodes know this; `ctx.needs_input_grad` of a Python node only tells whether a tensor
+    records gradients at all. By that a backward pass for the gradients of the images would compute
+    those of the weights too, and drop them.
     """
     return tuple(node is not None and will_run(node) for node, _ in ctx.next_functions)
 
 
 def recorded(grad: Tensor) -> bool:
-    """Whether the backward pass is recorded, to be differentiated by our own nodes.
+    """Whether the backward pass is recorded and our nodes are to differentiate it.
 
-    A batch of gradients is not: it runs torch's kernels, whose double backward is torch's.
+    Not for a batch of gradients: it runs torch's kernels, whose double backward is torch's.
     """
     return torch.is_grad_enabled() and not is_batched(grad)

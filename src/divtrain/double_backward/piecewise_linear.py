@@ -1,7 +1,7 @@
-"""ReLU and LeakyReLU that know that their second derivative is zero.
+"""ReLU and LeakyReLU that use that their second derivative is zero.
 
-Torch's own double backward fills a tensor with zeros for it, adds that to the gradient and carries
-it on. What is saved is what torch saves, so that the same tensors may be changed in place.
+Torch's double backward computes it as a tensor of zeros. What is saved is what torch saves, so that
+the same tensors may be changed in place.
 """
 
 from typing import Any
@@ -32,9 +32,7 @@ class PiecewiseLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Scale by 1 or the slope."""
         (x,) = ctx.saved_tensors
-        if recorded(grads[0]):
-            return Scaled.apply(grads[0], x.detach(), ctx.slope), None
-        return _scale(grads[0], x, ctx.slope), None
+        return _scale_again(grads[0], x, ctx.slope), None
 
 
 class Scaled(torch.autograd.Function):
@@ -51,15 +49,19 @@ class Scaled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Scale alike."""
         (x,) = ctx.saved_tensors
-        if recorded(grads[0]):
-            return Scaled.apply(grads[0], x, ctx.slope), None, None
-        return _scale(grads[0], x, ctx.slope), None, None
+        return _scale_again(grads[0], x, ctx.slope), None, None
+
+
+def _scale_again(grad: Tensor, x: Tensor, slope: float | None) -> Any:
+    if recorded(grad):
+        return Scaled.apply(grad, x.detach(), slope)
+    return _scale(grad, x, slope)
 
 
 def _scale(grad: Tensor, x: Tensor, slope: float | None) -> Tensor:
     last = torch.channels_last
     if grad.ndim == 4 and x.is_contiguous(memory_format=last) and not is_batched(grad):
-        # What flattens images gives back a gradient in rows; mixed layouts are many times slower.
+        # Flattening returns contiguous gradients, and mixed layouts are many times slower.
         grad = grad.contiguous(memory_format=last)
     if slope is None:  # zero where a ReLU is off, also for an infinite gradient
         return threshold_backward(grad, x, 0)

@@ -1,41 +1,34 @@
-"""Models by name, with everything needed to build them again kept in one small record."""
+"""Models by name, and the small record from which each can be built again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import get_args
+from functools import partial
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.models.activation import Activation, ActivationName, activation_factory
+from divtrain.fields import checked
+from divtrain.models.activation import Activation, ActivationName
 from divtrain.models.conv import CONV3, CONV4, ConvNet
 from divtrain.models.resnet import ResNet
 
+FLOAT32 = torch.finfo(torch.float32).max
 
-@dataclass(frozen=True)
+
+@checked
 class Architecture:
-    """Everything that `build` needs; it goes into checkpoints, so that none is ever guessed.
-
-    Attributes:
-        name: A key of `ARCHITECTURES`.
-        in_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
-        classes: Number of classes.
-        activation: ``leaky_relu`` (the paper's) or ``relu``.
-        slope: LeakyReLU's slope below zero.
-        mean: Per-channel mean of the training images, subtracted inside the model.
-        std: Per-channel standard deviation, divided by inside the model.
-    """
+    """The arguments of `build`; checkpoints hold them."""
 
     name: str
-    in_channels: int
-    image_size: int
-    classes: int
+    in_channels: Annotated[int, Field(ge=1)]
+    image_size: Annotated[int, Field(ge=1)]
+    classes: Annotated[int, Field(ge=2)]
     activation: ActivationName = "leaky_relu"
-    slope: float = 0.1
+    slope: Annotated[float, Field(ge=-FLOAT32, le=FLOAT32)] = 0.1
     mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
 
 
 ARCHITECTURES: dict[str, Callable[[Architecture, Activation], nn.Module]] = {
@@ -94,10 +87,10 @@ def build(
         in_channels: Channels of the images.
         image_size: Height and width of the images, in pixels.
         classes: Number of classes.
-        activation: ``leaky_relu`` or ``relu``, after every convolution.
+        activation: ``leaky_relu`` (the paper's) or ``relu``, after every convolution.
         slope: LeakyReLU's slope below zero.
-        mean: Per-channel mean to subtract inside (one value serves all channels).
-        std: Per-channel standard deviation to divide by inside.
+        mean: Mean of the training images to subtract inside the model, one per channel or for all.
+        std: Standard deviation to divide by inside the model, one per channel or for all.
 
     Raises:
         DivtrainError: for an unknown name or activation, or sizes that make no network.
@@ -117,19 +110,11 @@ def build_architecture(architecture: Architecture) -> Normalized:
     a = architecture
     if a.name not in ARCHITECTURES:
         raise unknown_name("model", a.name, ARCHITECTURES)
-    if a.activation not in get_args(ActivationName):
-        raise unknown_name("activation", str(a.activation), get_args(ActivationName))
-    for field, least in (("in_channels", 1), ("image_size", 1), ("classes", 2)):
-        if getattr(a, field) < least:
-            raise DivtrainError(f"expected {field} >= {least}, got {getattr(a, field)!r}")
-    if not abs(a.slope) <= torch.finfo(torch.float32).max:  # not so for NaN either
-        raise DivtrainError(f"expected a finite slope, got {a.slope!r}")
     for field in ("mean", "std"):
         if len(getattr(a, field)) not in (1, a.in_channels):
             raise DivtrainError(
-                f"expected one {field} for all channels or one for each of {a.in_channels}, got"
+                f"expected one `{field}` for all channels or one for each of {a.in_channels}, got"
                 f" {len(getattr(a, field))}"
             )
-    if not all(value > 0 for value in a.std):
-        raise DivtrainError(f"expected every std above 0, got {a.std}")
-    return Normalized(ARCHITECTURES[a.name](a, activation_factory(a.activation, a.slope)), a)
+    activation = nn.ReLU if a.activation == "relu" else partial(nn.LeakyReLU, a.slope)
+    return Normalized(ARCHITECTURES[a.name](a, activation), a)

@@ -40,8 +40,8 @@ class ConvNet(nn.Module):
                 layers += [nn.Conv2d(channels, entry, 3, padding="same"), activation()]
                 channels = entry
             else:
-                # Before the activation where that makes no difference but on fewer pixels: a
-                # maximum and a function that does not fall may change places.
+                # Before the activation where that gives the same result, from fewer pixels: a
+                # maximum and a function that does not decrease commute.
                 rising = getattr(layers[-1], "negative_slope", 0.0) >= 0
                 layers.insert(len(layers) - rising, nn.MaxPool2d(2))
                 size //= 2

@@ -41,7 +41,7 @@ class ResNet(nn.Module):
     """C16, n residual blocks each of 16, 32 and 64 channels, global average pooling, FC.
 
     Args:
-        blocks: n, the blocks a stage; 3 makes ResNet20, 4 makes ResNet26.
+        blocks: n, the blocks per stage; 3 makes ResNet20, 4 makes ResNet26.
         in_channels: Channels of the images.
         classes: Number of classes.
         activation: Makes the activation that follows each convolution.

@@ -9,22 +9,19 @@ from divtrain.training.parallel import (
     torchrun_processes,
     training_processes,
 )
-from divtrain.training.schedule import Schedule, ScheduleName, rate_at
+from divtrain.training.schedule import ScheduleName
 from divtrain.training.state import History
-from divtrain.training.step import StepResult, step_by_member, step_together
+from divtrain.training.step import step_by_member, step_together
 
 __all__ = [
     "History",
-    "Schedule",
     "ScheduleName",
-    "StepResult",
     "Strategy",
     "adam",
     "check_devices",
     "leave_group",
     "load_ensemble",
     "load_weights",
-    "rate_at",
     "save_ensemble",
     "step_by_member",
     "step_together",

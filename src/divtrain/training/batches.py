@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from divtrain.checks import check_images, check_labels, first_few
-from divtrain.data import OutsidePart, Stream, View, mix_seed
+from divtrain.data import OutsidePart, Stream, View
+from divtrain.data.stream import apply_views, mix_seed
 from divtrain.defences import Defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
@@ -16,31 +17,9 @@ from divtrain.forward import Batch, leading
 from divtrain.module_state import device_of, eval_mode
 
 
-@runtime_checkable
-class Batches(Protocol):
-    """Training batches, checked and in a defence's views."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches per epoch."""
-        ...
-
-    def batch(self, step: int, /) -> Batch:
-        """Return batch `step`, counted from 0 over all epochs."""
-        ...
-
-    def describe(self, step: int, mask: Tensor, /) -> str:
-        """Name the images of a batch where `mask`, (batch,), is set, for a message."""
-        ...
-
-    def spec(self) -> dict[str, Any]:
-        """Return what determines the batches, beside the defence, as JSON-able data."""
-        ...
-
-
 def prepare_batches(
     batches: Stream | Iterable[Sequence[Tensor]], defence: Defence, ens: Ensemble
-) -> Batches:
+) -> "Stream | Loaded":
     """Check images and labels once, and return the batches in the defence's views.
 
     Raises:
@@ -63,7 +42,7 @@ def prepare_batches(
     check_images(x)
     classes = _classes(ens, x)
     outside = defence.outside_part(classes)
-    return Loaded(batches, defence.views, outside, classes, device_of(ens))
+    return Loaded(batches, len(batches), defence.views, outside, classes, device_of(ens))
 
 
 def _classes(ens: Ensemble, x: Tensor) -> int:
@@ -72,15 +51,15 @@ def _classes(ens: Ensemble, x: Tensor) -> int:
 
 
 class Loaded:
-    """Batches of an iterable that is iterated over anew in each epoch.
+    """Batches of an iterable, with the methods of a `Stream`; iterated over once per epoch.
 
-    With V views each batch of it is V batches here: at turn t image i is seen in view
+    With V views each batch of it is V batches here, t = 0 to V - 1: image i is seen in view
     (i + t) modulo V, so that every batch mixes the views, and an epoch holds each image once in
     each of them. Images from outside are added to those given.
 
     Args:
-        source: Pairs of images, (batch, channel, height, width) in [0, 1], and labels, (batch,);
-            of known length.
+        source: Pairs of images, (batch, channel, height, width) in [0, 1], and labels, (batch,).
+        length: Number of its batches.
         views: What becomes of the images; as they are if empty.
         outside: Images from outside the training distribution, if any.
         classes: Number of classes.
@@ -90,13 +69,13 @@ class Loaded:
     def __init__(
         self,
         source: Iterable[Sequence[Tensor]],
+        length: int,
         views: Sequence[View],
         outside: OutsidePart | None,
         classes: int,
         device: torch.device,
     ):
-        assert isinstance(source, Sized)
-        self._source, self._length, self._views = source, len(source), views
+        self._source, self._length, self._views = source, length, views
         self._outside, self._classes, self._device = outside, classes, device
         self._iterator: Iterator[Sequence[Tensor]] = iter(())
         self._next = 0, 0  # epoch and number of what the iterator yields next
@@ -113,10 +92,8 @@ class Loaded:
         x, y = self._load(divmod(step // turns, self._length))
         x = x.clone()
         generator = torch.Generator(self._device).manual_seed(mix_seed(0, 2, step))
-        for number, view in enumerate(self._views):
-            places = slice((number - step) % turns, None, turns)
-            if len(x[places]):
-                x[places] = view(x[places], y[places], generator)
+        places = (slice((number - step) % turns, None, turns) for number in range(turns))
+        apply_views(x, y, zip(self._views, places, strict=False), generator)
         if self._outside is None:
             return Batch(x, y)
         share = self._outside.share
@@ -124,7 +101,6 @@ class Loaded:
 
     def describe(self, step: int, mask: Tensor) -> str:
         """Name images by their place in the batch."""
-        del step
         return f"at places {first_few(map(str, mask.nonzero().flatten().tolist()))}"
 
     def spec(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ FORMAT = "divtrain-ensemble-1"
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What a checkpoint tells beside its weights; None stands for a member of the user's own."""
+    """What a checkpoint holds beside weights; None is a member that divtrain cannot build."""
 
     format: str
     aggregate: Aggregate
@@ -34,7 +34,7 @@ def save_ensemble(path: str | Path, ens: Ensemble, about: dict[str, Any] | None 
     `divtrain.models` did not build are saved too; load them with `load_weights`.
 
     Args:
-        path: File to write, whole or not at all.
+        path: File to write, completely or not at all.
         ens: The ensemble.
         about: JSON-able facts to keep with it: data, training, seed, versions.
     """
@@ -127,8 +127,7 @@ def _check_fit(path: str | Path, ens: Ensemble, tensors: dict[str, Tensor]) -> N
         )
     for name, tensor in ens.state_dict().items():
         found = tensors[name]
-        alike = found.is_floating_point() == tensor.is_floating_point()
-        if not alike or found.is_complex():
+        if found.is_floating_point() != tensor.is_floating_point() or found.is_complex():
             raise DamagedFileError(
                 f"{path} is damaged: expected {name} of {tensor.dtype}, got {found.dtype}"
             )

@@ -10,21 +10,17 @@ from torch import Tensor, nn
 
 from divtrain.checks import first_few
 from divtrain.cross_entropy import trusted_cross_entropy
+from divtrain.data import Stream
 from divtrain.errors import DivtrainError
 from divtrain.forward import Batch
-from divtrain.training.batches import Batches
+from divtrain.training.batches import Loaded
 
 
 def are_finite(log: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> Tensor:
     """Return, as a boolean tensor, whether the optimiser may take a step; not read from the device.
 
-    Args:
-        log: Scalars by name, on one device.
-        parameters: Parameters with their gradients.
-
-    Returns:
-        Whether all scalars are finite and so are the squares of the gradients, which Adam sums: an
-        overflow there would stop a weight for ever.
+    It may if all scalars of the log are finite and so are the squares of the gradients, which Adam
+    sums: an overflow there would stop a weight for ever.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # torch.nn.utils.get_total_norm is this, but younger than the torch we ask for.
@@ -40,22 +36,15 @@ def divergence(
     batch: Batch,
     logits: Tensor,
     ens: nn.Module,
-    batches: Batches,
+    batches: Stream | Loaded,
     step: int,
     steps: int,
     state_file: Path | None,
 ) -> DivtrainError:
     """Return the error for a step that must not be taken: where, whose, what is kept, what to try.
 
-    Args:
-        values: What the step logged.
-        batch: Its images and labels.
-        logits: What the members answered, (member, batch, class).
-        ens: The ensemble, with the step's gradients.
-        batches: Where the batch came from.
-        step: Steps done before it.
-        steps: Steps in all.
-        state_file: Where the training state is kept.
+    `values` is what the step logged, `logits` those of all members for the batch, `ens` has the
+    gradients, and `step` counts the steps done before.
     """
     epoch, position = divmod(step, batches.steps_per_epoch)
     shown = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "accuracy")
@@ -76,7 +65,7 @@ def check_weights(ens: nn.Module, step: int, steps: int, state_file: Path | None
     """Check that all weights and running statistics are finite, before they are saved.
 
     Raises:
-        DivtrainError: naming the step and the first that is not.
+        DivtrainError: naming the step and those that are not.
     """
     broken = _broken_weights(ens)
     if broken:
@@ -93,7 +82,9 @@ def _broken_weights(ens: nn.Module) -> list[str]:
     return [n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()]
 
 
-def _culprit(batch: Batch, logits: Tensor, ens: nn.Module, batches: Batches, step: int) -> str:
+def _culprit(
+    batch: Batch, logits: Tensor, ens: nn.Module, batches: Stream | Loaded, step: int
+) -> str:
     """Say which images, members and parameters are not finite, the first cause first."""
 
     def these(mask: Tensor) -> str:
@@ -103,11 +94,10 @@ def _culprit(batch: Batch, logits: Tensor, ens: nn.Module, batches: Batches, ste
     if weights:
         origin = ", the one before it made them so" if step else ""
         return f"weights were not finite before the step{origin}: {first_few(weights)}"
-    pixels = ~batch.x.flatten(-3).isfinite().all(-1)
-    pixels = pixels.any(0) if pixels.ndim == 2 else pixels
+    pixels = ~batch.x.flatten(1).isfinite().all(1)
     if pixels.any():
         return f"the batch itself has pixels that are not finite, at {these(pixels)}"
-    losses = ~trusted_cross_entropy(logits.detach(), batch.y).isfinite()
+    losses = ~trusted_cross_entropy(logits, batch.y).isfinite()
     if losses.any():
         members = losses.any(1).nonzero().flatten().tolist()
         return (
@@ -119,7 +109,7 @@ def _culprit(batch: Batch, logits: Tensor, ens: nn.Module, batches: Batches, ste
         for name, parameter in ens.named_parameters()
         if parameter.grad is not None and not parameter.grad.square().sum().isfinite()
     ]
-    return f"every member's own loss is finite, the gradient is not: {first_few(gradients)}"
+    return f"the loss of every member is finite, the gradient is not: {first_few(gradients)}"
 
 
 def _kept(state_file: Path | None, memory: str) -> str:
@@ -133,7 +123,5 @@ def _advice(values: Mapping[str, float], step: int) -> str:
     tries = ["a lower learning rate", "float32 if the precision is bfloat16"]
     if not math.isfinite(values.get("gal", 0.0)):
         tries.insert(1, "a lower gal_weight or a higher temperature")
-    first = (
-        "nothing was learnt yet, so look at the model and the images first; " if not step else ""
-    )
+    first = "" if step else "nothing was learnt yet, so look at the model and the images first; "
     return f"{first}try {', '.join(tries)}"

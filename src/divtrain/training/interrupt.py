@@ -1,8 +1,8 @@
-"""A request to stop (Ctrl-C, SIGTERM) that waits for the end of the step, so nothing is torn."""
+"""A request to stop (Ctrl-C, SIGTERM) that waits for the end of the step."""
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class StopRequest:
@@ -21,12 +21,7 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 

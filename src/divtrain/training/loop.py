@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from divtrain.data import Stream
 from divtrain.defences import Defence, build_defence
 from divtrain.ensemble import Ensemble, aggregate_logits
-from divtrain.errors import DamagedFileError, DivtrainError
+from divtrain.errors import DivtrainError
 from divtrain.identity import spec_of
 from divtrain.training.batches import Loaded, prepare_batches
 from divtrain.training.divergence import are_finite, check_weights, divergence
 from divtrain.training.interrupt import StopRequest
-from divtrain.training.parallel import SingleProcess, Strategy, make_strategy
+from divtrain.training.parallel import DataParallel, Strategy, make_strategy
 from divtrain.training.schedule import Schedule, rate_at
 from divtrain.training.state import History, TrainingState, load_state, save_state
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+CALLBACKS = ("on_step", "on_epoch", "on_end")
 
 
 def adam(learning_rate: float = 1e-3) -> MakeOptimizer:
@@ -55,15 +56,14 @@ def train(
         batches: A `divtrain.data.Stream` of plain images on fabric's device; or an iterable of
             (images, labels) with a length, such as a DataLoader, which is iterated over anew in
             each epoch. The defence makes their views. All images and labels are checked.
-        defence: What to minimise on which views of the images, a `divtrain.defences.Defence` or
-            the name of one. Defences with static nets are given them first:
-            ``dt.defences.Adv(nets=[net])``.
+        defence: A `divtrain.defences.Defence` or the name of one. Defences with static nets are
+            given them first: ``dt.defences.Adv(nets=[net])``.
         epochs: Passes over the images, once in each view.
         optimizer: Any of torch, over the ensemble's parameters, or what makes one of parameters;
             `adam()` if None.
         schedule: ``constant`` (the paper's), ``one_cycle``, or a function of (step, steps) that
             returns a factor of the optimiser's learning rate.
-        callbacks: Objects with any of these methods, called in the first process only:
+        callbacks: Objects with at least one of these methods, called in the first process only:
             ``on_step(step, steps, means)`` with the steps done, the steps in all and the means
             since the epoch began of all that was logged; ``on_epoch(row)`` with the epoch's row of
             the history; ``on_end(history)``.
@@ -72,14 +72,14 @@ def train(
             ends with the same weights.
         state_file: Where to keep the training state. If the file is there, training resumes from
             it, and ends with the same weights as an unbroken run (bit for bit on the CPU). With an
-            iterable this holds only if it yields the same batches whenever it is iterated over; of
-            a shuffling one, the rest of the epoch is drawn anew. Of several processes the first
-            writes it and all read it; any number may resume from it.
+            iterable this holds only if it yields the same batches whenever it is iterated over; a
+            shuffling one draws the remaining batches of the epoch anew. The first process writes
+            the file and all read it; any number of processes may resume from it.
         save_every: Seconds between saved training states.
         by_member: Hold the graph of one member at a time (`step_by_member`): less memory, more
             time, the same gradients.
-        strategy: What each of several processes does (`divtrain.training.parallel`): ``ddp``, a
-            slice of each batch with all members; ``members``, whole batches with some members.
+        strategy: What each of several processes computes (`divtrain.training.parallel`): ``ddp``, a
+            slice of each batch with all members; ``members``, all images with a few of the members.
 
     Returns:
         The history, a row per epoch: epoch, step, learning_rate, means of loss, its terms' logs
@@ -87,14 +87,20 @@ def train(
 
     Raises:
         DivtrainError: when the loss or a gradient is no longer finite: the step is not taken, and
-            neither the weights nor the state file are touched by it. Also when the state file
-            belongs to another run; `DamagedFileError` when it is damaged. When the processes
-            cannot share the batch or the members.
+            neither the weights nor the state file are touched by it. When the state file belongs
+            to another run; `DamagedFileError` when it is damaged. When the processes cannot share
+            the batch or the members. For a callback with none of the methods.
         KeyboardInterrupt: on Ctrl-C or SIGTERM to any process, in all of them, after the running
             step or the one after it; the state is saved first.
     """
     if epochs < 1:
-        raise DivtrainError(f"expected epochs >= 1, got {epochs}")
+        raise DivtrainError(f"expected `epochs` >= 1, got {epochs}")
+    for callback in callbacks:
+        if not any(hasattr(callback, name) for name in CALLBACKS):
+            raise DivtrainError(
+                f"expected `callbacks` with a method {' or '.join(CALLBACKS)}, got"
+                f" {type(callback).__name__} with none of them"
+            )
     if fabric is None:
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
@@ -151,8 +157,8 @@ def train(
                 log, finite, due, stop.requested
             )
             if not finite_everywhere:
-                whole = source.batch(progress.step), processes.whole_batch(done.logits)
-                error = divergence(values, *whole, ens, source, progress.step, steps, state_file)
+                at = source.batch(progress.step), processes.all_logits(done.logits)
+                error = divergence(values, *at, ens, source, progress.step, steps, state_file)
                 raise DivtrainError(processes.first_message(None if finite else str(error)))
             wrapped.step()
             progress.add(values, started)
@@ -199,17 +205,16 @@ def _load_together(
     optimizer: Any,
     recipe: dict[str, Any],
     steps: int,
-    processes: SingleProcess,
+    processes: DataParallel,
 ) -> TrainingState:
-    """Load the state in every process, or raise the same kind of error in every one."""
+    """Load the state in every process, or raise the same error in every one."""
     state, failure = TrainingState(steps), None
     try:
         state = load_state(path, ens, optimizer, recipe, steps)
     except DivtrainError as error:
         failure = type(error), str(error)
-    found = processes.first_message(failure)
-    if found is not None:
-        raise (DamagedFileError if issubclass(found[0], DamagedFileError) else DivtrainError)(
-            found[1]
-        )
+    failure = processes.first_message(failure)
+    if failure is not None:
+        kind, message = failure
+        raise kind(message)
     return state

@@ -1,17 +1,17 @@
-"""One training in several processes, one per device: what each does, and what they exchange.
+"""One training in several processes, one per device: what each computes, and what they exchange.
 
-Whichever way, the run is the one that a single process would make, up to the order of sums:
+The result is that of a single process, up to the order of sums:
 
 * ``ddp``: every process holds all members and takes its slice of each batch. GAL and the
   cross-entropy are means over images, and slices are equal, so the mean of the processes' gradients
-  is the gradient of the whole batch. Input gradients of an image never leave its process.
-* ``members``: every process holds whole batches and some members. What it needs of the others is
-  their logits and input gradients, exchanged in each step (`divtrain.training.step.step_apart`).
+  is the gradient of the batch. Input gradients of an image never leave its process.
+* ``members``: every process holds all images and a few of the members. Logits and input gradients
+  of the others are exchanged in each step (`divtrain.training.step.step_apart`).
 
 There is no DistributedDataParallel here. Its hooks expect one forward and one backward pass per
 step; GAL's step has a backward pass inside its forward pass, may run two forward passes, or one per
-member (`by_member`). One mean of the gradients after the step is right in all of them. What is
-given up is that the exchange does not overlap with the backward pass.
+member (`by_member`). One mean of the gradients after the step is right in all of them, but does not
+overlap with the backward pass.
 
 Fabric launches processes, opens their group and broadcasts objects. Tensors are summed by
 `torch.distributed` itself: Fabric's all_reduce begins with a barrier, which waits for the device.
@@ -41,11 +41,8 @@ Strategy = Literal["ddp", "members"]
 
 def torchrun_processes() -> int:
     """Processes that torchrun started with this command, on all machines; 1 without torchrun."""
-    return int(os.environ["WORLD_SIZE"]) if _under_torchrun() else 1
-
-
-def _under_torchrun() -> bool:
-    return dist.is_available() and dist.is_torchelastic_launched()
+    started = dist.is_available() and dist.is_torchelastic_launched()
+    return int(os.environ["WORLD_SIZE"]) if started else 1
 
 
 def training_processes(devices: int) -> int:
@@ -63,17 +60,17 @@ def training_processes(devices: int) -> int:
         )
     if started > 1 and devices not in (1, started):
         raise DivtrainError(
-            f"expected devices to be 1 or the {started} processes that torchrun started, got"
-            f" {devices}; leave it out: under torchrun every process trains on a device of its own"
+            f"expected `devices` to be 1 or the {started} processes that torchrun started, got"
+            f" {devices}; leave it out: under torchrun every process trains on another device"
         )
     return max(devices, started)
 
 
 def leave_group() -> None:
-    """Leave the group of processes, if this one is in any; the last that it does with the others.
+    """Leave the group of processes, if this one is in any, when nothing is left to exchange.
 
-    A process that ends with the threads of a Gloo group still running is now and then aborted by
-    them on its way out, its work done. Fabric closes groups of GPUs alone.
+    A process that ends with the threads of a Gloo group still running is sometimes aborted by them
+    although its work is done. Fabric closes groups of GPUs only.
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -81,57 +78,43 @@ def leave_group() -> None:
 
 def make_strategy(
     fabric: "Fabric", strategy: Strategy, ens: Ensemble, batch: Batch, by_member: bool = False
-) -> "SingleProcess":
-    """Return what this process does of a training.
-
-    Args:
-        fabric: Launched; its world size is the number of processes.
-        strategy: How they share the work; of no account to one alone.
-        ens: The whole ensemble, on fabric's device.
-        batch: A batch of the training, for the sizes of its parts.
-        by_member: Hold the graph of one member at a time.
-
-    Raises:
-        DivtrainError: as `check_devices` does.
-    """
+) -> "DataParallel":
+    """Return what this process does in a training, once `check_devices` passes a batch of it."""
     outside = batch.parts.get("outside", slice(0, 0))
     check_devices(fabric.world_size, strategy, len(ens), len(batch), outside.stop - outside.start)
-    if fabric.world_size == 1:
-        return SingleProcess(fabric, ens, by_member)
-    several = {"ddp": DataParallel, "members": MemberParallel}
-    return several[strategy](fabric, ens, by_member)
+    apart = strategy == "members" and fabric.world_size > 1
+    return (MemberParallel if apart else DataParallel)(fabric, ens, by_member)
 
 
 def check_devices(
     devices: int, strategy: Strategy, members: int, batch_size: int, outside: int = 0
 ) -> None:
-    """Check that so many devices can share a training.
+    """Check that devices, with one process each, can share a training.
 
     Args:
-        devices: Number of devices, a process each.
+        devices: Number of devices.
         strategy: How they share the work.
-        members: Members of the ensemble.
+        members: Number of members of the ensemble.
         batch_size: Images per step, over all devices.
         outside: How many of them are from outside the training distribution.
 
     Raises:
-        DivtrainError: for an unknown strategy, a batch, or a part of it from outside the training
-            distribution, that they do not divide (``ddp``), or more devices than members
-            (``members``).
+        DivtrainError: for an unknown strategy; for ``ddp``, when the devices do not divide both
+            numbers of images; for ``members``, when there are more devices than members.
     """
     if strategy not in get_args(Strategy):
         raise unknown_name("strategy", strategy, get_args(Strategy))
     if strategy == "ddp" and batch_size % devices:
         nearest = max(1, round(batch_size / devices)) * devices
         raise DivtrainError(
-            f"expected a batch_size that {devices} devices divide, got {batch_size}: each takes an"
-            f" equal slice; take {nearest}, or another number of devices"
+            f"expected a `batch_size` that {devices} devices divide, got {batch_size}: each takes"
+            f" an equal slice; take {nearest}, or another number of devices"
         )
     if strategy == "ddp" and outside % devices:
         raise DivtrainError(
             f"{outside} of the {batch_size} images of a batch are from outside the training"
             f" distribution, which {devices} devices do not divide: each takes an equal slice of"
-            f" both parts; take a batch_size that {2 * devices} divides"
+            f" both parts; take a `batch_size` that {2 * devices} divides"
         )
     if strategy == "members" and devices > members:
         raise DivtrainError(
@@ -140,250 +123,192 @@ def check_devices(
         )
 
 
-class SingleProcess:
-    """A process alone: it does everything and has nobody to exchange with.
+class DataParallel:
+    """All members, and a slice of each batch: every `world`-th image, from the rank-th on.
+
+    A process alone takes all images, and exchanges nothing.
+
+    The leading share of a part of every slice is the same share of that part of the batch, rounded
+    up to what the processes divide. Batch norm normalises by the statistics of the slice; its
+    running statistics are means over the slices, equal in every process. Of any other buffers the
+    first process's are kept.
+
+    The first process draws from torch's generator as a process alone would; the others draw from
+    it, their rank and the step, so that no two drop out the same units and a resumed run draws as
+    an unbroken one does.
 
     Attributes:
         first: Whether this process is the one that writes files and calls callbacks.
     """
 
     def __init__(self, fabric: "Fabric", ens: Ensemble, by_member: bool):
-        self.first = fabric.global_rank == 0
-        self._fabric = fabric
-        self._ens = ens
-        self._by_member = by_member
-
-    def broadcast(self, value: Any) -> Any:
-        """Return the first process's value, in every process."""
-        return value
-
-    def first_message(self, message: Any | None) -> Any | None:
-        """Return the first message that is not None, by rank, in every process."""
-        return message
-
-    def begin(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make the processes equal before the first step, once any saved state is loaded."""
-        del optimizer
-
-    def share(self, batch: Batch) -> Batch:
-        """Return this process's share of a batch."""
-        return batch
-
-    def step(self, batch: Batch, terms: Sequence[Term], step: int) -> StepResult:
-        """Add the gradients of the whole batch to the parameters that this process optimises.
-
-        Args:
-            batch: This process's share.
-            terms: The loss is their sum.
-            step: Steps done before this one.
-        """
-        take = step_by_member if self._by_member else step_together
-        # Explicit, since Fabric would wrap `forward` in autocast, but no other method.
-        return take(self._ens, batch, terms, step, self._fabric.autocast, self._fabric.backward)
-
-    def exchange(
-        self, log: dict[str, Tensor], finite: Tensor, due: bool, stop: bool
-    ) -> tuple[dict[str, float], bool, bool, bool]:
-        """Read what a step logged, its means over the processes, and what they agree on.
-
-        Args:
-            log: Scalars by name.
-            finite: Whether this process may take the step, a boolean tensor.
-            due: Whether this process finds that it is time to save.
-            stop: Whether this process was asked to stop.
-
-        Returns:
-            The means; whether all may take the step; whether any is due, and was asked to stop.
-        """
-        scalars = [*(value.detach() for value in log.values()), finite]
-        kind = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
-        *values, fine = torch.stack([scalar.to(kind) for scalar in scalars]).tolist()
-        return dict(zip(log, values, strict=True)), bool(fine), due, stop
-
-    def whole_batch(self, logits: Tensor) -> Tensor:
-        """Return what the members answer to the whole batch, (member, batch, class)."""
-        return logits
-
-    def gather(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give the first process all that a training state holds."""
-        del optimizer
-
-    def finish(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give every process the trained ensemble."""
-        del optimizer
-
-
-class SeveralProcesses(SingleProcess):
-    """What both strategies do alike.
-
-    The first process draws from torch's generator as a process alone would; the others draw from
-    it, their rank and the step, so that no two drop out the same units and a resumed run draws as
-    an unbroken one does.
-    """
-
-    def __init__(self, fabric: "Fabric", ens: Ensemble, by_member: bool):
-        super().__init__(fabric, ens, by_member)
         self.rank, self.world = fabric.global_rank, fabric.world_size
+        self.first, self.alone = self.rank == 0, self.world == 1
+        self._fabric, self._ens, self._by_member = fabric, ens, by_member
 
     def broadcast(self, value: Any, source: int = 0) -> Any:
-        """See `SingleProcess`; of any process's value."""
+        """Return the value of process `source`, in every process."""
         return self._fabric.broadcast(value, source)
 
     def first_message(self, message: Any | None) -> Any | None:
-        """See `SingleProcess`."""
+        """Return the first message that is not None, by rank, in every process."""
         messages = [self.broadcast(message, rank) for rank in range(self.world)]
         return next((each for each in messages if each is not None), None)
 
     def begin(self, optimizer: torch.optim.Optimizer) -> None:
-        """See `SingleProcess`."""
-        del optimizer
-        self._seed = self.broadcast(torch.initial_seed())
-        self._ens.load_state_dict(self.broadcast(_on_cpu(self._ens.state_dict())))
+        """Make the processes equal before the first step, once any saved state is loaded."""
+        if not self.alone:
+            self._seed = self.broadcast(torch.initial_seed())
+            self._ens.load_state_dict(self.broadcast(_on_cpu(self._ens.state_dict())))
+
+    def share(self, batch: Batch) -> Batch:
+        """Return what this process takes of a batch."""
+        return batch.every(self.world, self.rank)
+
+    def step(self, batch: Batch, terms: Sequence[Term], step: int) -> StepResult:
+        """Add the gradients of all images to the parameters that this process optimises.
+
+        `batch` is what `share` returned, and the result is of that.
+        """
+        self._draw_apart(step)
+        take = step_by_member if self._by_member else step_together
+        # Explicit, since Fabric would wrap `forward` in autocast, but no other method.
+        autocast, backward = self._fabric.autocast, self._fabric.backward
+        done = take(self._ens, batch, terms, step, autocast, backward)
+        if not self.alone:
+            self._average_gradients()
+        return done
 
     def exchange(
         self, log: dict[str, Tensor], finite: Tensor, due: bool, stop: bool
     ) -> tuple[dict[str, float], bool, bool, bool]:
-        """See `SingleProcess`; in one message."""
-        flags = [finite.new_full((), flag) for flag in (due, stop)]
-        scalars = [*(value.detach() for value in log.values()), ~finite, *flags]
+        """Return means over the processes, and what they agree on, from one message.
+
+        It waits for the device once. They agree to take the step if it is finite in all, and to
+        save or stop if that is due in any.
+        """
+        scalars = [*(value.detach() for value in log.values()), ~finite]
+        if self.alone:  # not in float64, which some devices lack
+            kind = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
+            *values, broken = torch.stack([scalar.to(kind) for scalar in scalars]).tolist()
+            return dict(zip(log, values, strict=True)), not broken, due, stop
+        scalars += [finite.new_full((), flag) for flag in (due, stop)]
         sums = torch.stack([scalar.double() for scalar in scalars])
         dist.all_reduce(sums)
         *values, broken, dues, stops = sums.tolist()
         means = {name: value / self.world for name, value in zip(log, values, strict=True)}
         return means, not broken, bool(dues), bool(stops)
 
+    def all_logits(self, logits: Tensor) -> Tensor:
+        """Return the members' logits of all images of the batch, (member, batch, class)."""
+        if self.alone:
+            return logits
+        members, images, classes = logits.shape
+        gathered = logits.new_zeros(members, images * self.world, classes)
+        gathered[:, self.rank :: self.world] = logits
+        dist.all_reduce(gathered)
+        return gathered
+
+    def gather(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the first process all that a training state holds."""
+
+    @torch.no_grad()
+    def finish(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give every process the trained ensemble."""
+        if not self.alone:
+            buffers = dict(self._ens.named_buffers())
+            for name, value in self.broadcast(_on_cpu(buffers)).items():
+                buffers[name].copy_(value)
+
     def _draw_apart(self, step: int) -> None:
         if not self.first:
             torch.manual_seed(hash((self._seed, self.rank, step)))
 
-
-class DataParallel(SeveralProcesses):
-    """All members, and a slice of each batch: every `world`-th image, from the rank-th on.
-
-    The leading share of a part of every slice is then the same share of that part of the batch,
-    rounded up to what the processes divide. Batch norm normalises by the statistics of the slice;
-    its running statistics are means over the slices, equal in every process. Any other buffers are
-    each process's own; those of the first are kept.
-    """
-
-    def share(self, batch: Batch) -> Batch:
-        """See `SingleProcess`."""
-        return batch.every(self.world, self.rank)
-
-    def step(self, batch: Batch, terms: Sequence[Term], step: int) -> StepResult:
-        """See `SingleProcess`; the result is of this process's slice."""
-        self._draw_apart(step)
-        done = super().step(batch, terms, step)
+    @torch.no_grad()
+    def _average_gradients(self) -> None:
+        """Replace gradients and running statistics by their means, in one exchange."""
         tensors = [p.grad for p in self._ens.parameters() if p.grad is not None]
         for module in self._ens.modules():
             if isinstance(module, _NormBase) and module.running_mean is not None:
                 tensors += [module.running_mean, module.running_var]
-        self._average(tensors)
-        return done
-
-    def whole_batch(self, logits: Tensor) -> Tensor:
-        """See `SingleProcess`."""
-        members, images, classes = logits.shape
-        whole = logits.new_zeros(members, images * self.world, classes)
-        whole[:, self.rank :: self.world] = logits
-        dist.all_reduce(whole)
-        return whole
-
-    @torch.no_grad()
-    def finish(self, optimizer: torch.optim.Optimizer) -> None:
-        """See `SingleProcess`."""
-        del optimizer
-        buffers = dict(self._ens.named_buffers())
-        for name, value in self.broadcast(_on_cpu(buffers)).items():
-            buffers[name].copy_(value)
-
-    @torch.no_grad()
-    def _average(self, tensors: list[Tensor]) -> None:
-        """Replace tensors by their means over the processes, in one exchange."""
         if not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
         flat /= self.world
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
+        means = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
-class MemberParallel(SeveralProcesses):
-    """Whole batches, and some members, dealt out in turn; the weights of the others are stale.
+class MemberParallel(DataParallel):
+    """All images and every `world`-th member; the weights of the other members are stale.
 
     Only the members held are trained, and only their optimiser's slots kept up to date. Batch norm
-    sees whole batches, as in a process alone. With `by_member` a process holds the graph of one of
-    its members at a time.
+    sees all images, as in a process alone. With `by_member` a process holds the graph of one of its
+    members at a time.
     """
 
     def __init__(self, fabric: "Fabric", ens: Ensemble, by_member: bool):
         super().__init__(fabric, ens, by_member)
-        held = slice(self.rank, None, self.world)
-        self._own = Ensemble(list(ens.members)[held])
-        self._members = MemberExchange(len(ens), held)
+        self._held = slice(self.rank, None, self.world)
+        self._trained = Ensemble(list(ens.members)[self._held])
 
     def begin(self, optimizer: torch.optim.Optimizer) -> None:
-        """See `SingleProcess`; slots of members held elsewhere are dropped."""
+        """As in `DataParallel`, and drop the slots of members held elsewhere."""
         super().begin(optimizer)
-        own = {id(parameter) for parameter in self._own.parameters()}
+        trained = {id(parameter) for parameter in self._trained.parameters()}
         for parameter in self._ens.parameters():
-            if id(parameter) not in own:
+            if id(parameter) not in trained:
                 optimizer.state.pop(parameter, None)
 
+    def share(self, batch: Batch) -> Batch:
+        """Return the batch: members are shared, images are not."""
+        return batch
+
     def step(self, batch: Batch, terms: Sequence[Term], step: int) -> StepResult:
-        """See `SingleProcess`; the result is of all members, the same in every process."""
+        """As in `DataParallel`; the result is of all members, the same in every process."""
         self._draw_apart(step)
         take = step_by_member if self._by_member else step_apart
         autocast, backward = self._fabric.autocast, self._fabric.backward
-        return take(self._own, batch, terms, step, autocast, backward, self._members)
+        return take(
+            self._trained, batch, terms, step, autocast, backward, self._all_members, self._held
+        )
+
+    def all_logits(self, logits: Tensor) -> Tensor:
+        """Return the logits, which are of all images already."""
+        return logits
 
     def gather(self, optimizer: torch.optim.Optimizer) -> None:
-        """See `SingleProcess`; every process is given the weights and slots of every member."""
+        """Give every process the weights and slots of every member."""
         for rank in range(self.world):
             members = list(self._ens.members)[rank :: self.world]
             held = None
             if rank == self.rank:
-                held = [self._state_of(each, optimizer) for each in members]
+                held = [_state_of(each, optimizer) for each in members]
             for member, (weights, slots) in zip(members, self.broadcast(held, rank), strict=True):
                 if rank == self.rank:
                     continue
                 member.load_state_dict(weights)
-                for parameter, own in zip(member.parameters(), slots, strict=True):
-                    if own:
-                        optimizer.state[parameter] = own
+                for parameter, found in zip(member.parameters(), slots, strict=True):
+                    if found:
+                        optimizer.state[parameter] = found
 
     def finish(self, optimizer: torch.optim.Optimizer) -> None:
-        """See `SingleProcess`."""
+        """Give every process the trained ensemble."""
         self.gather(optimizer)
 
-    def _state_of(self, member: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        slots = [_on_cpu(optimizer.state.get(p, {})) for p in member.parameters()]
-        return _on_cpu(member.state_dict()), slots
-
-
-class MemberExchange:
-    """The `divtrain.training.step.Exchange` of a process that holds some members.
-
-    Args:
-        members: Number of members.
-        held: Which of them are held here.
-    """
-
-    def __init__(self, members: int, held: slice):
-        self._number, self._held = members, held
-
-    def gather(self, held: Tensor) -> Tensor:
-        """See `Exchange`: a sum with zeros, exact however the members are dealt out."""
-        values = held.new_zeros((self._number, *held.shape[1:]))
+    def _all_members(self, held: Tensor) -> Tensor:
+        """Return values of all members: a sum with zeros, exact however they are dealt out."""
+        values = held.new_zeros((len(self._ens), *held.shape[1:]))
         values[self._held] = held
         dist.all_reduce(values)
         return values
 
-    def held(self, values: Tensor) -> Tensor:
-        """See `Exchange`."""
-        return values[self._held]
+
+def _state_of(member: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    slots = [_on_cpu(optimizer.state.get(p, {})) for p in member.parameters()]
+    return _on_cpu(member.state_dict()), slots
 
 
 def _on_cpu(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,7 @@ step, counted from 0, and the number of steps, that returns a factor of the opti
 
 
 def rate_at(schedule: Schedule, step: int, steps: int, rate: float) -> float:
-    """Return the learning rate of a step.
-
-    Args:
-        schedule: See `Schedule`.
-        step: Steps done before this one.
-        steps: Steps in all.
-        rate: The optimiser's own learning rate.
+    """Return the learning rate after `step` of `steps` steps; `rate` is the optimiser's.
 
     Raises:
         DivtrainError: for an unknown name.

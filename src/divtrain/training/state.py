@@ -1,4 +1,4 @@
-"""Where a training run stands, and its file: all that is needed to resume as if never stopped."""
+"""The state of a training, and its file: all that is needed to resume as if never stopped."""
 
 import time
 from copy import copy
@@ -24,7 +24,7 @@ History = list[dict[str, float]]
 
 @dataclass
 class TrainingState:
-    """Position and log of a run.
+    """Position and log of a training.
 
     Attributes:
         steps: Steps in all.
@@ -55,7 +55,7 @@ class TrainingState:
         return {name: total / self.counts[name] for name, total in self.sums.items()}
 
     def end_epoch(self, learning_rate: float) -> None:
-        """Turn the running means into a row of the history, and begin anew."""
+        """Turn the running means into a row of the history, and reset them."""
         row = {"epoch": len(self.history) + 1, "step": self.step, "learning_rate": learning_rate}
         self.history.append(row | self.means() | {"seconds": round(self.seconds, 2)})
         self.sums, self.counts, self.seconds = {}, {}, 0.0
@@ -70,15 +70,10 @@ def save_state(
 ) -> None:
     """Save weights, optimiser, torch's CPU generator and position to one safetensors file.
 
-    Args:
-        path: The file.
-        ens: The ensemble.
-        optimizer: Any whose state is tensors, numbers and None per parameter, as in torch.
-        state: The position.
-        recipe: What is being trained and how, JSON-able, so that no other run resumes from it.
+    The JSON-able `recipe` says what is trained and how, so that no other run resumes from the file.
 
     Raises:
-        DivtrainError: for an optimiser that remembers anything else.
+        DivtrainError: for an optimiser that remembers anything but tensors, numbers and None.
     """
     tensors = {f"model.{name}": tensor for name, tensor in ens.state_dict().items()}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -144,11 +139,11 @@ def load_state(
         copy(getattr(optimizer, "optimizer", optimizer)).load_state_dict(remembered)
     ens.load_state_dict(weights)
     optimizer.load_state_dict(remembered)
-    for parameter, own in optimizer.state.items():
-        for name, slot in own.items():
+    for parameter, slots_here in optimizer.state.items():
+        for name, slot in slots_here.items():
             if isinstance(slot, Tensor) and slot.shape == parameter.shape:
                 # In the parameter's memory layout: fused Adam walks both side by side.
-                own[name] = torch.empty_like(parameter).copy_(slot)
+                slots_here[name] = torch.empty_like(parameter).copy_(slot)
     torch.set_rng_state(generator)
     return state
 
@@ -170,9 +165,9 @@ def _first_difference(found: Any, ours: Any, name: str = "") -> tuple[str, Any, 
 def _split(
     tensors: dict[str, Tensor], numbers: dict[str, dict[str, float | None]]
 ) -> tuple[dict[str, Tensor], Slots]:
-    """Part weights from what the optimiser remembers."""
+    """Separate the weights from what the optimiser remembers."""
     weights: dict[str, Tensor] = {}
-    slots: Slots = {int(index): dict(own) for index, own in numbers.items()}
+    slots: Slots = {int(index): dict(named) for index, named in numbers.items()}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
         if owner == "model":
@@ -185,11 +180,11 @@ def _split(
 
 def _check_slots(slots: Slots, parameters: list[nn.Parameter]) -> None:
     """Check that what an optimiser remembers is of parameters, in their shape or a number."""
-    for index, own in slots.items():
+    for index, named in slots.items():
         if not 0 <= index < len(parameters):
             raise ValueError(f"the optimiser has no parameter {index}")
         shape = parameters[index].shape
-        for name, slot in own.items():
+        for name, slot in named.items():
             if not isinstance(slot, Tensor) or slot.numel() == 1:
                 continue
             fits = len(slot.shape) == len(shape) and all(

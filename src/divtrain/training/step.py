@@ -1,52 +1,35 @@
-"""Loss and gradients of one batch: with the graphs of all members, of one at a time, or of some.
+"""Loss and gradients of one batch.
 
-The last two rest on the members sharing nothing but the loss, which is a function of what each
-answers, z_i, and of its input gradients, g_i. Once all of them are known, so are dL/dz_i and
-dL/dg_i, and the gradient of member i is that of <z_i, dL/dz_i> + <g_i, dL/dg_i>: exact, in the
-memory of one member, for one more forward pass and one more backward pass to the images; or, where
-other processes hold the other members, for an exchange of z_i and g_i.
+There are three ways: with the graphs of all members (`step_together`), of one member at a time
+(`step_by_member`), or of the members in this process (`step_apart`). The last two use that members
+share nothing but the loss, a function of the logits z_i and input gradients g_i of each. Once all
+z_i and g_i are known, so are dL/dz_i and dL/dg_i, and the gradient of member i is that of
+<z_i, dL/dz_i> + <g_i, dL/dg_i>: exact, in the memory of one member. It costs one more forward pass
+and one more backward pass to the images per member, or an exchange of z_i and g_i between
+processes.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from divtrain.cross_entropy import trusted_cross_entropy
-from divtrain.defences import Term, recorded_images, total_loss
+from divtrain.defences import Term
+from divtrain.defences.terms import recorded_images, total_loss
 from divtrain.ensemble import Ensemble, HasMembers
 from divtrain.forward import Batch, MemberPass, member_pass
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Backward = Callable[..., None]
+Gather = Callable[[Tensor], Tensor]
+"""Returns values of all members, (member, ...), given those of the members in this process."""
 
 
-@runtime_checkable
-class Exchange(Protocol):
-    """Puts together the values of members that are held by several processes."""
-
-    def gather(self, held: Tensor, /) -> Tensor:
-        """Return the values of all members, (member, ...), from those of the members held here."""
-        ...
-
-    def held(self, values: Tensor, /) -> Tensor:
-        """Return the values of the members held here from those of all."""
-        ...
-
-
-class AllHere:
-    """The exchange of a process that holds all members."""
-
-    def gather(self, held: Tensor) -> Tensor:
-        """See `Exchange`."""
-        return held
-
-    def held(self, values: Tensor) -> Tensor:
-        """See `Exchange`."""
-        return values
+def _all_here(held: Tensor) -> Tensor:
+    return held
 
 
 @dataclass(frozen=True)
@@ -96,16 +79,18 @@ def step_apart(
     step: int,
     autocast: Autocast,
     backward: Backward,
-    exchange: Exchange,
+    gather: Gather,
+    held: slice,
 ) -> StepResult:
-    """Hold the graphs of the members of `model`, and learn from the others through `exchange`.
+    """Hold the graphs of the members in this process; other processes hold the others.
 
-    Arguments and result as of `step_together`; the result is of all members.
+    Arguments are as for `step_together`, with `gather`, and with `held`: which of all members are
+    those of `model`. The result is of all members.
     """
     with autocast():
         forward = member_pass(model, batch, recorded_images(terms, batch, step))
     g = forward.input_gradients(create_graph=True)
-    done, to_logits, to_gradients = _loss(forward.logits, g, batch, terms, step, exchange)
+    done, to_logits, to_gradients = _loss(forward.logits, g, batch, terms, step, gather, held)
     backward(_towards(forward.logits, g, to_logits, to_gradients), inputs=_trained(model.members))
     return done
 
@@ -117,15 +102,14 @@ def step_by_member(
     step: int = 0,
     autocast: Autocast = nullcontext,
     backward: Backward = torch.autograd.backward,
-    exchange: Exchange | None = None,
+    gather: Gather = _all_here,
+    held: slice = slice(None),
 ) -> StepResult:
-    """Hold the graph of one member at a time; adds the gradients itself, as `step_together` does.
-
-    Arguments and result are those of `step_together`; with an `exchange`, as of `step_apart`.
+    """Hold the graph of one member at a time; arguments and result are as for `step_apart`.
 
     Layers that draw from torch's generators draw the same in both passes, and buffers (batch norm's
-    statistics) are updated once. Where some images of a batch record gradients, random numbers are
-    drawn member by member here and group by group there.
+    statistics) are updated once. Where only some images of a batch record gradients, random numbers
+    are drawn member by member here and group by group in `step_together`.
     """
     recorded, device = recorded_images(terms, batch, step), batch.x.device
     states: list[tuple[Tensor, Tensor | None]] = []
@@ -141,9 +125,7 @@ def step_by_member(
         del forward
         _restore(member, before)
     logits, gradients = (torch.cat(each) for each in zip(*answers, strict=True))
-    done, to_logits, to_gradients = _loss(
-        logits, gradients, batch, terms, step, exchange or AllHere()
-    )
+    done, to_logits, to_gradients = _loss(logits, gradients, batch, terms, step, gather, held)
     end = _random_state(device)
     for index, member in enumerate(model.members):
         trained = _trained(member)
@@ -152,9 +134,9 @@ def step_by_member(
         _set_random_state(device, states[index])
         with autocast():
             forward = member_pass(Ensemble([member]), batch.of_member(index), recorded)
-        own = slice(index, index + 1)
+        here = slice(index, index + 1)
         g = forward.input_gradients(create_graph=True)
-        answer = _towards(forward.logits, g, to_logits[own], to_gradients[own])
+        answer = _towards(forward.logits, g, to_logits[here], to_gradients[here])
         backward(answer, inputs=trained)
         del forward, g, answer  # before the next graph is there
     _set_random_state(device, end)
@@ -167,11 +149,12 @@ def _loss(
     batch: Batch,
     terms: Sequence[Term],
     step: int,
-    exchange: Exchange,
+    gather: Gather,
+    held: slice,
 ) -> tuple[StepResult, Tensor, Tensor]:
-    """Return the result of a step, dL/dz_i and dL/dg_i of the members held here."""
-    logits = exchange.gather(held_logits.detach()).requires_grad_()
-    gradients = exchange.gather(held_gradients.detach()).requires_grad_()
+    """Return the result of a step, and dL/dz_i and dL/dg_i of the members in this process."""
+    logits = gather(held_logits.detach()).requires_grad_()
+    gradients = gather(held_gradients.detach()).requires_grad_()
     # A pass whose graph is gone: its logits and input gradients are leaves.
     recorded = recorded_images(terms, batch, step)
     losses = trusted_cross_entropy(logits, batch.y)
@@ -180,7 +163,7 @@ def _loss(
     towards = torch.autograd.grad(
         loss, (logits, gradients), allow_unused=True, materialize_grads=True
     )
-    to_logits, to_gradients = (exchange.held(each) for each in towards)
+    to_logits, to_gradients = (each[held] for each in towards)
     return StepResult(loss.detach(), log, logits.detach()), to_logits, to_gradients
 
 
@@ -214,8 +197,8 @@ def _restore(module: nn.Module, before: dict[tuple[nn.Module, str], Tensor | Non
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), own
+    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), on_device
 
 
 def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
