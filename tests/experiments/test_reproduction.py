@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from divtrain.experiments.finished import FinishedStage
+from divtrain.experiments.manifest import FinishedStage
 
 from divtrain.experiments import PRESETS
 from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
