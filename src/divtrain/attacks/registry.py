@@ -111,7 +111,7 @@ def build_attack(
     try:
         return found.kind(eps=eps, **chosen)
     except TypeError as error:
-        options = " and ".join(chosen) or "eps"
+        options = " and ".join(f"`{each}`" for each in chosen or ("eps",))
         raise DivtrainError(f"{name} does not take {options}: {error}") from error
 
 
