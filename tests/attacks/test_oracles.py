@@ -2,32 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from attacks.nets import digits, seeded, single
 from divtrain.attacks import APGD, APGDT, FGSM, IFGSM, PGD, IterativeAttack, Square, dlr
 
 EPS = 0.1
-
-
-@pytest.fixture(scope="module")
-def digits() -> tuple[nn.Module, Tensor, Tensor]:
-    """A small net trained on real digits, in float64 so that signs do not depend on rounding."""
-    torch.manual_seed(0)
-    raw = load_digits()
-    x = torch.tensor(raw.images / 16).unsqueeze(1)  # pyright: ignore
-    y = torch.tensor(raw.target)  # pyright: ignore
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)).double()
-    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(net(x[200:]), y[200:]).backward()
-        optimizer.step()
-    return net.eval(), x[:200], y[:200]
 
 
 def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -44,11 +29,9 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
     ],
     ids=["fgsm", "ifgsm", "pgd"],
 )
-def test_foolbox_crafts_the_same_examples(
-    digits: tuple[nn.Module, Tensor, Tensor], ours: IterativeAttack, options: dict[str, float]
-) -> None:
+def test_foolbox_crafts_the_same_examples(ours: IterativeAttack, options: dict[str, float]) -> None:
     foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
-    net, x, y = digits
+    net, x, y = digits()
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(random_start=False, **options)
     _, theirs, _ = attack(model, x, y, epsilons=EPS)
@@ -61,63 +44,34 @@ def test_foolbox_crafts_the_same_examples(
     assert accuracy(net, mine, y) < 0.5
 
 
-def test_adv_lib_reaches_the_same_accuracy_from_the_clean_image(
-    digits: tuple[nn.Module, Tensor, Tensor],
-) -> None:
-    pytest.importorskip("adv_lib", reason="adv-lib is not installed; `make test` installs it")
-    from adv_lib.attacks import pgd_linf
-
-    net, x, y = digits
-    ours = IFGSM(eps=EPS, steps=40, step_size=EPS / 10)(net, x, y)
-    theirs = pgd_linf(net, x, y, EPS, steps=40, random_init=False, absolute_step_size=EPS / 10)
-    assert (theirs - x).abs().max() <= EPS + 1e-9
-    assert accuracy(net, ours, y) == pytest.approx(accuracy(net, theirs, y), abs=0.01)
-
-
-def test_adv_libs_margin_loss_is_our_hinge_far_below_its_kink(
-    digits: tuple[nn.Module, Tensor, Tensor],
-) -> None:
-    losses = pytest.importorskip("adv_lib.utils.losses", reason="adv-lib is not installed")
-    from divtrain.attacks import margin
-
-    net, x, y = digits
-    logits = net(x)
-    theirs = losses.difference_of_logits(logits, y)
-    torch.testing.assert_close(margin(logits, y, confidence=50.0), -(theirs + 50.0))
+def left_by(attack: PGD | APGD | Square, *on: Any) -> float:
+    net, x, y = on or digits()
+    return accuracy(net, attack(net, x, y, seeded(1)), y)
 
 
 # Attacks with random starts reach the same accuracy; from the same start, the same points
 
 
-def left_by(attack: PGD | APGD | Square, digits: tuple[nn.Module, Tensor, Tensor]) -> float:
-    net, x, y = digits
-    return accuracy(net, attack(net, x, y, torch.Generator().manual_seed(1)), y)
-
-
 @pytest.mark.parametrize("eps", [0.05, 0.1])
-def test_foolbox_reaches_the_accuracy_of_pgd(
-    digits: tuple[nn.Module, Tensor, Tensor], eps: float
-) -> None:
+def test_foolbox_reaches_the_accuracy_of_pgd(eps: float) -> None:
     foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
-    net, x, y = digits
+    net, x, y = digits()
     model = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(steps=40, rel_stepsize=2.5 / 40)
     _, theirs, _ = attack(model, x, y, epsilons=eps)
-    ours = left_by(PGD(eps=eps, steps=40), digits)
+    ours = left_by(PGD(eps=eps, steps=40))
     assert ours == pytest.approx(accuracy(net, theirs, y), abs=0.01)
     assert 0.01 < ours < accuracy(net, x, y) - 0.1
 
 
 @pytest.mark.parametrize("eps", [0.05, 0.1])
-def test_adv_lib_reaches_the_accuracy_of_pgd_with_restarts(
-    digits: tuple[nn.Module, Tensor, Tensor], eps: float
-) -> None:
+def test_adv_lib_reaches_the_accuracy_of_pgd_with_restarts(eps: float) -> None:
     attacks = pytest.importorskip("adv_lib.attacks", reason="adv-lib is not installed")
-    net, x, y = digits
+    net, x, y = digits()
     theirs = attacks.pgd_linf(
         net, x, y, eps, steps=40, restarts=3, absolute_step_size=2.5 * eps / 40
     )
-    ours = left_by(PGD(eps=eps, steps=40, restarts=3), digits)
+    ours = left_by(PGD(eps=eps, steps=40, restarts=3))
     assert ours == pytest.approx(accuracy(net, theirs, y), abs=0.01)
 
 
@@ -125,33 +79,24 @@ def test_adv_lib_reaches_the_accuracy_of_pgd_with_restarts(
 @pytest.mark.parametrize(
     ("objective", "theirs"), [("ce_of_mean_prob", "ce"), ("dlr", "dlr"), ("dlr", "targeted")]
 )
-def test_adv_lib_reaches_the_accuracy_of_apgd(
-    digits: tuple[nn.Module, Tensor, Tensor], eps: float, objective: str, theirs: str
-) -> None:
+def test_adv_lib_reaches_the_accuracy_of_apgd(eps: float, objective: str, theirs: str) -> None:
     attacks = pytest.importorskip("adv_lib.attacks", reason="adv-lib is not installed")
     """With restarts: one random start more or less moves a point or two."""
-    net, x, y = digits
-    x32, net32 = x.float(), _single(net)
+    net, x, y = digits()
+    x32, net32 = x.float(), single(net)
     if theirs == "targeted":
         # It takes the most likely classes but the first; the label is among them when wrong.
         found = attacks.apgd_targeted(net32, x32, y, eps, math.inf, n_iter=30)
-        ours = left_by(APGDT(eps=eps, steps=30, stop_when_fooled=True), digits)
+        ours = left_by(APGDT(eps=eps, steps=30, stop_when_fooled=True))
         wrong = net32(x32).argmax(1) != y
         found[wrong] = x32[wrong]
     else:
         found = attacks.apgd(
             net32, x32, y, eps, math.inf, n_iter=30, loss_function=theirs, n_restarts=5
         )
-        ours = left_by(APGD(eps=eps, steps=30, restarts=5, objective=objective), digits)  # pyright: ignore
+        ours = left_by(APGD(eps=eps, steps=30, restarts=5, objective=objective))  # pyright: ignore
     assert (found - x32).abs().max() <= eps + 1e-6
     assert ours == pytest.approx(accuracy(net32, found, y), abs=0.01)
-
-
-def _single(net: nn.Module) -> nn.Module:
-    """A copy in float32: adv-lib's APGD mixes in float32 tensors of its own."""
-    copy = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-    copy.load_state_dict(net.state_dict())
-    return copy.eval()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +104,6 @@ def _single(net: nn.Module) -> nn.Module:
     [("ce_of_mean_prob", "ce", 20), ("ce_of_mean_prob", "ce", 100), ("dlr", "dlr", 100)],
 )
 def test_adv_libs_apgd_takes_the_same_steps_from_the_same_start(
-    digits: tuple[nn.Module, Tensor, Tensor],
     objective: str,
     theirs: str,
     steps: int,
@@ -167,8 +111,8 @@ def test_adv_libs_apgd_takes_the_same_steps_from_the_same_start(
 ) -> None:
     """On images that are not fooled, where ours keeps the highest objective as theirs does."""
     module = pytest.importorskip("adv_lib.attacks.auto_pgd", reason="adv-lib is not installed")
-    net, x, y = digits
-    x, net = x.float(), _single(net)
+    net, x, y = digits()
+    x, net = x.float(), single(net)
     start = x + 0.05 * (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) - 1)
     start = start.clamp(0, 1)
     monkeypatch.setattr("divtrain.attacks.apgd.uniform_in_ball", lambda *_: start)
@@ -185,9 +129,9 @@ def test_adv_libs_apgd_takes_the_same_steps_from_the_same_start(
     assert same[right].float().mean() > 0.9
 
 
-def test_adv_libs_dlr_is_minus_ours(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_adv_libs_dlr_is_minus_ours() -> None:
     losses = pytest.importorskip("adv_lib.utils.losses", reason="adv-lib is not installed")
-    net, x, y = digits
+    net, x, y = digits()
     logits, target = net(x), (y + 3) % 10
     theirs = losses.difference_of_logits_ratio(logits, y)
     torch.testing.assert_close(dlr(logits, y), -theirs)
@@ -203,7 +147,7 @@ class _Cropped(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = _single(net)
+        self.net = single(net)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x[:, :, :-1, :-1])
@@ -230,17 +174,16 @@ def _torchattacks_square(net: nn.Module, x: Tensor, y: Tensor, eps: float, queri
 
 @pytest.mark.parametrize("theirs", [_art_square, _torchattacks_square])
 def test_other_libraries_reach_the_accuracy_of_square(
-    digits: tuple[nn.Module, Tensor, Tensor],
     theirs: Callable[[nn.Module, Tensor, Tensor, float, int], Tensor],
 ) -> None:
     """Within 2 standard errors of a difference of two random searches on 200 images.
 
     Their squares never reach the last row and column, which are padding here.
     """
-    net, x, y = digits
+    net, x, y = digits()
     x, net, eps, queries = nn.functional.pad(x.float(), (0, 1, 0, 1)), _Cropped(net), 0.1, 300
     found = theirs(net, x, y, eps, queries)
     assert (found - x).abs().max() <= eps + 1e-5
-    ours = left_by(Square(eps=eps, steps=queries), (net, x, y))
+    ours = left_by(Square(eps=eps, steps=queries), net, x, y)
     assert 0.05 < ours < accuracy(net, x, y) - 0.3
     assert ours == pytest.approx(accuracy(net, found, y), abs=2 * math.sqrt(2 * 0.25 / len(x)))
