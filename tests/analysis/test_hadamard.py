@@ -28,13 +28,6 @@ def test_circulants_sum_to_u_and_their_autocorrelations_cancel(order: int) -> No
         assert sum(row[i] * row[i - lag] for row in rows for i in range(size)) == 0
 
 
-def test_sylvesters_matrix_is_not_regular() -> None:
-    """Why scipy.linalg.hadamard is no substitute."""
-    from scipy.linalg import hadamard
-
-    assert len(set(hadamard(16).sum(1).tolist())) > 1
-
-
 @pytest.mark.parametrize(
     ("order", "message"),
     [

@@ -4,22 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attacks.nets import Lambda
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import correct_mask
-
-
-class Threshold(nn.Module):
-    """Says 1 for an image of one pixel above `cut`, 0 below (the other way when not `rising`)."""
-
-    def __init__(self, cut: float, rising: bool = True) -> None:
-        super().__init__()
-        self.cut = nn.Parameter(torch.tensor(cut))
-        self.sign = 1 if rising else -1
-
-    def forward(self, x: Tensor) -> Tensor:
-        above = self.sign * (x.flatten(1) - self.cut)
-        return torch.cat([-above, above], 1)
+from evaluation.trained import Threshold
 
 
 def pixels(*values: float) -> Images:
@@ -44,20 +33,19 @@ def test_correct_mask_is_a_count_by_hand() -> None:
     images = pixels(0.1, 0.4, 0.45, 0.6, 0.9)
     assert correct_mask(Threshold(0.5), images.x, images.y).all()
     assert correct_mask(Threshold(0.42), images.x, images.y).tolist() == [1, 1, 0, 1, 1]
-    assert not correct_mask(Threshold(0.5, rising=False), images.x, images.y).any()
+    assert not correct_mask(Threshold(0.95), images.x, images.y)[-2:].any()
 
 
 def test_a_model_that_answers_nan_is_right_on_no_image() -> None:
     images = blobs(6)
 
-    class Broken(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            logits = torch.zeros(len(x), 3)
-            logits[:, 0] = 1  # right on class 0, were it not for what follows
-            logits[:3, 2] = torch.nan
-            return logits
+    def broken(x: Tensor) -> Tensor:
+        logits = torch.zeros(len(x), 3)
+        logits[:, 0] = 1  # right on class 0, were it not for what follows
+        logits[:3, 2] = torch.nan
+        return logits
 
-    right = correct_mask(Broken(), images.x, images.y)
+    right = correct_mask(Lambda(broken), images.x, images.y)
     assert images.y.tolist() == [0, 1, 2, 0, 1, 2]
     assert right.tolist() == [0, 0, 0, 1, 0, 0]
 

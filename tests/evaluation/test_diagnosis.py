@@ -5,21 +5,11 @@ import torch
 from torch import Tensor, nn
 
 import divtrain as dt
+from attacks.nets import Lambda
 from divtrain.data import Images
 from divtrain.evaluation import diagnose
 from divtrain.evaluation.diagnosis import are_probabilities, is_differentiable
 from evaluation.trained import images, trained
-
-
-class Lambda(nn.Module):
-    """A function of images as a model."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def net() -> nn.Module:

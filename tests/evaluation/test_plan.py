@@ -37,11 +37,6 @@ def test_the_curve_has_a_white_box_and_a_transferred_attack_at_each_radius() -> 
     assert {a.images for a in points} == {SUITE.sweep_images}
 
 
-def test_no_run_stands_twice() -> None:
-    made = plan(["a", "b"])
-    assert len(set(made)) == len(made)
-
-
 def test_what_cannot_be_done_is_left_out() -> None:
     assert not any(a.threat == "transfer" for a in plan([]))
     assert not any(a.source == ONE_MEMBER for a in plan(["a"], members=False))

@@ -1,14 +1,17 @@
 """Known-bad models are caught, plain ones are not: the warning signs of a whole evaluation."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import divtrain as dt
+from attacks.nets import Lambda
 from divtrain.evaluation import (
     ONE_MEMBER,
     SIGNS,
@@ -35,87 +38,43 @@ def evaluated(kind: str) -> Evaluation:
     return evaluate(MODELS[kind](), images(), {"plain": trained(0.0, SURROGATE)}, SUITE)
 
 
-# Plainly trained models raise no alarm
-
-
-@pytest.mark.parametrize("seed", [0, 2, 3])
-def test_a_plain_ensemble_raises_no_warning(seed: int) -> None:
+@pytest.mark.parametrize("seed", [0, 2, 3, None])
+def test_a_plainly_trained_model_raises_no_warning(seed: int | None) -> None:
     surrogates = {"plain": trained(0.0, SURROGATE)}
-    assert evaluate(trained(0.0, seed), images(), surrogates, SUITE).warnings() == []
-
-
-def test_a_plain_single_model_raises_no_warning() -> None:
-    surrogates = {"plain": trained(0.0, SURROGATE)}
-    single = trained(0.0, 0).members[0]
-    assert evaluate(single, images(), surrogates, SUITE).warnings() == []
+    model = trained(0.0, 0).members[0] if seed is None else trained(0.0, seed)
+    assert evaluate(model, images(), surrogates, SUITE).warnings() == []
 
 
 # Known-bad models
 
 
-class Scaled(nn.Module):
-    """Logits times 1e4: probabilities round to 1 and gradients to 0."""
-
-    def __init__(self, net: nn.Module):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 1e4 * self.net(x)
+def single(seed: int = 0) -> nn.Module:
+    return trained(0.0, seed).members[0]
 
 
-class Rounded(Scaled):
-    """Probabilities, rounded to a tenth."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (torch.softmax(self.net(x), 1) * 10).round() / 10
-
-
-class Probabilities(Scaled):
-    """Probabilities where logits are asked for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(self.net(x), 1)
-
-
-class Randomised(Scaled):
-    """Noise drawn anew in every pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net((x + 0.2 * torch.randn_like(x)).clamp(0, 1))
-
-
-class Detached(Scaled):
-    """The input is cut off from the graph."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x.detach() + 0 * self.net[1].weight.sum())  # pyright: ignore
-
-
-class Weighted(Scaled):
-    """Logits times a factor."""
-
-    def __init__(self, net: nn.Module, factor: float):
-        super().__init__(net)
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.factor * self.net(x)
+def wrapped(change: Callable[[nn.Module, Tensor], Tensor], net: nn.Module) -> nn.Module:
+    return Lambda(lambda x: change(net, x), net)
 
 
 def mirrored() -> dt.Ensemble:
     """A member and its weaker mirror: their losses' gradients point in opposite directions."""
-    net = trained(0.0, 0).members[0]
-    twins = [Weighted(net, 1.0), Weighted(net, -0.5)]
+    twins = [wrapped(lambda net, x, f=factor: f * net(x), single()) for factor in (1.0, -0.5)]
     return dt.Ensemble(twins, aggregate="logit")
 
 
 MODELS = {
-    "scaled": lambda: dt.Ensemble([Scaled(net) for net in trained(0.0, 0).members]),
-    "rounded": lambda: Rounded(trained(0.0, 0).members[0]),
-    "probabilities": lambda: Probabilities(trained(0.0, 0).members[0]),
-    "randomised": lambda: Randomised(trained(0.0, 0).members[0]),
-    "detached": lambda: Detached(trained(0.0, 0).members[0]),
+    "scaled": lambda: dt.Ensemble(
+        [wrapped(lambda net, x: 1e4 * net(x), net) for net in trained(0.0, 0).members]
+    ),
+    "rounded": lambda: wrapped(lambda net, x: (10 * net(x).softmax(1)).round() / 10, single()),
+    "probabilities": lambda: wrapped(lambda net, x: net(x).softmax(1), single()),
+    "randomised": lambda: wrapped(
+        lambda net, x: net((x + 0.2 * torch.randn_like(x)).clamp(0, 1)), single()
+    ),
+    "detached": lambda: wrapped(
+        lambda net, x: net(x.detach() + 0 * net[1].weight.sum()),  # pyright: ignore
+        single(),
+    ),
     "mirrored": mirrored,
     "diverse": lambda: trained(0.5, 0),
     "leaking": lambda: leaking(0),
@@ -183,6 +142,11 @@ def white(attack: str, eps: float = 0.1, **fields: object) -> AttackRun:
     return AttackRun("white-box", "target", attack, eps, **fields)  # pyright: ignore
 
 
+ALONE = AttackRun("white-box", ONE_MEMBER, "pgd", 0.1)
+NOISE = AttackRun("noise", "target", "noise", 0.1)
+SQUARE = AttackRun("query", "target", "square", 0.1)
+
+
 def moved(attack: str, eps: float = 0.1, **fields: object) -> AttackRun:
     return AttackRun("transfer", "plain", attack, eps, **fields)  # pyright: ignore
 
@@ -195,18 +159,9 @@ def moved(attack: str, eps: float = 0.1, **fields: object) -> AttackRun:
         ("one-step-beats-many", white("pgd"), white("fgsm"), (0.6, 0.4), (0.4, 0.6)),
         ("one-step-beats-many", moved("ifgsm"), moved("rfgsm"), (0.6, 0.4), (0.4, 0.6)),
         ("reweighted-beats-summed", white("pgd"), white("pgd:reweighted"), (0.6, 0.4), (0.4, 0.6)),
-        (
-            "single-member-beats-white-box",
-            white("pgd"), AttackRun("white-box", ONE_MEMBER, "pgd", 0.1), (0.6, 0.4), (0.4, 0.6),
-        ),
-        (
-            "square-beats-gradients",
-            white("pgd"), AttackRun("query", "target", "square", 0.1), (0.6, 0.4), (0.4, 0.6),
-        ),
-        (
-            "noise-beats-white-box",
-            white("pgd"), AttackRun("noise", "target", "noise", 0.1), (0.6, 0.4), (0.4, 0.6),
-        ),
+        ("single-member-beats-white-box", white("pgd"), ALONE, (0.6, 0.4), (0.4, 0.6)),
+        ("square-beats-gradients", white("pgd"), SQUARE, (0.6, 0.4), (0.4, 0.6)),
+        ("noise-beats-white-box", white("pgd"), NOISE, (0.6, 0.4), (0.4, 0.6)),
         (
             "not-monotone-in-eps",
             white("pgd", 0.1, sweep=True), white("pgd", 0.2, sweep=True), (0.2, 0.4), (0.4, 0.2),
@@ -243,8 +198,7 @@ def test_a_comparison_fires_where_it_should(
 def test_label_leaking_is_told_from_what_noise_does(
     attack: str, noise: float, left: float, fires: bool
 ) -> None:
-    drawn = AttackRun("noise", "target", "noise", 0.1)
-    found = made_up({drawn: result(noise), moved(attack): result(left)})
+    found = made_up({NOISE: result(noise), moved(attack): result(left)})
     assert names(found) == ({"label-leaking"} if fires else set())
     assert not any("No random noise" in sign.sentence for sign in found.warnings())
 
@@ -313,7 +267,7 @@ def test_a_target_at_chance_is_reported() -> None:
 def test_differences_are_evaluated_on_the_same_images() -> None:
     """Square sees 50 of 100 images, and those are all right: the 40 % lie among the others."""
     own = AttackResult(torch.arange(100) % 2 == 0, Passes(), Violations(0, 0, 0))
-    query = AttackRun("query", "target", "square", 0.1, images=50)
+    query = replace(SQUARE, images=50)
     assert names(made_up({white("pgd"): own, query: result(0.9, 50)})) == {"square-beats-gradients"}
     other = AttackResult(torch.arange(100) % 2 == 1, Passes(), Violations(0, 0, 0))
     assert names(made_up({white("pgd"): other, query: result(0.0, 50)})) == set()
@@ -333,17 +287,15 @@ def test_a_paired_difference_needs_two_standard_errors() -> None:
     assert names(made_up(pair)) == {"reweighted-beats-summed"}
 
 
-def own(*accuracies: float) -> Tensor:
-    return torch.stack([mask(accuracy) for accuracy in accuracies])
-
-
 def test_a_member_better_than_its_ensemble_is_reported() -> None:
-    alone = AttackRun("white-box", ONE_MEMBER, "pgd", 0.1)
-    left = {white("pgd"): result(0.3), alone: result(0.9, members=own(0.2, 0.6))}
+    def own(best: float) -> AttackResult:
+        return result(0.9, members=torch.stack([mask(0.2), mask(best)]))
+
+    left = {white("pgd"): result(0.3), ALONE: own(0.6)}
     (sign,) = made_up(left).warnings()
     assert sign.name == "member-beats-ensemble"
     assert "member 1 alone keeps 60.0%" in sign.sentence
-    left[alone] = result(0.9, members=own(0.2, 0.35))
+    left[ALONE] = own(0.35)
     assert names(made_up(left)) == set()
 
 
@@ -380,41 +332,25 @@ def test_what_the_diagnosis_saw_is_reported(field: str, value: object, sign: str
     assert names(made_up({}, **{field: value})) == {sign}
 
 
-class Reversed(Scaled):
-    """The answer is right, its gradient points the other way: attacks make it surer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(2 * x.detach() - x)
-
-
 def test_attacks_that_walk_the_wrong_way_are_beaten_by_noise() -> None:
     only = replace(SUITE, eps=(0.3,), white_box=("pgd",), query=(), sweep=())
-    found = evaluate(Reversed(trained(0.0, 0).members[0]), images(), suite=only)
+    # The answer is right, its gradient points the other way: attacks make it surer.
+    wrong = wrapped(lambda net, x: net(2 * x.detach() - x), single())
+    found = evaluate(wrong, images(), suite=only)
     assert "noise-beats-white-box" in names(found)
     left = {r.attack: r.accuracy for r in found.records() if r.threat in ("noise", "white-box")}
     assert left["worst"] <= left["noise"] < left["pgd"]
 
 
-class Bytes(Scaled):
-    """Takes pixels from 0 to 255."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x / 255)
-
-
-class Symmetric(Scaled):
-    """Takes pixels from -1 to 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net((x + 1) / 2)
-
-
-@pytest.mark.parametrize(("wrap", "range_"), [(Bytes, "times 255"), (Symmetric, "from -1 to 1")])
+@pytest.mark.parametrize(
+    ("change", "range_"),
+    [(lambda net, x: net(x / 255), "times 255"), (lambda net, x: net(x / 2 + 0.5), "from -1 to 1")],
+)
 def test_a_model_of_another_input_range_is_caught_as_target_and_as_surrogate(
-    wrap: type[Scaled], range_: str
+    change: Callable[[nn.Module, Tensor], Tensor], range_: str
 ) -> None:
     few = replace(SUITE, eps=(0.1,), white_box=("fgsm",), query=(), sweep=())
-    wrong = wrap(trained(0.0, 2).members[0])
+    wrong = wrapped(change, single(2))
     signs = {s.name: s for s in evaluate(wrong, images(), suite=few).warnings()}
     assert range_ in signs["unfit-for-the-images"].sentence
     found = evaluate(trained(0.0, 0), images(), {"wrong": wrong}, few)
@@ -431,24 +367,17 @@ def test_a_whole_evaluation_asks_every_sign() -> None:
 
 
 def test_what_is_left_out_is_told() -> None:
-    bare = replace(SUITE, white_box=("fgsm",), query=(), sweep=())
-    found = evaluate(trained(0.0, 0), images(), suite=bare)
-    assert set(found.not_asked()) == {
+    missing = made_up({white("fgsm"): result(0.5), ALONE: result(0.5)}).not_asked()
+    assert missing["noise-beats-white-box"] == "noise and a white-box attack"
+    assert set(missing) == {
         "transfer-beats-white-box", "transfer-beats-best-white-box", "member-beats-ensemble",
         "one-step-beats-many", "not-monotone-in-eps", "above-chance-at-half",
         "square-beats-gradients", "reweighted-beats-summed", "still-rising", "weak-surrogate",
-        "label-leaking",
+        "label-leaking", "noise-beats-white-box",
     }  # fmt: skip
 
 
-def test_without_noise_nothing_is_compared_with_it() -> None:
-    missing = made_up({white("pgd"): result(0.5)}).not_asked()
-    assert missing["noise-beats-white-box"] == "noise and a white-box attack"
-
-
 def test_every_sign_has_a_section_in_the_documentation() -> None:
-    from pathlib import Path
-
     page = Path(__file__).parents[2] / "docs" / "reading-results.md"
     sections = {line.removeprefix("### ") for line in page.read_text().splitlines()}
     assert set(SIGNS) <= sections

@@ -103,7 +103,7 @@ def test_an_attack_by_its_module_is_imported_where_a_plan_is_made_not_before(
         ({"sweep_attack": "nowhere:Attack"}, "Nor is there a module 'nowhere'"),
         ({"query": (f"{__name__}:Own",)}, "expected square in `query`, got .*Own, which is one-st"),
         ({"transfer": (f"{__name__}:Own:margn",)}, "did you mean 'margin'"),
-        ({"transfer": (f"{__name__}:nothing",)}, "does not take eps"),
+        ({"transfer": (f"{__name__}:nothing",)}, "does not take `eps`"),
     ],
 )
 def test_attacks_that_cannot_be_had_are_told_by_the_plan_before_any_attack(

@@ -30,6 +30,18 @@ def member() -> nn.Module:
     )  # fmt: skip
 
 
+class Threshold(nn.Module):
+    """Says 1 for an image of one pixel above `cut`, 0 below."""
+
+    def __init__(self, cut: float) -> None:
+        super().__init__()
+        self.cut = nn.Parameter(torch.tensor(cut))
+
+    def forward(self, x: Tensor) -> Tensor:
+        above = x.flatten(1) - self.cut
+        return torch.cat([-above, above], 1)
+
+
 @cache
 def images() -> Images:
     test = load_dataset("digits").test
