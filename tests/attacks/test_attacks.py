@@ -174,15 +174,6 @@ def test_the_reversed_step_is_fgsms_mirrored_at_the_image_and_makes_the_label_li
     assert (loss(x, y) < loss(there, y)).all()
 
 
-@pytest.mark.parametrize("kind", [FGSM, IFGSM, MIFGSM])
-def test_images_are_attacked_each_for_itself(kind: type[IterativeAttack]) -> None:
-    """Not so the others: their random starts depend on the place in the batch."""
-    ens, (x, y) = ensemble(), images()
-    together = kind(eps=0.1)(ens, x, y)
-    alone = torch.cat([kind(eps=0.1)(ens, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
-    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
-
-
 def test_nan_in_the_gradient_is_told_and_taken_as_zero() -> None:
     def rooted(x: Tensor) -> Tensor:
         root = (x - x.detach()).sqrt().flatten(1)  # infinite slope at 0, times 0 is NaN
