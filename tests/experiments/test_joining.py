@@ -121,7 +121,7 @@ def test_a_command_whose_input_another_one_replaces_ends_and_keeps_nothing_of_it
     manifest = json.loads((run / "stages/coherence-base-s0/manifest.json").read_text())
     assert manifest["files"] is None
     with pytest.raises(
-        dt.DivtrainError, match="trained in another way: spec.epochs was 7, is now 1"
+        dt.DivtrainError, match="trained with other settings: spec.epochs was 7, is now 1"
     ):
         run_experiment(FULL, run, Progress())
 

@@ -41,7 +41,10 @@ def test_the_report_tells_them_with_the_command(full: Path) -> None:
 
 def test_machines_are_told_once_each_and_time_added_up(tmp_path: Path) -> None:
     stages = [
-        FinishedStage(tmp_path, "train", "base", 0, {}, {}, 60.0, {"torch": torch})
+        FinishedStage(
+            folder=tmp_path, name="train-base-s0", key="", kind="train", target="base", seed=0,
+            spec={}, code="", inputs={}, seconds=60.0, versions={"torch": torch},
+        )
         for torch in ("2.1", "2.2", "2.1")
-    ]
+    ]  # fmt: skip
     assert read_machines(stages) == {"torch": "2.1 or 2.2", "all stages": "3.0 minutes"}

@@ -117,7 +117,7 @@ def test_a_damaged_artefact_is_made_again_and_not_trusted(run: Path, full: Path,
 def test_another_training_under_the_same_name_is_refused_naming_the_fields(run: Path) -> None:
     before, watch = (run / "config.json").read_text(), Watching()
     train = replace(FULL.train, epochs=3, gal_weight=1.0)
-    told = r"train-div-s0, trained in another way: (?=.*gal_weight was 0.5, is now 1.0)"
+    told = r"train-div-s0, trained with other settings: (?=.*gal_weight was 0.5, is now 1.0)"
     with pytest.raises(dt.DivtrainError, match=rf"{told}.*epochs was 1, is now 3.*--out"):
         run_experiment(replace(SMALL, targets=("div",), train=train), run, watch)
     assert watch.began == []
