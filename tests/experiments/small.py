@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from divtrain.experiments.manifest import FinishedStage
 
 import divtrain as dt
 from divtrain.evaluation import PAPER_SUITE
@@ -24,6 +23,7 @@ from divtrain.experiments import (
 )
 from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.config import DetectionConfig, GaasConfig, differences
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.presets import digits
 
 SMALL = ExperimentConfig(

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from divtrain.experiments.evaluation import _open_named, _surrogates
+from divtrain.experiments.stages.attempt import read_attempt
+from divtrain.experiments.stages.craft import read_crafted
 
 import divtrain as dt
 from damage import cases, confused, damaged, header_size, survives
@@ -37,10 +40,7 @@ from divtrain.experiments import (
 )
 from divtrain.experiments import cards as cards_module
 from divtrain.experiments import summary as summary_module
-from divtrain.experiments.evaluation import _open_named, _surrogates
 from divtrain.experiments.stages import Context, Stage
-from divtrain.experiments.stages.attempt import read_attempt
-from divtrain.experiments.stages.craft import read_crafted
 from divtrain.experiments.stages.evaluate import read_masks
 from divtrain.files import (
     read_sealed_json,

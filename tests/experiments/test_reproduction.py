@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from divtrain.experiments.manifest import FinishedStage
-
 from divtrain.experiments import PRESETS
+from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
 from experiments.small import FULL
 

@@ -66,23 +66,18 @@ class Recipe:
             DivtrainError: naming what does not fit.
         """
         defence, train = self.build_defence().with_outside(root), self.train
-        with torch.device("meta"):  # an outline, without weights
-            defence.check_ensemble(self.build_ensemble(dataset))
-        if isinstance(defence.outside, Outside):
-            check_outside(defence.outside, dataset)
         names = ("devices", "strategy", "batch_size", "gal_every", "gal_part")
         with arguments_as(**{name: f"train.{name}" for name in names}):
-            outside = leading(defence.outside_share, train.batch_size)
-            devices, members = training_processes(train.devices), len(self.model.members)
-            if outside == train.batch_size:
-                raise DivtrainError(
-                    f"{self.defence} needs `batch_size` >= 2, got {train.batch_size}: a part of"
-                    " each batch is from outside"
-                )
-            if train.strategy == "ddp" or members > 1:
-                check_devices(devices, train.strategy, members, train.batch_size, outside)
+            with torch.device("meta"):  # an outline, without weights
+                defence.check_ensemble(self.build_ensemble(dataset))
             steps = defence.steps_per_epoch(len(dataset.train), train.batch_size)
             defence.check_steps(train.epochs * steps)
+            outside = leading(defence.outside_share, train.batch_size)
+            devices, members = training_processes(train.devices), len(self.model.members)
+            if train.strategy == "ddp" or members > 1:
+                check_devices(devices, train.strategy, members, train.batch_size, outside)
+        if isinstance(defence.outside, Outside):
+            check_outside(defence.outside, dataset)
 
 
 def is_defence(word: str) -> bool:
