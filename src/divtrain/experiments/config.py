@@ -239,7 +239,7 @@ class ExperimentConfig:
     @model_validator(mode="after")
     def _check(self) -> "ExperimentConfig":
         """Check what takes several fields; mistakes in them are all told together."""
-        rules = (_check_members, _check_batch, _check_images, _check_detection)
+        rules = (_check_members, check_batch, _check_images, _check_detection)
         mistakes: list[str] = []
         for rule in rules:
             try:
@@ -259,16 +259,17 @@ def _check_members(config: ExperimentConfig) -> None:
         )
 
 
-def _check_batch(config: ExperimentConfig) -> None:
-    """Check that the devices asked for can share every target's batches."""
+def check_batch(config: ExperimentConfig, devices: int | None = None) -> None:
+    """Check that some devices, those asked for if None, can share every target's batches."""
     train, members = config.train, len(config.model.members)
+    devices = devices or train.devices
     names = {name: f"train.{name}" for name in ("devices", "strategy", "batch_size")}
     for name in (each for each in config.targets if ":" not in each):
         outside = leading(build_defence(name, **vars(train)).outside_share, train.batch_size)
         if outside == train.batch_size:
             raise DivtrainError(f"{name} needs `train.batch_size` >= 2, got {train.batch_size}")
         with arguments_as(**names):
-            check_devices(train.devices, train.strategy, members, train.batch_size, outside)
+            check_devices(devices, train.strategy, members, train.batch_size, outside)
 
 
 def _check_images(config: ExperimentConfig) -> None:

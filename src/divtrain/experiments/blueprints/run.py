@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from divtrain.analysis import check_orders
 from divtrain.data import Dataset, check_outside, open_outside
 from divtrain.errors import DivtrainError
-from divtrain.experiments.config import ExperimentConfig
+from divtrain.experiments.config import ExperimentConfig, check_batch
 from divtrain.experiments.devices import open_fabric
 from divtrain.experiments.graph import (
     experiment_graph,
@@ -17,6 +17,7 @@ from divtrain.experiments.graph import (
 from divtrain.experiments.open_data import common_inputs, open_dataset
 from divtrain.experiments.recipe import Recipe, attackers
 from divtrain.experiments.stage import Graph, Stage
+from divtrain.training import training_processes
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class RunBlueprint:
 
 
 def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
-    """Check what can be checked once the data are there: sizes, and images from outside.
+    """Check what can be checked once data and processes are there: sizes, images from outside.
 
     Raises:
         DivtrainError: before anything is computed.
     """
+    check_batch(config, training_processes(config.train.devices))
     root, detection = config.data.root, config.detection
     targets = [Recipe(name, name, config.model, config.train, 0) for name in config.targets]
     for recipe in (*targets, *attackers(config.surrogates, config.model, config.train, 0)):
