@@ -1,6 +1,6 @@
-"""What an analysis of trained ensembles is to an experiment: stages that measure, a section to show.
+"""What an analysis of ensembles is to an experiment: stages that measure, a section to show.
 
-A new analysis is a module that measures (`divtrain.analysis`), one with its stage and its `Analysis`
+A new analysis is a module that measures (`divtrain.analysis`), one with its stage and `Analysis`
 (`divtrain.experiments.stages`), one with its section (`divtrain.report`), and a line in `ANALYSES`.
 """
 

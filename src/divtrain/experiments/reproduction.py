@@ -1,4 +1,4 @@
-"""What a reader needs to judge a run by: its preset, how it differs from the paper's, the machine."""
+"""What a reader judges a run by: its preset, how it differs from the paper's, the machine."""
 
 import inspect
 from collections.abc import Sequence

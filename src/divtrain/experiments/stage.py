@@ -1,8 +1,8 @@
 """A node of the graph of an experiment, and what it works with.
 
-A stage is described by data: its kind, the model it is about, a seed, a spec, and the stages it reads
-from. Its key is the hash of these and of the code behind it, so a result is taken up again exactly
-where all of that is the same. A stage reads its inputs' files and writes its own, nothing else.
+A stage is described by data: its kind, the model it is about, a seed, a spec, and the stages it
+reads from. Its key is the hash of these and of the code behind it, so a result is taken up again
+exactly where all of that is the same. A stage reads its inputs' files and writes its own, nothing else.
 """
 
 import re
@@ -128,7 +128,7 @@ class Context:
 
 
 def load_trained(folder: Path, device: torch.device) -> Ensemble:
-    """Load the ensemble that the stage of a folder trained, on a device, in channels-last layout."""
+    """Load the ensemble that the stage of a folder trained, on a device, channels last."""
     ens, _ = load_ensemble(folder / ENSEMBLE)
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return ens.to(device)

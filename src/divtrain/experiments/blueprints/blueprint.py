@@ -1,7 +1,8 @@
 """From what was asked for to a graph of stages: the same in every process.
 
-Stages hold functions and data and stay in their process; a blueprint is what travels, as JSON in the
-run directory, to the processes of a training on several devices and the workers of a Ray cluster.
+Stages hold functions and data and stay in their process; a blueprint is what travels, as JSON in
+the run directory, to the processes of a training on several devices and the workers of a Ray
+cluster.
 """
 
 from typing import ClassVar, Protocol, runtime_checkable

@@ -28,9 +28,7 @@ class Executor(Protocol):
         ...
 
 
-def find_stage(
-    graph: Graph, directory: RunDirectory, name: str, key: str | None = None
-) -> Stage:
+def find_stage(graph: Graph, directory: RunDirectory, name: str, key: str | None = None) -> Stage:
     """Return a stage of a graph that was built elsewhere too.
 
     Args:
