@@ -2,7 +2,8 @@
 
 A stage is described by data: its kind, the model it is about, a seed, a spec, and the stages it
 reads from. Its key is the hash of these and of the code behind it, so a result is taken up again
-exactly where all of that is the same. A stage reads its inputs' files and writes its own, nothing else.
+exactly where all of that is the same. A stage reads its inputs' files and writes its own, nothing
+else.
 """
 
 import re
