@@ -50,7 +50,7 @@ def evaluation(whole: Path) -> EvaluationConfig:
 
 
 def start(work: Callable[[], Any]) -> Any:
-    process = server.Process(target=work)
+    process = server.Process(target=work, daemon=True)  # ends with the test, however that ends
     process.start()
     return process
 
