@@ -188,11 +188,11 @@ def test_the_cards_are_written_again_from_the_directory_alone(whole: Path) -> No
 
 
 def test_surrogates_by_recipe_are_trained_once_and_own_is_each_targets(
-    config: EvaluationConfig, trained: dict[str, str], tmp_path: Path
+    module: Path, config: EvaluationConfig, trained: dict[str, str], tmp_path: Path
 ) -> None:
     wider = replace(TRAINING, model=ModelConfig(members=("conv4",) * 3))
     (folder,) = train_ensembles(wider, ["base"], tmp_path / "wider", Progress())
-    words = ("base", "own", "single,relu")
+    words = ("base", "own", "single,relu", "users_models:Mine")
     both = replace(
         config,
         targets=(f"mine={trained['div']}", f"wide={folder / 'ensemble.safetensors'}"),
@@ -205,6 +205,7 @@ def test_surrogates_by_recipe_are_trained_once_and_own_is_each_targets(
     assert sorted(found) == [
         ("base", "base", ["conv3"] * 2), ("own", "base", ["conv4"] * 3),
         ("own", "div", ["conv3"] * 2), ("single,relu", "base", ["conv3"]),
+        ("users_models:Mine", "users_models:Mine", ["conv3"] * 2),
     ]  # fmt: skip
     for target in ("mine", "wide"):
         own = [r for r in rows(tmp_path / "run") if (r["target"], r["threat"]) ==
@@ -229,8 +230,13 @@ MODELS = """
     import torch
     from torch import nn
 
+    import divtrain as dt
+
     torch.manual_seed(3)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    class Mine(dt.defences.Base):
+        pass
 
     def make():
         return net

@@ -310,8 +310,8 @@ class RunDirectory:
         if before is None or before.key == stage.key:
             return []
         then, now = _leaves(before.identity), _leaves(stage.identity)
-        found = [  # a defence or attack of one's own carries the digest of its code in the spec
-            CODE if name.split(".")[-1] == "code" else f"{name} was {old}, is now {new}"
+        found = [
+            CODE if name.rpartition(".")[2] == "code" else f"{name} was {old}, is now {new}"
             for name in dict.fromkeys([*then, *now])
             if (old := then.get(name, "absent")) != (new := now.get(name, "absent"))
         ]
