@@ -36,6 +36,7 @@ from divtrain.experiments.model_source import open_model, weights_digest
 from divtrain.experiments.open_data import open_dataset
 from divtrain.files import read_json_lines, read_tensors
 from divtrain.training import save_ensemble
+from experiments.small import Watching
 
 SUITE = Suite(
     eps=(0.1, 0.2), transfer=("fgsm",), white_box=("fgsm", "pgd"), steps=2, queries=3,
@@ -51,19 +52,6 @@ TRAINING = ExperimentConfig(
     accelerator="cpu",
 )
 CARD = ["card-mine.html", "card-mine.md", "card-mine.json", "records.jsonl", "curve.jsonl"]
-
-
-class Watching(Progress):
-    """Notes the stages that begin, and stops at one if asked."""
-
-    def __init__(self, stop: str = "nothing"):
-        self.began: list[str] = []
-        self.stop = stop
-
-    def begin(self, stage: str) -> None:
-        self.began.append(stage)
-        if stage.startswith(self.stop):
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
