@@ -16,6 +16,7 @@ from divtrain.cli import main
 from divtrain.data import Images
 from divtrain.experiments import RunDirectory
 from divtrain.experiments.stages.evaluate import read_evaluation
+from divtrain.files import read_json_lines
 from divtrain.identity import _read
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,8 @@ def test_the_ideas_of_ones_own_run_as_they_stand(
     monkeypatch.syspath_prepend(tmp_path)
     small = ["--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
              "--train.epochs=1", "--train.batch-size=40", "--train.precision=fp32",
-             "--attack.eps", "0.1", "--attack.white-box", "fgsm"]  # fmt: skip
+             "--attack.eps", "0.1", "--attack.white-box", "fgsm",
+             "--surrogates", "base", "my_ideas:Orthogonal"]  # fmt: skip
     out = tmp_path / "run"
     words = shlex.split(command.replace("\\\n", " "))[1:]
     assert main([*words, *small, f"--out={out}"]) == 0
@@ -66,6 +68,8 @@ def test_the_ideas_of_ones_own_run_as_they_stand(
     targets = ("base", "my_ideas:Orthogonal")
     attacks = ("clean", "fgsm", "my_ideas:DecayingFGSM", "worst")
     assert found == {(target, attack) for target in targets for attack in attacks}
+    records = read_json_lines(out / "records.jsonl")
+    assert {"base", "my_ideas:Orthogonal"} <= {record["surrogate"] for record in records}
     page = (out / "report.md").read_text()
     _, section = page.split("Input gradients")
     for target in targets:

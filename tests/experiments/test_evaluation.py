@@ -36,6 +36,7 @@ from divtrain.experiments.model_source import open_model, weights_digest
 from divtrain.experiments.open_data import open_dataset
 from divtrain.files import read_json_lines, read_tensors
 from divtrain.training import save_ensemble
+from experiments.small import Watching
 
 SUITE = Suite(
     eps=(0.1, 0.2), transfer=("fgsm",), white_box=("fgsm", "pgd"), steps=2, queries=3,
@@ -51,19 +52,6 @@ TRAINING = ExperimentConfig(
     accelerator="cpu",
 )
 CARD = ["card-mine.html", "card-mine.md", "card-mine.json", "records.jsonl", "curve.jsonl"]
-
-
-class Watching(Progress):
-    """Notes the stages that begin, and stops at one if asked."""
-
-    def __init__(self, stop: str = "nothing"):
-        self.began: list[str] = []
-        self.stop = stop
-
-    def begin(self, stage: str) -> None:
-        self.began.append(stage)
-        if stage.startswith(self.stop):
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +176,11 @@ def test_the_cards_are_written_again_from_the_directory_alone(whole: Path) -> No
 
 
 def test_surrogates_by_recipe_are_trained_once_and_own_is_each_targets(
-    config: EvaluationConfig, trained: dict[str, str], tmp_path: Path
+    module: Path, config: EvaluationConfig, trained: dict[str, str], tmp_path: Path
 ) -> None:
     wider = replace(TRAINING, model=ModelConfig(members=("conv4",) * 3))
     (folder,) = train_ensembles(wider, ["base"], tmp_path / "wider", Progress())
-    words = ("base", "own", "single,relu")
+    words = ("base", "own", "single,relu", "users_models:Mine")
     both = replace(
         config,
         targets=(f"mine={trained['div']}", f"wide={folder / 'ensemble.safetensors'}"),
@@ -205,6 +193,7 @@ def test_surrogates_by_recipe_are_trained_once_and_own_is_each_targets(
     assert sorted(found) == [
         ("base", "base", ["conv3"] * 2), ("own", "base", ["conv4"] * 3),
         ("own", "div", ["conv3"] * 2), ("single,relu", "base", ["conv3"]),
+        ("users_models:Mine", "users_models:Mine", ["conv3"] * 2),
     ]  # fmt: skip
     for target in ("mine", "wide"):
         own = [r for r in rows(tmp_path / "run") if (r["target"], r["threat"]) ==
@@ -229,8 +218,13 @@ MODELS = """
     import torch
     from torch import nn
 
+    import divtrain as dt
+
     torch.manual_seed(3)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    class Mine(dt.defences.Base):
+        pass
 
     def make():
         return net
