@@ -157,7 +157,7 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
             "--train.gal-every 50 is more than the 5 steps",
         ),
         (["sweep", "digits", "--targets", "base", "--gal-weight", "1"], "makes no difference to"),
-        (["run", "digits", "--data.held-out", "9999"], "expected to hold out 1 to 1296 of 1297"),
+        (["run", "digits", "--data.held-out", "9999"], "from 1 to 1296 of 1297"),
         (["report", "nowhere"], "no run at nowhere"),
         (["evaluate", "--targets", "b"], "NAME=CHECKPOINT"),
         (["evaluate", "--targets", "b=c"], "no file at"),

@@ -100,7 +100,7 @@ def test_images_are_distinct_and_classes_as_even_as_they_allow(
     ("take", "counts", "size", "match"),
     [
         *((balanced_subset, [3, 3], size, "`size` from 1 to 6 images, got") for size in (-1, 0, 7)),
-        *((hold_out, [3, 3], size, "hold out 1 to 5 of 6 images, got") for size in (-1, 0, 6)),
+        *((hold_out, [3, 3], size, "`size` from 1 to 5 of 6 images, got") for size in (-1, 0, 6)),
         (hold_out, [10, 2], 6, "leaves none of class 1; hold out fewer"),
     ],
 )

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from divtrain.experiments.evaluation import _open_named, _surrogates
-from divtrain.experiments.stages.attempt import read_attempt
-from divtrain.experiments.stages.craft import read_crafted
 
 import divtrain as dt
 from damage import cases, confused, damaged, header_size, survives

@@ -41,7 +41,10 @@ def test_a_run_leaves_config_log_checkpoints_and_report_and_nothing_half_done(fu
     assert RunDirectory(full).blueprint() == RunBlueprint(FULL)
     assert {folder.name for folder in (full / "stages").iterdir()} == set(names(FULL))
     for stage in RunDirectory(full).finished():
-        assert {file.name for file in stage.folder.iterdir()} == {"manifest.json", *stage.files}
+        assert {file.name for file in stage.folder.iterdir()} == {
+            "manifest.json",
+            *(stage.files or ()),
+        }
     ens, about = dt.load_ensemble(full / "stages/train-div-s0/ensemble.safetensors")
     assert len(ens) == 2
     assert (about["defence"], about["seed"], about["data"]) == ("div", 0, "digits")
@@ -251,7 +254,7 @@ def test_a_full_disk_keeps_what_was_computed(
     [
         (replace(SMALL, data=replace(SMALL.data, train_size=2000)),
          r"data.train.size.* 1 to 1297 images, got 2000"),
-        (replace(SMALL, data=replace(SMALL.data, held_out=9999)), "hold out 1 to"),
+        (replace(SMALL, data=replace(SMALL.data, held_out=9999)), "from 1 to"),
         (replace(FULL, gaas=replace(FULL.gaas, orders=(100,))), r"at most 64"),
         (replace(FULL, detection=replace(FULL.detection, against=("no.npz",))), "no.npz"),
         (replace(FULL, train=replace(FULL.train, outside="digits")), "the data set itself"),

@@ -34,7 +34,7 @@ def hold_out(images: Images, size: int, seed: int = 0) -> tuple[Images, Images]:
     """
     if not 1 <= size < len(images):
         raise DivtrainError(
-            f"expected to hold out 1 to {len(images) - 1} of {len(images)} images, got {size}"
+            f"expected `size` from 1 to {len(images) - 1} of {len(images)} images, got {size}"
         )
     chosen = _balanced(images.y, size, seed)
     left = torch.ones(len(images), dtype=torch.bool)

@@ -71,6 +71,11 @@ class Recipe:
             with torch.device("meta"):  # an outline, without weights
                 defence.check_ensemble(self.build_ensemble(dataset))
             steps = defence.steps_per_epoch(len(dataset.train), train.batch_size)
+            if steps < 1:
+                raise DivtrainError(
+                    f"`batch_size` {train.batch_size} is more than the"
+                    f" {len(dataset.train)} images of an epoch; lower it"
+                )
             defence.check_steps(train.epochs * steps)
             outside = leading(defence.outside_share, train.batch_size)
             devices, members = training_processes(train.devices), len(self.model.members)
