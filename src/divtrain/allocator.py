@@ -1,4 +1,4 @@
-"""Memory that a process has freed, kept for its next tensors instead of given back."""
+"""Freed memory of a process, retained for its next tensors instead of returned to the system."""
 
 import ctypes
 import platform
@@ -7,7 +7,7 @@ MMAP_MAX, TRIM_THRESHOLD, TOP_PAD = -4, -1, -2  # parameters of mallopt, from ma
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep freed memory for the process; True where that worked.
+    """Make the C library retain freed memory for the process; True where that worked.
 
     glibc maps every large tensor anew and gives it back when it is freed, and the kernel fills
     each page with zeros again on first touch: a third of the time of a step with GAL of five Conv4

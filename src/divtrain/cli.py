@@ -173,7 +173,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Look at versions, devices, the loss, the data and the output folder."""
+    """Check versions, devices, the loss, the data and the output folder."""
 
     data_root: Path = Path("data")
     """Where torchvision's files are looked for."""

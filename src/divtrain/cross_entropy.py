@@ -1,4 +1,4 @@
-"""Cross-entropy in a form whose input gradients survive confidence, and the mask of the label."""
+"""Cross-entropy with input gradients exact on confident examples, and the mask of the label."""
 
 import math
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class DivtrainError(ValueError):
-    """A mistake the user can mend: the message says what was expected, what came, and what to do.
+    """A mistake the user can correct: the message has what was expected, what came, and what to do.
 
     The library raises it for bad input; the command line prints its message without a traceback.
     """
@@ -34,7 +34,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
 
 @contextmanager
 def arguments_as(**names: str) -> Iterator[None]:
-    """Context in which error messages call arguments by the names that the caller knows.
+    """Context in which error messages use the caller's names of arguments.
 
     Messages put the names of arguments in backticks; there they are replaced, so that the error for
     somebody who set ``data.root`` names that and not `root`.

@@ -1,4 +1,4 @@
-"""What an ensemble looks like from inside: coherence, zeros, adversarial subspaces, dissent."""
+"""Analyses of an ensemble: coherence, zeros, adversarial subspaces, disagreement."""
 
 from divtrain.analysis.coherence import coherence_distribution
 from divtrain.analysis.detection import (

@@ -1,4 +1,4 @@
-"""Telling unusual inputs, adversarial or out of distribution, by a score (the paper's section 6).
+"""Detection of unusual inputs, adversarial or out of distribution, by a score (section 6).
 
 A score is a number an image, higher for a more suspicious one. A *positive* is an unusual input, a
 *negative* a clean test image; AUROC is the probability that the former scores higher.
@@ -138,7 +138,7 @@ class Detection:
 
 
 def detect(positives: Float[Tensor, "positive"], negatives: Float[Tensor, "negative"]) -> Detection:
-    """Judge a score at unusual inputs against the same score at clean ones.
+    """Compare a score at unusual inputs with the same score at clean ones.
 
     Raises:
         DivtrainError: for no positives, no negatives, or scores that are NaN.

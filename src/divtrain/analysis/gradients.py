@@ -1,4 +1,4 @@
-"""Input gradients at many images, a batch at a time, as every analysis of them walks through."""
+"""Input gradients at many images, one batch at a time."""
 
 from collections.abc import Iterator
 

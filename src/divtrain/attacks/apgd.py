@@ -21,7 +21,7 @@ OSCILLATION = 0.75
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(SearchAttack):
-    """Signed steps with momentum, halved where they stop paying, restarted at the best point.
+    """Signed steps with momentum, halved where progress stalls, restarted at the best point.
 
     The step starts at 2 eps. At checkpoints that come closer and closer together (after 22 % of the
     steps, then 19 %, 16 %, ...) it is halved at each image where the objective rose in at most
@@ -61,7 +61,7 @@ class APGD(SearchAttack):
 
 
 def _checkpoints(steps: int) -> set[int]:
-    """After which steps to check whether the step size still pays."""
+    """After which steps to check whether the step size still makes progress."""
     gap, checkpoints, at = max(int(0.22 * steps), 1), set(), 0
     while at + gap <= steps:
         at += gap
@@ -72,7 +72,7 @@ def _checkpoints(steps: int) -> set[int]:
 
 @dataclass
 class _State:
-    """Where the search is, one row per image still attacked."""
+    """State of the search, one row per image still attacked."""
 
     where: Tensor
     low: Tensor
@@ -90,7 +90,7 @@ class _State:
         self.halved = torch.zeros_like(self.value, dtype=torch.bool)
 
     def keep(self, going: Tensor) -> None:
-        """Go on with the images of a mask alone."""
+        """Continue with only the images of a mask."""
         if not going.all():
             for name, part in vars(self).items():
                 setattr(self, name, part[going])
@@ -104,7 +104,7 @@ class _State:
         self.before, self.point = self.point, moved.clamp(self.low, self.high)
 
     def take(self, value: Tensor, gradient: Tensor) -> None:
-        """Take in what was seen at the new points."""
+        """Record the values at the new points."""
         self.rises = self.rises + (value > self.value)
         self.value, self.gradient = value, gradient
         better = value > self.best_value
@@ -114,7 +114,7 @@ class _State:
         self.best_value = torch.where(better, value, self.best_value)
 
     def check(self, steps: int) -> None:
-        """Halve the step where it does not pay, and continue from the best point there."""
+        """Halve the step where it makes no progress, and continue from the best point there."""
         oscillates = self.rises <= OSCILLATION * steps
         stuck = ~self.halved & (self.value_at_checkpoint >= self.best_value)
         self.halved = oscillates | stuck

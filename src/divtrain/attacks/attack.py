@@ -1,4 +1,4 @@
-"""What every attack is: a radius, and a way from clean images to adversarial ones on a model."""
+"""The interface of every attack: a radius, and clean images to adversarial ones on a model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

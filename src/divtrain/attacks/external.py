@@ -22,10 +22,10 @@ OnImages = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Adapter:
-    """An attack of another library, as one of ours.
+    """An attack of another library, with divtrain's interface.
 
     What it returns is not trusted: the evaluator clips it into the ball, counts what it had to
-    mend, and takes the clean image where it is not finite. Random choices inside it follow the
+    clip, and takes the clean image where it is not finite. Random choices inside it follow the
     global generators of torch, numpy and Python, which are seeded from `generator` for the call
     and restored afterwards.
 
@@ -96,7 +96,7 @@ class Adapter:
 
 
 class _Whole(nn.Module):
-    """A model as one piece: some libraries take a Sequential apart and call its layers."""
+    """Wrapper that hides a model's layers: some libraries take a Sequential apart."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -11,7 +11,7 @@ from divtrain.attacks.attack import Family, LinfAttack, OnStep, box
 
 @dataclass(frozen=True, kw_only=True)
 class RandomNoise(LinfAttack):
-    """Every pixel moved by +eps or -eps at random: no model is looked at."""
+    """Every pixel moved by +eps or -eps at random, whatever the model."""
 
     title: ClassVar[str] = "noise"
     family: ClassVar[Family] = "noise"

@@ -91,7 +91,7 @@ def member_logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def answer_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """How to get what `model` answers, given member logits that are there already."""
+    """How to get `model`'s logits from member logits that are already computed."""
     if type(model).forward is Ensemble.forward and isinstance(model, Ensemble):
         return lambda x, logits: aggregate_logits(logits, model.aggregate)
     if isinstance(model, HasMembers):  # its own forward may do anything: ask it
@@ -132,7 +132,7 @@ def margin(
 
 
 def lead(logits: Float[Tensor, "*lead batch classes"], y: Tensor) -> Float[Tensor, "*lead batch"]:
-    """By how much the true class leads the best other one, z_y - max_{j != y} z_j.
+    """Margin of the true class over the best other one, z_y - max_{j != y} z_j.
 
     >>> lead(torch.tensor([[1.0, 4.0, 2.0]]), torch.tensor([0]))
     tensor([-3.])
@@ -173,7 +173,7 @@ def dlr(
 
 
 def reweighted(logits: Float[Tensor, "member batch classes"], y: Tensor) -> Float[Tensor, "batch"]:
-    """Cross-entropy of a mean logit in which the members that are still sure weigh more.
+    """Cross-entropy of a mean logit in which the members that are still right weigh more.
 
     Summed over diverse members, the gradients of their losses cancel. After the idea of
     model-reweighing attacks (MORA, NeurIPS 2022; its code was not used) each member is given a

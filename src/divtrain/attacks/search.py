@@ -1,4 +1,4 @@
-"""The loop of attacks that keep the best point they met: restarts, and images dropped once fooled.
+"""The loop of attacks that keep their best point: restarts, and images dropped once fooled.
 
 An image counts as fooled as soon as *some* point fools the attacked model, and a point that fools
 beats every point that does not; among either, the higher objective wins. With `stop_when_fooled`
@@ -19,7 +19,7 @@ from divtrain.attacks.objectives import ModelObjective
 
 @dataclass
 class Best:
-    """The best point met so far at each image of a batch.
+    """The best point so far of each image of a batch.
 
     Attributes:
         x: The points, of the images' shape.
@@ -69,7 +69,7 @@ class Tracker:
     on_step: OnStep | None
 
     def report(self, step: int) -> None:
-        """Tell the number of steps done; to be called after each."""
+        """Pass the number of steps done to `on_step`; to be called after each."""
         if self.on_step is not None:
             self.on_step(step, self.best.value)
 
@@ -101,7 +101,7 @@ class Tracker:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchAttack(LinfAttack):
-    """An attack that keeps, image by image, the best point of several runs.
+    """An attack that keeps, per image, the best point of several runs.
 
     An evaluation's budgets set its steps and restarts.
 

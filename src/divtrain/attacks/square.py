@@ -1,4 +1,4 @@
-"""Square Attack (Andriushchenko et al., 2020): random search from the model's answers alone."""
+"""Square Attack (Andriushchenko et al., 2020): random search without gradients."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Images outside the training distribution: noise, or another data set; they have no class."""
+"""Images from outside the training distribution: noise, or another data set; they have no class."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from divtrain.identity import spec_of
 
 @runtime_checkable
 class Outside(Protocol):
-    """Draws images of no class; `divtrain.identity.spec_of` tells it from every other."""
+    """Draws images of no class; `divtrain.identity.spec_of` identifies it."""
 
     def __call__(
         self, shape: Sequence[int], generator: torch.Generator, test: bool = False

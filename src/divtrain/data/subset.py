@@ -1,4 +1,4 @@
-"""Class-balanced, seeded subsets of images."""
+"""Subsets of data sets: class-balanced, seeded."""
 
 import torch
 from torch import Tensor

@@ -111,7 +111,7 @@ def total_loss(
 
 
 def recorded_images(terms: Sequence[Term], batch: Batch, step: int) -> slice:
-    """Return the images that must record gradients at a step: all that any term asks for."""
+    """Return the images that record gradients at a step: all that any term needs."""
     asked = [where for term in terms if (where := term.gradients_at(step)) is not None]
     places = [place for place in map(batch.at, asked) if place.stop > place.start]
     if not places:

@@ -1,4 +1,4 @@
-"""What the backward pass that is running needs from one of our nodes."""
+"""Which gradients the running backward pass needs from a node of ours."""
 
 from typing import Any
 

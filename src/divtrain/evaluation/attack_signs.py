@@ -1,4 +1,4 @@
-"""Warning signs in how the attacks compare: what says that some of them were too weak."""
+"""Warning signs from comparing attacks: evidence that some of them were too weak."""
 
 from collections.abc import Iterator
 
@@ -167,7 +167,7 @@ def square_beats_gradients(at: Radius) -> Iterator[str]:
 
 @at_each_radius
 def reweighted_beats_summed(at: Radius) -> Iterator[str]:
-    """Report that weighing the members anew fools more than the mean of their losses."""
+    """Report that PGD with reweighted members fools more than PGD on the mean of their losses."""
     own = {run.attack: run for run in at.own}
     summed, anew = own.get("pgd"), own.get("pgd:reweighted")
     if summed and anew and at.less(anew, summed):

@@ -1,4 +1,4 @@
-"""Attack runs compared on the images that both have; what chance explains is no difference."""
+"""Attack runs compared on the images that both have, beyond what chance explains."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -91,7 +91,7 @@ def at_each_radius(look: Callable[[Radius], Iterator[str]]) -> Sign:
 
 
 def clearly_lower(one: Tensor, other: Tensor, errors: float = 2) -> bool:
-    """Whether a mask holds clearly less than another of the same images.
+    """Whether a mask has significantly fewer images than another of the same images.
 
     Args:
         one: Booleans, (image,).
@@ -109,5 +109,5 @@ def standard_error(accuracy: float, images: int) -> float:
 
 
 def percent(mask: Tensor) -> str:
-    """How much of a mask is true."""
+    """Percentage of a mask that is true."""
     return f"{mask.float().mean().item():.1%}"

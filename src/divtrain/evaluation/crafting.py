@@ -25,7 +25,7 @@ OnBatch = Callable[[int, int], None]
 
 @checked
 class Violations:
-    """What an attack returned that the threat model does not allow; all of it was mended.
+    """What an attack returned that the threat model does not allow; all of it was clipped.
 
     Attributes:
         outside_ball: Images with a pixel further than eps from the clean one.
@@ -47,7 +47,7 @@ def enforce_threat_model(
     x_adv: Float[Tensor, "image channel height width"],
     eps: float,
 ) -> tuple[Float[Tensor, "image channel height width"], Violations]:
-    """Clip adversarial examples into the ball and the bounds, and count what had to be mended.
+    """Clip adversarial examples into the ball and the bounds, and count what had to be clipped.
 
     The evaluator calls it on everything an attack returns: attacks are not trusted.
     """
@@ -87,7 +87,7 @@ class CraftedSet:
 
     Attributes:
         x_adv: The examples on the CPU, inside the ball and [0, 1].
-        violations: What had to be mended.
+        violations: What had to be clipped.
         passes: Passes through the attacked model, mean per image.
         growth: The objective at each image at first, after three quarters of the steps and at
             last, (3, image); None for attacks that do not report it.

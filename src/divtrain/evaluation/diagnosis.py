@@ -1,4 +1,4 @@
-"""Looking at a model before attacking it: can its answers and gradients be trusted?"""
+"""Diagnosis of a model before it is attacked: can its answers and gradients be trusted?"""
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ BETTER = 0.05
 
 @checked
 class Diagnosis:
-    """What was seen on some clean images, each a share of them unless said otherwise.
+    """What was measured on clean images, each a fraction of them unless stated otherwise.
 
     Attributes:
         images: How many images were looked at.
@@ -52,7 +52,7 @@ class Diagnosis:
 
 
 def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnosis:
-    """Look at a model on clean images, in eval mode.
+    """Diagnose a model on clean images, in eval mode.
 
     Args:
         model: Any module from images to logits or log-probabilities, on its device.

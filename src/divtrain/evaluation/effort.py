@@ -34,7 +34,7 @@ class Passes:
 
 @contextmanager
 def count_passes(model: nn.Module) -> Iterator[Callable[[], Passes]]:
-    """Count what goes through a model while the context is open, whoever calls it.
+    """Count forward and backward passes through a model while the context is open.
 
     A pass through one of N members counts as 1/N. The context gives a function that returns the
     passes so far.

@@ -101,12 +101,12 @@ def has_members(model: nn.Module) -> bool:
 
 
 def diagnose_model(model: nn.Module, images: Images) -> Diagnosis:
-    """Look at a model on a few hundred of the images."""
+    """Diagnose a model on a few hundred of the images."""
     return diagnose(model, choose_images(images, DIAGNOSED))
 
 
 def check_surrogate(surrogate: nn.Module, images: Images) -> SurrogateCheck:
-    """Look at a surrogate as at a target."""
+    """Diagnose a surrogate as a target is diagnosed."""
     clean = correct_mask(surrogate, images.x, images.y).float().mean().item()
     return SurrogateCheck(clean, diagnose_model(surrogate, images))
 

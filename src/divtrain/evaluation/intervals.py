@@ -1,4 +1,4 @@
-"""How sure an accuracy is, and a difference of two: intervals of 95 %."""
+"""Confidence intervals of 95 % of an accuracy, and of a difference of two."""
 
 import math
 

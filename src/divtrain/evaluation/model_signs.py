@@ -1,4 +1,4 @@
-"""Warning signs in the models themselves: what was seen on target and surrogates."""
+"""Warning signs in the models themselves: what was measured on target and surrogates."""
 
 from collections.abc import Iterator
 

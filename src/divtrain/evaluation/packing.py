@@ -1,4 +1,4 @@
-"""Results as tensors and JSON-able data, for whoever keeps them in files, and back again.
+"""Results as tensors and JSON-able data, and back.
 
 Tensors go by the names of their fields, with the place of what has them before it; all other fields
 are the JSON. What is unpacked is checked: numbers within their bounds, masks of the right shape,
@@ -57,12 +57,12 @@ def unpack_sets(tensors: dict[str, Tensor], about: Any, shape: torch.Size) -> li
 
 
 def pack_result(result: AttackResult) -> Packed:
-    """Pack what one attack run came to."""
+    """Pack the outcome of one attack run."""
     return _tensors([result]), to_json(_facts(_RESULT, result))
 
 
 def unpack_result(tensors: dict[str, Tensor], about: Any, images: int) -> AttackResult:
-    """Return what `pack_result` packed, for a run on so many images."""
+    """Return what `pack_result` packed, for a run on `images` images."""
     return _result(tensors, 0, _read(_RESULT, about), images)
 
 

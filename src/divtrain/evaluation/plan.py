@@ -1,4 +1,4 @@
-"""Which attacks an evaluation makes: a list, as data, that any engine can work off."""
+"""Which attacks an evaluation runs, as data."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -95,7 +95,7 @@ def choose_images(images: Images, count: int | None) -> Images:
 def make_plan(
     target: str, surrogates: Sequence[str], members: bool, suite: Suite, gradients: bool = True
 ) -> list[AttackRun]:
-    """Return everything an evaluation of one target tries.
+    """Return every attack run of an evaluation of one target.
 
     Args:
         target: Name of the target.

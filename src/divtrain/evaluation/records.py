@@ -57,7 +57,7 @@ class Record:
 
 @checked
 class WarningSign:
-    """Something in an evaluation that says that its attacks were too weak to trust.
+    """Evidence in an evaluation that its attacks were too weak.
 
     Attributes:
         name: Short name, as in the documentation.

@@ -19,12 +19,12 @@ from divtrain.fields import Share, checked
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What one attack run came to.
+    """Outcome of one attack run.
 
     Attributes:
         correct: Which of the run's images the target still classifies right.
         passes: Passes through the attacked model, mean per image.
-        violations: What the attack returned outside the threat model; all of it was mended.
+        violations: What the attack returned outside the threat model; all of it was clipped.
         source: Accuracy of the surrogate on what was crafted on it, for transferred attacks.
         rise: Share of the objective's rise in the last quarter of the steps, at images not fooled
             (see `rise_at_the_end`); None where it cannot be told.
@@ -80,7 +80,7 @@ class Evaluation:
     split: Split = "test"
 
     def __repr__(self) -> str:
-        """What it is, and what to ask it for."""
+        """Summary, and the methods to call."""
         return (
             f"Evaluation of {self.target!r}: {len(self.clean)} images,"
             f" {self.clean.float().mean():.1%} right when clean, {len(self.results)} attack runs;"
@@ -126,13 +126,13 @@ class Evaluation:
         return [self._of(run) for run in self.results if run.sweep]
 
     def warnings(self) -> list[WarningSign]:
-        """Every warning sign that fires: what here says that the attacks were too weak."""
+        """Every warning sign that fires: evidence that the attacks were too weak."""
         from divtrain.evaluation.signs import warnings_of  # its functions take an Evaluation
 
         return warnings_of(self)
 
     def not_asked(self) -> dict[str, str]:
-        """Return the signs that could not have fired, each with what it would have needed."""
+        """Return the signs that could not have fired, each with the attacks it needs."""
         from divtrain.evaluation.signs import not_asked
 
         return not_asked(self)

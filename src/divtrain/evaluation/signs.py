@@ -1,4 +1,4 @@
-"""Warning signs of a whole evaluation: what in it says that its own attacks were too weak.
+"""Warning signs of a whole evaluation: evidence that its own attacks were too weak.
 
 Accuracies are compared on the same images, and a difference that chance explains (below two points,
 or two standard errors of the paired difference) raises no warning.
@@ -43,7 +43,7 @@ def warnings_of(evaluation: Evaluation) -> list[WarningSign]:
 
 
 def not_asked(evaluation: Evaluation) -> dict[str, str]:
-    """Return the signs that could not have fired, with what they miss: no sign is no proof."""
+    """Return the signs that could not have fired, with the attacks they need."""
     radii = [Radius(evaluation, eps) for eps in evaluation.eps()]
     own = [run for at in radii for run in at.own]
     alone = [run for at in radii for run in at.alone]

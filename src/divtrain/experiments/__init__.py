@@ -1,4 +1,4 @@
-"""Experiments as graphs of stages; the only part of divtrain that touches a run directory."""
+"""Experiments as graphs of stages; only this package touches a run directory."""
 
 from divtrain.experiments.blueprints.evaluate import defaults_from
 from divtrain.experiments.config import (

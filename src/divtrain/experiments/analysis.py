@@ -1,4 +1,4 @@
-"""What an analysis of trained ensembles is to an experiment: stages that measure, and a section.
+"""The interface of an analysis of trained ensembles: stages that measure, and a section.
 
 A new analysis is a module that measures (`divtrain.analysis`), one with its stages and `Analysis`
 (`divtrain.experiments.stages`), one with its section (`divtrain.report`), a line in `ANALYSES`.
@@ -16,7 +16,7 @@ from divtrain.report import Section
 
 @dataclass(frozen=True)
 class Trained:
-    """What one seed of an experiment has for an analysis to look at.
+    """What one seed of an experiment offers an analysis.
 
     Attributes:
         seed: The seed.

@@ -1,4 +1,4 @@
-"""What is to be done: frozen dataclasses that check themselves, each field a flag.
+"""Configs: frozen dataclasses that check themselves, each field a flag.
 
 `divtrain run` and `train` take an `ExperimentConfig`, `sweep` also a `SweepConfig`, `evaluate` an
 `EvaluationConfig`. Bounds stand on the fields; rules about several fields stand in a validator of

@@ -1,4 +1,4 @@
-"""Is everything here that divtrain needs, and does the mathematics come out right?"""
+"""Checks of an installation: what divtrain needs is there, and its mathematics is right."""
 
 import tempfile
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Check:
 
 
 def examine(data_root: Path, out: Path) -> list[Check]:
-    """Look at versions, devices, the loss, the data and the output folder; download nothing.
+    """Check versions, devices, the loss, the data and the output folder; download nothing.
 
     Args:
         data_root: Where torchvision's files are looked for.

@@ -1,4 +1,4 @@
-"""Which stages an experiment has, and what feeds what: Table 2's protocol as a graph."""
+"""The stages of an experiment, each after its inputs: Table 2's protocol as a graph."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class TargetVariant:
-    """A target as it is trained and shown.
+    """A target with the values it is trained with.
 
     Attributes:
         label: What records call it: the defence, with the values that make a difference to it.
@@ -125,7 +125,7 @@ def experiment_graph(
 def training_graph(
     config: ExperimentConfig, common: Mapping[str, Any], names: Sequence[str]
 ) -> list[Stage]:
-    """Return only the stages that train some targets, or ``surrogate``, of an experiment."""
+    """Return only the stages that train given targets, or ``surrogate``, of an experiment."""
     stages: dict[str, Stage] = {}
     for seed in range(config.seed, config.seed + config.seeds):
         for name in names:
@@ -182,7 +182,7 @@ def evaluation_graph(
 def select_parts(
     stages: Sequence[Stage], names: Sequence[str], analyses: Sequence[str]
 ) -> list[Stage]:
-    """Return the stages of some parts of the paper, with all that they need, in the graph's order.
+    """Return the stages of the given parts of the paper, with their inputs, in the graph's order.
 
     Args:
         stages: The whole graph, inputs first.
@@ -242,7 +242,7 @@ def _attack_and_evaluate(
 
 
 def _name(model: Stage) -> str:
-    """What the names of stages call a model that another stage yields."""
+    """The part of a stage's name that stands for the model it works on."""
     return " ".join(word for word in (model.detail, model.target) if word)
 
 
@@ -255,6 +255,6 @@ def _train_target(
 
 
 def _training_key(config: ExperimentConfig, name: str) -> str:
-    """What a target of an experiment depends on, whatever the data and its label."""
+    """Spec of a target's training, whatever the data and the label."""
     target = TargetVariant(name, name, {}, config)
     return _train_target(target, config.data, {}, config.seed).key

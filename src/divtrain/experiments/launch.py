@@ -31,7 +31,7 @@ POLL = 0.1
 
 
 def launch(run: Path, stage: str, devices: int, on_progress: OnProgress) -> None:
-    """Do the work of a claimed stage in one process per device, and wait for them.
+    """Complete a claimed stage in one process per device, and wait for them.
 
     Args:
         run: The run directory.

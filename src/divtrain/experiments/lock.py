@@ -1,4 +1,4 @@
-"""A lock that one process holds, and a note of who that is.
+"""A lock that one process holds, and a note of its holder.
 
 The lock itself is `filelock`'s: the kernel's flock, which ends with its process however that
 process ends, so that a dead holder never has to be recognised; where a file system has no flock,
@@ -39,7 +39,7 @@ class Holder:
 
 
 class Lock:
-    """A lock with a name in a folder: NAME.lock, and NAME.json that says who holds it."""
+    """A named lock in a folder: NAME.lock, and NAME.json with its holder."""
 
     def __init__(self, folder: Path, name: str):
         self.file = folder / f"{name}.lock"
@@ -47,7 +47,7 @@ class Lock:
         self._lock = FileLock(self.file)
 
     def take(self, seconds: float = 0.0) -> bool:
-        """Take the lock, waiting so long for it; False if another process keeps it.
+        """Take the lock, waiting up to `seconds`; False if another process keeps it.
 
         Raises:
             DivtrainError: when the folder cannot be written.
@@ -67,25 +67,25 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Let it go."""
+        """Release the lock."""
         self._note.unlink(missing_ok=True)
         self._lock.release()
 
     def holder(self) -> Holder | None:
-        """Who holds it, or held it and died; None if nobody says."""
+        """The process that holds it, or held it and died; None if unknown."""
         try:
             return Holder(**read_json(self._note))
         except (DivtrainError, TypeError):
             return None
 
     def remove(self) -> None:
-        """Remove the files of a lock that is held; nobody else may be about to take it."""
+        """Remove the files of a held lock; no other process may be about to take it."""
         self.release()
         self.file.unlink(missing_ok=True)
 
     @contextmanager
     def held(self, seconds: float = 0.0) -> Iterator[bool]:
-        """Hold it while the context is open; yields whether it could be taken."""
+        """Context in which the lock is held; yields whether it could be taken."""
         mine = self.take(seconds)
         try:
             yield mine

@@ -1,4 +1,4 @@
-"""What the folder of a stage says of itself, and its files, checked as they are opened."""
+"""The manifest of a stage's folder, and its files, checked as they are opened."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ CODE = "the code has changed"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a stage's folder holds, or will hold when the stage is done.
+    """What a stage's folder holds once the stage is done.
 
     Attributes:
         name: Name of the stage.
@@ -39,14 +39,14 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
 
     def fits(self) -> bool:
-        """Whether the key is that of what else it says."""
+        """Whether the key is that of the manifest's other fields."""
         inputs = [*self.inputs.values()]
         return self.key == stage_key(
             self.kind, self.target, self.seed, self.spec, self.code, inputs
         )
 
     def changes(self, stage: Stage) -> list[str]:
-        """Say in what a stage differs from this one; `CODE` alone where only code does."""
+        """Return the differences of a stage from this one; `CODE` alone where only code differs."""
         then = _leaves({"spec": self.spec, "code": self.code})
         now = _leaves({"spec": stage.spec, "code": stage.code_digest})
         found = [  # a defence or attack of one's own has the digest of its code in its spec

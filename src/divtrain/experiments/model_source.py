@@ -1,4 +1,4 @@
-"""Models that are there already: a checkpoint of divtrain's, or anything importable."""
+"""Existing models: a checkpoint of divtrain's, or anything importable."""
 
 import hashlib
 import importlib
@@ -22,7 +22,7 @@ IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that is there already.
+    """An existing model.
 
     Attributes:
         name: What records call it.

@@ -1,4 +1,4 @@
-"""The images of an experiment: loaded, held out, subsets drawn; and what identifies them."""
+"""The images of an experiment: loaded, held out, subsets drawn; and their identity."""
 
 from dataclasses import replace
 from typing import Any

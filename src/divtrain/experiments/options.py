@@ -112,7 +112,7 @@ def _flag(name: str) -> str:
 
 
 def _registry() -> ConstructorRegistry:
-    """Rules for tyro: dataclasses are left as dictionaries, and numbers may be fractions."""
+    """Rules for tyro: dataclasses stay dictionaries, and numbers may be fractions."""
     registry = ConstructorRegistry()
     asking: list[Any] = []
 

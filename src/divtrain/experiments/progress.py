@@ -1,4 +1,4 @@
-"""Showing how far a run is: bars on a terminal, nothing elsewhere."""
+"""Progress of a run: bars on a terminal, nothing elsewhere."""
 
 import sys
 from pathlib import Path
@@ -13,25 +13,25 @@ class Progress:
     """What the runner reports while it works. This one shows nothing; everything is in the log."""
 
     def plan(self, stages: int) -> None:
-        """There are this many stages."""
+        """Tell the number of stages."""
 
     def again(self, reason: str) -> None:
-        """Stages that were done before are to be done again; which and why."""
+        """Tell which finished stages are computed again, and why."""
 
     def begin(self, stage: str) -> None:
-        """A stage begins."""
+        """Tell that a stage begins."""
 
     def update(self, stage: str, done: int, total: int, detail: str) -> None:
-        """The stage is at `done` of `total`."""
+        """Tell that the stage is at `done` of `total`."""
 
     def end(self, stage: str, seconds: float) -> None:
-        """The stage is done."""
+        """Tell that the stage is done."""
 
     def reused(self, stage: str) -> None:
-        """The stage was done before, or by another process."""
+        """Tell that the stage was done before, or by another process."""
 
     def waiting(self, stage: str, holder: str) -> None:
-        """All that is left waits for stages that others have; this one by `holder`."""
+        """Tell that the remaining stages wait for this one, claimed by `holder`."""
 
 
 class LineProgress(Progress):

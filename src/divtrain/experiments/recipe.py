@@ -56,7 +56,7 @@ class Recipe:
         return Ensemble(members, model.aggregate)
 
     def check(self, dataset: Dataset, root: str) -> None:
-        """Check that it can be trained on a data set, before anything is.
+        """Check that it can be trained on a data set.
 
         Args:
             dataset: The images.
@@ -160,7 +160,7 @@ def parse_recipe(
 def attackers(
     words: Sequence[str], model: ModelConfig, train: TrainConfig, seed: int
 ) -> list[Recipe]:
-    """Read which ensembles an experiment's attacker trains to craft on.
+    """Parse the surrogates of an experiment.
 
     Args:
         words: ``base`` and other recipes, from ``--surrogates``.

@@ -1,4 +1,4 @@
-"""Gathers what finished stages wrote and writes the reports of a run directory."""
+"""Reports of a run directory, from the results of its finished stages."""
 
 import re
 import sys
@@ -62,7 +62,7 @@ class Written:
 
 
 def write_reports(directory: RunDirectory) -> Written:
-    """Write the reports of what is done in a run directory; computes nothing.
+    """Write the reports of a run directory's finished stages; computes nothing.
 
     These are a page, Markdown, figures, CSV files, and every number as a line of records.jsonl.
     Files of an earlier report that this one does not have are removed.
@@ -97,7 +97,7 @@ def write_reports(directory: RunDirectory) -> Written:
 
 
 def _check_imported(names: Sequence[str]) -> None:
-    """Refuse code of one's own that a file names and that no command of this process named."""
+    """Refuse code of the user's that a file names and no command of this process did."""
     for module, separator, _ in (name.partition(":") for name in names):
         if separator and module not in sys.modules:
             raise DivtrainError(
@@ -171,7 +171,7 @@ def _card_facts(
     blueprint: EvaluationBlueprint,
     command: str,
 ) -> CardFacts:
-    """Gather what was evaluated, with what, from the manifests of the stages."""
+    """Gather the facts of an evaluation from the manifests of its stages."""
     by_name = {stage.folder.name: stage for stage in stages}
     own = next(s for s in stages if (s.kind, s.target) == ("evaluate", evaluation.target))
     own_weights, weights = read_weights(own)

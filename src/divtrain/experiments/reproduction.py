@@ -1,4 +1,4 @@
-"""What a reader needs to judge a run by: preset, differences from the paper's, machine."""
+"""Provenance of a run: preset, differences from the paper's experiment, machine."""
 
 import inspect
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def _words(name: str, value: object) -> str:
 
 
 def read_machines(stages: Sequence[FinishedStage]) -> dict[str, str]:
-    """Return on what the stages of a run were done, and how long that took in all."""
+    """Return the machines of a run's stages, and how long they took in all."""
     told: dict[str, dict[str, None]] = {}
     for stage in stages:
         for name, value in stage.versions.items():

@@ -1,4 +1,4 @@
-"""A run directory: what was asked for, a log, a folder for each stage, and the report.
+"""A run directory: config, log, a folder for each stage, and the report.
 
 Files are whole or absent. A stage is done if its manifest holds its key and the SHA-256 of every
 file it wrote; then its files are trusted. Any number of processes may work on one directory: a lock
@@ -45,7 +45,7 @@ KINDS = {"run": "a run", "sweep": "a sweep", "evaluate": "an evaluation"}
 
 @dataclass(frozen=True)
 class Request:
-    """What a run directory was made for.
+    """The config of a run directory, and its command.
 
     Attributes:
         kind: ``run``, ``sweep`` or ``evaluate``.
@@ -69,7 +69,7 @@ class RunDirectory:
     path: Path
 
     def open(self, blueprint: Blueprint, stages: Sequence[Stage], command: str = "") -> list[str]:
-        """Write down what is asked for and the plan, beside whatever was done here before.
+        """Write the config and the plan; results of earlier commands stay.
 
         Results of other stages stay, so a later command may ask for more seeds, targets or attacks.
         A command that only trains leaves the plan of an earlier one that holds all its stages.
@@ -148,7 +148,7 @@ class RunDirectory:
         return (self.path / CONFIG).exists()
 
     def blueprint(self) -> Blueprint:
-        """Return what was asked for by the last command.
+        """Return the blueprint of the last command.
 
         Raises:
             DivtrainError: when there is no run here, or the file is damaged.
@@ -207,7 +207,7 @@ class RunDirectory:
         return self.path / "stages" / stage.name
 
     def begin(self, stage: Stage) -> Path:
-        """Make the folder of a claimed stage, to begin or to resume in.
+        """Make the folder of a claimed stage, to begin or resume in.
 
         Files of a stage with another key are removed, and those that were being written when a
         process was killed.
@@ -225,7 +225,7 @@ class RunDirectory:
         return folder
 
     def check_unchanged(self, stages: Sequence[Stage]) -> None:
-        """Check that the folders of stages are still theirs, and not begun for other keys.
+        """Check that no folder of these stages was begun under another key.
 
         Raises:
             DivtrainError: when another command has begun one of them again.
@@ -240,7 +240,7 @@ class RunDirectory:
                 )
 
     def finish(self, stage: Stage, seconds: float) -> None:
-        """Write the manifest that marks the stage as done, and remove what let it resume."""
+        """Write the manifest that marks the stage as done, and remove its files for resuming."""
         folder = self.folder(stage)
         files = {
             file.name: file_digest(file)
@@ -252,13 +252,13 @@ class RunDirectory:
         self.tidy(stage)
 
     def tidy(self, stage: Stage) -> None:
-        """Remove from a stage that is done the files that let it resume."""
+        """Remove a finished stage's files for resuming."""
         for file in self.folder(stage).iterdir():
             if file.name.startswith(SCRATCH):
                 file.unlink(missing_ok=True)
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the stage ran with this key and its files are still what it wrote."""
+        """Whether the stage was completed under this key and its files are intact."""
         manifest, folder = self._read_manifest(stage.name), self.folder(stage)
         if manifest is None or manifest.key != stage.key or manifest.files is None:
             return False
@@ -286,7 +286,7 @@ class RunDirectory:
         return found if found.fits() else None
 
     def _changes(self, stage: Stage) -> list[str]:
-        """In what a stage differs from the one that began or ran under its name, if it does."""
+        """Differences of a stage from the one begun or completed under its name, if any."""
         before = self._read_manifest(stage.name)
         if before is None or before.key == stage.key:
             return []
@@ -294,5 +294,5 @@ class RunDirectory:
 
 
 def _foreign(file: Path) -> bool:
-    """Whether a file is none of those that a run makes before its config."""
+    """Whether a file is none of those a run makes before its config."""
     return file.name not in (LOCKS, "stages") and not file.name.startswith(f".{CONFIG}.")

@@ -1,4 +1,4 @@
-"""Runs what is asked for: builds the graph, has an executor work it off, writes the report."""
+"""Runs a blueprint: builds its graph, has an executor complete it, writes the report."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,16 +37,16 @@ def run_experiment(
         config: The experiment.
         out: Its run directory.
         progress: What to show.
-        executor: What works the stages off; this process if None.
+        executor: What completes the stages; this process if None.
         parts: Parts of the paper to compute and report and nothing else: ``table2``,
             ``coherence``, ``gaas``, ``detection``; all if empty.
-        command: How it was asked for; it stands in the report.
+        command: The command line, for the report.
 
     Returns:
         The report, and its files.
 
     Raises:
-        DivtrainError: for anything the user can mend; what was computed stays on disk.
+        DivtrainError: for any mistake the user can correct; what was computed stays on disk.
     """
     return _run(RunBlueprint(config, tuple(parts)), out, progress, executor, command)
 

@@ -1,4 +1,4 @@
-"""A node of the graph of an experiment, and what it works with.
+"""A node of an experiment's graph, and the context it runs in.
 
 A stage is described by data: its kind, the model it is about, a seed, a spec, and the stages it
 reads from. Its key is the hash of these and of the code behind it, so a result is taken up again
@@ -81,7 +81,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage works with.
+    """The context of a running stage.
 
     Attributes:
         dataset: Training and test images, subsets already drawn.
@@ -101,7 +101,7 @@ class Context:
 
     @property
     def cache(self) -> BatchCache:
-        """Where results are kept batch by batch until the stage is done."""
+        """Cache of results per batch until the stage is done."""
         return BatchCache(self.folder)
 
     def fabric(self, precision: str = "fp32", devices: int = 1) -> "Fabric":
@@ -126,7 +126,7 @@ class Context:
 def stage_key(
     kind: str, target: str, seed: int, spec: Mapping[str, Any], code: str, inputs: Sequence[str]
 ) -> str:
-    """Return the key of a stage from what it is about, its code's digest and its inputs' keys."""
+    """Return the key of a stage from its spec, its code's digest and its inputs' keys."""
     return key_of([kind, target, seed, dict(spec), code, list(inputs)])
 
 
@@ -144,7 +144,7 @@ def file_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class Graph:
-    """Stages, each after its inputs, and what they work with.
+    """Stages, each after its inputs, and the data they share.
 
     Attributes:
         stages: The stages; inputs come first.

@@ -31,7 +31,7 @@ def is_first() -> bool:
 
 
 def by_first(accelerator: str, work: Callable[[], T]) -> T:
-    """Do something in the first process only, and return its result in every process.
+    """Call a function in the first process only; return its result in every process.
 
     Args:
         accelerator: Device of the processes, in Fabric's words.
@@ -65,7 +65,7 @@ def by_first(accelerator: str, work: Callable[[], T]) -> T:
 
 
 def speak_once(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; only the first of torchrun's processes is heard.
+    """Run a command and return its exit status; only torchrun's first process prints.
 
     A process that fails where the first does not is heard too, after `LAST_WORDS` seconds.
     """

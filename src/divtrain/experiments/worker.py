@@ -25,7 +25,7 @@ TELL_EVERY = 0.5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Take part in the training of a stage; return the exit status."""
+    """Train a stage together with the other processes; return the exit status."""
     keep_freed_memory()
     threading.Thread(target=_stop_with_input, daemon=True).start()
     directory, name = RunDirectory(Path(arguments[0])), arguments[1]

@@ -1,4 +1,4 @@
-"""Models by name, and the small record from which each can be built again."""
+"""Models by name, with all that is needed to build them again in one small record."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""From what was measured to what a reader sees: one report, shown in three ways.
+"""Reports: built once as data, rendered as terminal text, Markdown and HTML.
 
 `run_report`, `sweep_report` and `card_report` build a `Report` out of `Section`s; `to_terminal`,
 `to_markdown` and `to_html` show any of them, and `report_files` returns all its files. Knows

@@ -1,4 +1,4 @@
-"""A report as data: what every command has to say, before anybody decides how to show it."""
+"""A report as data, independent of how it is shown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -107,7 +107,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a command has to say.
+    """A report: everything a command shows.
 
     Attributes:
         title: Heading.

@@ -1,4 +1,4 @@
-"""What can be asked for, a kind a file: a run, a sweep, an evaluation of models."""
+"""The three kinds of experiment, one per file: a run, a sweep, an evaluation of models."""
 
 from divtrain.experiments.blueprints.blueprint import Blueprint
 from divtrain.experiments.blueprints.evaluate import EvaluationBlueprint

@@ -1,4 +1,4 @@
-"""From what was asked for to a graph of stages: the same in every process.
+"""From configs to a graph of stages: the same in every process.
 
 Stages hold functions and data and stay in their process; a blueprint is what travels: as JSON in
 the run directory, to the processes of a training on several devices, to workers of a Ray cluster.

@@ -1,4 +1,4 @@
-"""Evaluate models that exist already: the report card's experiment."""
+"""Evaluation of existing models: the report card."""
 
 import re
 from collections.abc import Sequence

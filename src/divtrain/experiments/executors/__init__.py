@@ -1,4 +1,4 @@
-"""Ways to work a graph of stages off: in this process, or on the machines of a Ray cluster."""
+"""Ways to complete a graph of stages: in this process, or on the machines of a Ray cluster."""
 
 from divtrain.experiments.executors.choice import WorkOptions
 from divtrain.experiments.executors.executor import Executor, find_stage

@@ -1,4 +1,4 @@
-"""Which executor, as asked for on the command line."""
+"""The executor that the command line chooses."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ Resource = Annotated[float, Field(ge=0)]
 
 @checked
 class WorkOptions:
-    """Who does the stages."""
+    """Which executor completes the stages."""
 
     executor: Literal["local", "ray"] = "local"
     """local (this process), or ray: one task per stage, on the machines of a Ray cluster."""

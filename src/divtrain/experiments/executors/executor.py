@@ -1,4 +1,4 @@
-"""What works a graph of stages off."""
+"""The interface of every executor of a graph of stages."""
 
 import socket
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from divtrain.experiments.stage import Graph, Stage
 
 @runtime_checkable
 class Executor(Protocol):
-    """Works a graph off."""
+    """Completes a graph of stages."""
 
     def run(
         self, blueprint: Blueprint, graph: Graph, directory: RunDirectory, progress: Progress
@@ -29,7 +29,7 @@ class Executor(Protocol):
 
 
 def find_stage(graph: Graph, directory: RunDirectory, name: str, key: str | None = None) -> Stage:
-    """Return a stage of a graph that was built elsewhere too.
+    """Return the stage of a graph that another process built too.
 
     Args:
         graph: The graph.

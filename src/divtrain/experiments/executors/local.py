@@ -1,4 +1,4 @@
-"""The default: one stage after the other, in this process."""
+"""The default executor: one stage after the other, in this process."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ POLL = 0.2
 
 
 class LocalExecutor:
-    """Does every stage in this process, in order, but for those that other processes have.
+    """Completes every stage in this process, in order, except those others have claimed.
 
     Several processes on one directory divide the stages up: each takes the first that is ready
     and not claimed, and waits when there is none. Those that torchrun started act as one.
@@ -45,7 +45,7 @@ class LocalExecutor:
 
 
 def perform(stage: Stage, graph: Graph, directory: RunDirectory, progress: Progress) -> bool:
-    """Do a stage whose inputs are done, unless it is done or another process has claimed it.
+    """Complete a stage whose inputs are done, unless it is done or claimed by another process.
 
     Returns:
         Whether it is done now.
@@ -87,7 +87,7 @@ def wait(stage: Stage, directory: RunDirectory, progress: Progress, told: bool) 
 def stage_context(
     stage: Stage, graph: Graph, directory: RunDirectory, on_progress: OnProgress
 ) -> Context:
-    """Return what a stage works with in this process; of several, only the first writes the log."""
+    """Return the context of a stage in this process; of several, only the first writes the log."""
     inputs = {each.name: directory.folder(each) for each in stage.inputs}
     log = directory.log if is_first() else _no_log
     folder = directory.folder(stage)
@@ -132,7 +132,7 @@ def _work(stage: Stage, graph: Graph, directory: RunDirectory, progress: Progres
 
 
 def _logged(update: OnProgress, log: Callable[[str], None], stage: str) -> OnProgress:
-    """Also write where a long stage is to the log, once a minute."""
+    """Also log the progress of a long stage, once a minute."""
     last = time.monotonic()
 
     def both(done: int, total: int, detail: str) -> None:

@@ -91,7 +91,7 @@ class RayExecutor:
                 raise
 
     def _resources(self, ray: ModuleType, accelerator: str) -> dict[str, float]:
-        """Return CPUs and GPUs per stage, checked against what is there."""
+        """Return CPUs and GPUs per stage, checked against those of the cluster."""
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = self.gpus
         if gpus is None:
@@ -110,7 +110,7 @@ class RayExecutor:
 
 
 def _show(log: IO[str], progress: Progress) -> None:
-    """Show what is new in the log."""
+    """Show new lines of the log."""
     for line in log:
         if news := NEWS.match(line):
             begun, stage, done, total, detail = news.groups()
@@ -121,7 +121,7 @@ def _show(log: IO[str], progress: Progress) -> None:
 
 
 def _result(ray: ModuleType, task: Any, stage: str) -> float | None:
-    """Return what the task of a stage does, or raise what it raises."""
+    """Return the result of a stage's task, or raise its error."""
     try:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:
@@ -137,7 +137,7 @@ def _result(ray: ModuleType, task: Any, stage: str) -> float | None:
 
 
 def _stop(ray: ModuleType, tasks: list[Any]) -> None:
-    """Let the workers stop as on Ctrl-C: training saves its state."""
+    """Stop the workers as Ctrl-C does: training saves its state."""
     with suppress(ray.exceptions.RayError):
         for task in reversed(tasks):
             ray.cancel(task)
@@ -147,7 +147,7 @@ def _stop(ray: ModuleType, tasks: list[Any]) -> None:
 def _do(
     blueprint: Blueprint, path: str, folder: str, name: str, key: str, *inputs: object
 ) -> float | None:
-    """Do a stage, in a worker; returns the seconds it took, None if another process did it.
+    """Complete a stage, in a worker; returns its seconds, None if another process completed it.
 
     Args:
         blueprint: What the graph is built from.
@@ -178,7 +178,7 @@ def _do(
 
 
 class _Seconds(Progress):
-    """Notes how long a stage took."""
+    """Records how long a stage took."""
 
     taken: float | None = None
 
@@ -207,7 +207,7 @@ def _import_ray() -> ModuleType:
 
 @contextmanager
 def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
-    """Be connected while the context is open; a connection that is there is used and kept."""
+    """Context with a connection to Ray; an existing connection is used, and kept."""
     if ray.is_initialized():
         yield
         return

@@ -1,4 +1,4 @@
-"""One readable function an experiment; its docstring is its method section."""
+"""One readable function per experiment; its docstring is its method section."""
 
 from collections.abc import Callable
 

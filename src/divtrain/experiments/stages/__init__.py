@@ -1,1 +1,1 @@
-"""The stages an experiment is made of, a kind per file."""
+"""The stages of an experiment, one kind per file."""

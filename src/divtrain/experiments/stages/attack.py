@@ -1,4 +1,4 @@
-"""Attack a model; what is crafted is shared by all who evaluate on it."""
+"""Attack a model; every evaluation with the same attack shares the examples."""
 
 from dataclasses import asdict
 from functools import partial

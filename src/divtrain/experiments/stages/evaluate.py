@@ -1,4 +1,4 @@
-"""Let a target classify everything its evaluation crafted."""
+"""Classify clean images and adversarial examples with a target."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -39,7 +39,7 @@ def evaluate_stage(
     attacks: Mapping[AttackRun, Stage],
     seed: int,
 ) -> Stage:
-    """Let a target classify clean images and what was crafted; writes its `Evaluation`.
+    """Classify clean images and adversarial examples; writes the `Evaluation`.
 
     Args:
         target: What records call the target.

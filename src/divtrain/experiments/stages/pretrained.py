@@ -1,4 +1,4 @@
-"""Take a model that exists already instead of training one."""
+"""Use an existing model instead of training one."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ class Source:
 def pretrained_stage(
     source: ModelSource, role: str, images: Images, common: Mapping[str, Any], seed: int
 ) -> Stage:
-    """Take a model that exists already; writes where it came from.
+    """Use an existing model; writes where it came from.
 
     Args:
         source: The model; it must fit the images (see `check_fits`).
