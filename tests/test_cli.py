@@ -133,8 +133,8 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
         (["run", "digits", "--model.members", "conv3"], "at least two --model.members"),
         (["run", "digits", "--targets", "dov"], "unknown defence 'dov': did you mean 'div'"),
         (["run", "digits", "--attack.eps", "8"], "8/255 = 0.03137"),
-        (["run", "digits", "--attack.eps", "nan"], r"expected eps in [0, 1]"),
-        (["run", "digits", "--attack.eps", "-0.1"], r"expected eps in [0, 1]"),
+        (["run", "digits", "--attack.eps", "nan"], "--attack.eps: expected a finite number"),
+        (["run", "digits", "--attack.eps", "-0.1"], "--attack.eps: expected eps in [0, 1]"),
         (
             ["run", "digits", "--data.name", "mnits"],
             "unknown data set 'mnits': did you mean 'mnist'",

@@ -62,7 +62,7 @@ def key_of(spec: Any) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
-def code_digest(modules: Iterable[str]) -> str:
+def code_digest(modules: Iterable[str], alone: Iterable[str] = ()) -> str:
     """Return a digest of the code of modules and of all they import from their own package.
 
     Comments, docstrings and layout do not count. A package's ``__init__`` counts where something
@@ -70,6 +70,7 @@ def code_digest(modules: Iterable[str]) -> str:
 
     Args:
         modules: Names as they are imported, such as ``divtrain.gal``.
+        alone: Names of modules that count without what they import.
     """
     sources: dict[str, str] = {}
     left = list(modules)
@@ -79,6 +80,7 @@ def code_digest(modules: Iterable[str]) -> str:
             continue
         sources[name], imported = _read(name)
         left += imported
+    sources |= {name: _read(name)[0] for name in alone}
     return key_of({name: source for name, source in sources.items() if source})[:16]
 
 
@@ -96,7 +98,7 @@ def _read(name: str) -> tuple[str, list[str]]:
     """Return a module's code without docstrings, and the modules of its package it imports."""
     try:
         found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # something in a module, not a module in a package
+    except (ModuleNotFoundError, ValueError):  # a name in a module; __main__ without a file
         return "", []
     if found is None or found.origin is None or not found.origin.endswith(".py"):
         return "", []

@@ -49,8 +49,8 @@ def test_what_each_part_leaves_out_and_all_together_are_the_whole_graph() -> Non
 
 @pytest.mark.parametrize(
     ("part", "message"),
-    [("gaas", "--only gaas .*--gaas.images N"), ("zeros", "--only zeros .*--slope"),
-     ("tabel2", "unknown part of the paper in --only 'tabel2'.*'table2'"), ("div", "unknown part")],
+    [("gaas", "`only` gaas .*--gaas.images N"), ("zeros", "`only` zeros .*--slope"),
+     ("tabel2", "unknown part of the paper in `only` 'tabel2'.*'table2'"), ("div", "unknown part")],
 )  # fmt: skip
 def test_what_is_not_there_is_refused_before_the_data_is_opened(
     tmp_path: Path, part: str, message: str

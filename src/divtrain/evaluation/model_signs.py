@@ -86,9 +86,9 @@ def unfit_for_the_images(evaluation: Evaluation) -> Iterator[str]:
         evaluation.chance, len(evaluation.clean)
     ):
         yield (
-            f"the target classifies {accuracy:.1%} of the clean images right, no better than"
-            f" always answering the most frequent class ({evaluation.chance:.1%}); there is nothing"
-            " to be robust."
+            f"the target classifies {accuracy:.1%} of the clean images right, not clearly more"
+            f" than always answering the most frequent class ({evaluation.chance:.1%}); there is"
+            " nothing to be robust."
         )
 
 

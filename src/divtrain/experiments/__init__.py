@@ -3,8 +3,10 @@
 from divtrain.experiments.blueprints.evaluate import defaults_from
 from divtrain.experiments.config import (
     DataConfig,
+    DetectionConfig,
     EvaluationConfig,
     ExperimentConfig,
+    GaasConfig,
     ModelConfig,
     SweepConfig,
     TrainConfig,
@@ -25,9 +27,11 @@ from divtrain.experiments.torchrun import speak_once
 __all__ = [
     "PRESETS",
     "DataConfig",
+    "DetectionConfig",
     "EvaluationConfig",
     "Executor",
     "ExperimentConfig",
+    "GaasConfig",
     "LineProgress",
     "LocalExecutor",
     "ModelConfig",

@@ -36,8 +36,8 @@ def open_fabric(accelerator: str, precision: str = "fp32", devices: int = 1) -> 
         return Fabric(accelerator=accelerator, devices=devices, precision=kind, **several)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         many = f"{devices} times " if devices > 1 else ""
-        fewer = "lower --train.devices, or " if devices > 1 else ""
+        fewer = "lower `train.devices`, or " if devices > 1 else ""
         raise DivtrainError(
-            f"this machine cannot compute {many}on --accelerator {accelerator}; {fewer}leave it out"
+            f"this machine cannot compute {many}on `accelerator` {accelerator}; {fewer}leave it out"
             " to use what is available (`divtrain doctor` lists it)"
         ) from error

@@ -194,17 +194,17 @@ def select_parts(
     """
     if not names:
         return list(stages)
-    asked = {TABLE2: "some --targets"}
+    asked = {TABLE2: "some `targets`"}
     asked |= {found.name: found.ask for found in map(find_analysis, analyses)}
     wanted: set[str] = set()
     for name in names:
         if name not in asked:
-            raise unknown_name("part of the paper in --only", name, asked)
+            raise unknown_name("part of the paper in `only`", name, asked)
         kind = "evaluate" if name == TABLE2 else name
         own = [stage.name for stage in stages if stage.kind == kind]
         if not own:
             raise DivtrainError(
-                f"--only {name} asks for what this run does not have; give {asked[name]}"
+                f"`only` {name} asks for what this run does not have; give {asked[name]}"
             )
         wanted.update(own)
     for stage in reversed(stages):  # a stage that needs another comes after it

@@ -6,7 +6,7 @@ for each stage, and one around config and plan, are all they need.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +72,8 @@ class RunDirectory:
         """Write the config and the plan; results of earlier commands stay.
 
         Results of other stages stay, so a later command may ask for more seeds, targets or attacks.
-        A command that only trains leaves the plan of an earlier one that holds all its stages.
+        A command that only trains leaves the config and plan of an earlier one that trains the
+        same stages alike.
 
         Args:
             blueprint: What is asked for.
@@ -97,8 +98,7 @@ class RunDirectory:
             self.check(blueprint, stages)
             make_folder(self.path / "stages")
             plan = {stage.name: stage.key for stage in stages}
-            only_train = getattr(blueprint, "only_train", ()) and (self.path / PLAN).exists()
-            if not (only_train and plan.items() <= self._read_plan().items()):
+            if not self._continues(blueprint, plan):
                 request = Request(blueprint.kind, to_json(blueprint), command)
                 write_json(self.path / CONFIG, asdict(request))
                 write_json(self.path / PLAN, plan)
@@ -142,6 +142,14 @@ class RunDirectory:
                     f" {'; '.join(changed)}. Choose another folder with --out, or give the same"
                     " values to resume this run"
                 )
+
+    def _continues(self, blueprint: Blueprint, plan: Mapping[str, str]) -> bool:
+        """Whether a command only trains stages of the plan, in the way the config says."""
+        if not getattr(blueprint, "only_train", ()) or not (self.path / PLAN).exists():
+            return False
+        before, now = to_json(self.blueprint()), to_json(blueprint)
+        same = before["config"]["train"] == now["config"]["train"]  # the processes read it there
+        return same and plan.items() <= self._read_plan().items()
 
     def is_open(self) -> bool:
         """Whether a run is here, as seen from this machine."""

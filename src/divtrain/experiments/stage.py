@@ -44,7 +44,8 @@ class Stage:
         spec: All that determines its result beside its inputs; JSON-able.
         inputs: Stages whose files it reads.
         work: Does it.
-        code: Modules whose code, with all that they import from divtrain, determines its result.
+        code: Modules whose code, with all that they import from their package, determines its
+            result; the module of `work` itself counts too.
         detail: Tells it from other stages of its kind, target and seed; a part of its name only.
         model: What it yields, where that is in memory already instead of in a file.
         devices: How many processes do it together, one device each.
@@ -76,7 +77,7 @@ class Stage:
     @property
     def code_digest(self) -> str:
         """Digest of the code that the stage uses."""
-        return code_digest(self.code)
+        return code_digest(self.code, alone=[self.work.__module__])
 
 
 @dataclass(frozen=True)

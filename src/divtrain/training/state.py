@@ -18,7 +18,7 @@ FORMAT = "divtrain-training-state-3"
 Slots = dict[int, dict[str, Any]]
 """What an optimiser remembers, by the index of the parameter and name: tensors, numbers or None."""
 
-History = list[dict[str, float]]
+History = list[dict[str, int | float]]
 """One row per epoch: epoch, step, learning_rate, loss, its parts, accuracy, seconds."""
 
 

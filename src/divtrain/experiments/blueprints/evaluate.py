@@ -42,7 +42,7 @@ class EvaluationBlueprint:
         surrogates = {target.name: open_surrogates(target, config) for target in targets}
         if not config.data.name:
             raise DivtrainError(
-                f"{targets[0].where} does not say what it was trained on; give --data.name"
+                f"{targets[0].where} does not say what it was trained on; give `data.name`"
             )
         dataset, of = open_enough(config.data)
         for target in targets:

@@ -65,7 +65,7 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
     for field, images in (("gaas", config.gaas.images), ("detection", detection.images)):
         if images > len(dataset.test):
             raise DivtrainError(
-                f"expected --{field}.images of at most the {len(dataset.test)} {dataset.split}"
+                f"expected `{field}.images` of at most the {len(dataset.test)} {dataset.split}"
                 f" images, got {images}"
             )
     if config.gaas.images:

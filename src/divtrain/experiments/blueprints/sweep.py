@@ -61,16 +61,17 @@ def make_variants(config: ExperimentConfig, sweep: SweepConfig) -> list[Variant]
     """
     swept = {name: values for name, values in asdict(sweep).items() if values}
     if not swept:
-        flags = ", ".join(_flag(field.name) for field in fields(sweep))
-        raise DivtrainError(f"expected values to sweep over, with one or more of {flags}")
+        names = ", ".join(f"`{field.name}`" for field in fields(sweep))
+        raise DivtrainError(f"expected values to sweep over, with one or more of {names}")
     if config.gaas.images or config.detection.images:
         raise DivtrainError(
-            "a sweep leaves GAAS and detection out: --gaas.images and --detection.images are for"
-            " `divtrain run`"
+            "a sweep leaves GAAS and detection out: set `gaas.images` and `detection.images` to 0;"
+            " they are for `divtrain run`"
         )
     if config.surrogates != (BASE,):
         raise DivtrainError(
-            "a sweep's attacker has a base surrogate alone: --surrogates is for `divtrain run`"
+            "a sweep's attacker has a base surrogate alone: leave `surrogates` out; it is for"
+            " `divtrain run`"
         )
     variants: list[Variant] = []
     for combination in itertools.product(*swept.values()):
@@ -98,16 +99,12 @@ def _check_use(config: ExperimentConfig, name: str, varied: Sequence[ExperimentC
     """Refuse values of a field that no target is trained with."""
     if name == "slope" and config.model.activation == "relu":
         raise DivtrainError(
-            "--slope is leaky_relu's, which --model.activation relu puts out of use; leave that"
+            "`slope` is leaky_relu's, which `model.activation` relu puts out of use; leave that"
             " out: a slope of 0 is ReLU"
         )
     others = [each for each in varied if each != config]
     if others and not any(makes_a_difference(config, each) for each in others):
         raise DivtrainError(
-            f"{_flag(name)} makes no difference to --targets {' '.join(config.targets)}: leave it"
+            f"`{name}` makes no difference to `targets` {' '.join(config.targets)}: leave it"
             " out, or add a target that is trained with it"
         )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

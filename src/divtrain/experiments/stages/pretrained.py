@@ -68,5 +68,5 @@ def check_fits(source: ModelSource, images: Images) -> None:
     except Exception as error:  # somebody else's code: it may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DivtrainError(
-            f"{source.where} does not fit the data (chosen with --data.name): {reason}"
+            f"{source.where} does not fit the data (chosen with `data.name`): {reason}"
         ) from error
