@@ -2,7 +2,7 @@
 
 Five Conv3 on a data set, each setting with the same seeds, evaluated by transfer (worst case over
 the paper's five attacks crafted on one plain surrogate a seed), by white-box MI-FGSM on the mean
-logit, and by coherence. One row a run goes to rows.jsonl as it is done; the same command goes on
+logit, and by coherence. One row per run goes to rows.jsonl as it is done; the same command resumes
 after a stop. `python benchmarks/lazy_gal.py digits --out results/lazy-gal/digits`
 """
 
@@ -111,7 +111,7 @@ def main(options: Options) -> None:
             began = time.monotonic()
             ens = trained(seed, "target", settings[name])
             seconds = time.monotonic() - began
-            found = judge(ens, test, crafted, options.eps, seed)
+            found = evaluate_step(ens, test, crafted, options.eps, seed)
             rows.append(
                 {"setting": name, "seed": seed, **found, "train_seconds": round(seconds, 1)}
             )
@@ -128,7 +128,7 @@ def about_run(options: Options) -> dict[str, Any]:
     return {"options": kept, "versions": versions(), "threads": torch.get_num_threads()}
 
 
-def judge(
+def evaluate_step(
     ens: dt.Ensemble,
     test: Images,
     crafted: dict[tuple[str, float], torch.Tensor],

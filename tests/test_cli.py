@@ -143,7 +143,10 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
         (["run", "digits", "--data.train-size", "9999"], "1 to 1297 images, got 9999"),
         (["run", "digits", "--data.train-size=160", "--out=file/run"], "cannot write"),
         (["train", "digits", "--only", "dive"], "did you mean 'div'"),
-        (["run", "digits", "--address=auto"], "--address auto is for --executor ray"),
+        (
+            ["run", "digits", "--address=auto"],
+            "--address is for --executor ray, which was not given",
+        ),
         (["sweep", "digits"], "expected values to sweep over"),
         (["run", "digits", "--only", "figure5"], "unknown part of the paper in --only 'figure5'"),
         (["run", "digits", "--only", "gaas"], "give --gaas.images N, e.g. 100"),

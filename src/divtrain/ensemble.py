@@ -50,6 +50,8 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: Iterable[nn.Module], aggregate: Aggregate = "prob"):
         super().__init__()
+        if isinstance(aggregate, nn.Module):
+            raise DivtrainError("expected the members as one list: Ensemble([a, b])")
         members = list(members)
         if not members:
             raise DivtrainError("expected at least one member, got none")

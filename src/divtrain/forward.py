@@ -72,9 +72,9 @@ class Batch:
         }
         return Batch(self.x[..., first::stride, :, :, :], self.y[first::stride], parts)
 
-    def of_member(self, index: int) -> "Batch":
-        """Return the batch that one member sees, for an ensemble of only that member."""
-        return self if self.x.ndim == 4 else replace(self, x=self.x[index : index + 1])
+    def of_members(self, which: slice) -> "Batch":
+        """Return the batch that some members see, for an ensemble of only those members."""
+        return self if self.x.ndim == 4 else replace(self, x=self.x[which])
 
 
 def leading(share: float, count: int) -> int:

@@ -1,6 +1,6 @@
 """Identity of results, as data: specs of objects, digests of code, keys of both.
 
-A result may be taken up again only if everything that determines it is the same. What was asked for
+A result may be reused only if everything that determines it is the same. What was asked for
 is its spec, JSON; how it is computed is the code. Nothing here reads meaning out of a name or a
 `repr`.
 """
@@ -65,8 +65,9 @@ def key_of(spec: Any) -> str:
 def code_digest(modules: Iterable[str], alone: Iterable[str] = ()) -> str:
     """Return a digest of the code of modules and of all they import from their own package.
 
-    Comments, docstrings and layout do not count. A package's ``__init__`` counts where something
-    is imported from the package itself.
+    Comments, docstrings and layout do not count, and neither do modules called ``registry``: which
+    class a name means stands in specs. A package's ``__init__`` counts where something is imported
+    from the package itself.
 
     Args:
         modules: Names as they are imported, such as ``divtrain.gal``.
@@ -76,7 +77,7 @@ def code_digest(modules: Iterable[str], alone: Iterable[str] = ()) -> str:
     left = list(modules)
     while left:
         name = left.pop()
-        if name in sources:
+        if name in sources or name.endswith(".registry"):
             continue
         sources[name], imported = _read(name)
         left += imported

@@ -108,7 +108,7 @@ def test_a_defence_of_ones_own_is_taken_wherever_a_name_is(
     assert build_defence("own_defence:Own", gal_weight=2.0, epochs=1) == Div(2.0)
     with pytest.raises(dt.DivtrainError, match="class that inherits from divtrain.defences.Def"):
         build_defence("own_defence:x")
-    with pytest.raises(dt.DivtrainError, match="has no attribute 'Owm'"):
+    with pytest.raises(dt.DivtrainError, match="has no 'Owm' at its top"):
         build_defence("own_defence:Owm")
     with pytest.raises(dt.DivtrainError, match="No module named 'own_defense'"):
         build_defence("own_defense:Own")

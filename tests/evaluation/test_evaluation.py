@@ -137,11 +137,8 @@ def test_records_name_the_adversary_and_the_images() -> None:
     surrogates, split = {"plain": trained(0.0, 1)}, "held-out training"
     found = evaluate(trained(0.0, 0), images(), surrogates, few, split=split).records()
     assert {record.split for record in found} == {split}
-    names = {str(record.threat_model) for record in found if record.attack == "fgsm"}
-    assert names == {
-        "transfer (plain), Linf eps 0.1, pixels in [0, 1]",
-        "white-box, Linf eps 0.1, pixels in [0, 1]",
-    }
+    names = {(each.threat, each.surrogate, each.eps) for each in found if each.attack == "fgsm"}
+    assert names == {("transfer", "plain", 0.1), ("white-box", "target", 0.1)}
 
 
 def test_surrogates_are_looked_at_and_evaluated_on_their_own_examples(

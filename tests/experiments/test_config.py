@@ -122,16 +122,6 @@ def test_what_cannot_be_is_refused_when_it_is_built(make: Any, message: str) -> 
             {"detection": DetectionConfig(images=6, targets=("adv",))},
             "expected some of `targets`, base, base.noise, div, in `detection.targets`, got adv",
         ),
-        ({"train": TrainConfig(devices=3)}, "a batch.size that 3 devices divide, got 128"),
-        ({"train": TrainConfig(devices=6, strategy="members")}, "at most one device"),
-        (
-            {"train": TrainConfig(devices=2, batch_size=6), "targets": ("detector",)},
-            "from outside the training distribution, which 2 devices do not divide",
-        ),
-        (
-            {"train": TrainConfig(batch_size=1), "targets": ("base", "detector")},
-            "detector needs `train.batch_size` >= 2, got 1",
-        ),
     ],
 )
 def test_fields_that_do_not_go_together_are_refused(change: Any, message: str) -> None:

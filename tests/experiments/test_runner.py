@@ -175,8 +175,8 @@ def test_a_stage_whose_spec_changed_is_done_again_with_a_line_that_names_the_fie
     watch = Watching()
     run_experiment(config, run, watch)
     assert watch.began == ["gaas-base-s0", "gaas-div-s0"]
-    line = "again gaas-div-s0: spec.objective was mean_member_ce, is now ce_of_mean_logit"
-    assert line in (run / "log.txt").read_text()
+    changed = "spec.objective was mean_member_ce, is now ce_of_mean_logit"
+    assert f"again gaas-base-s0, gaas-div-s0: {changed}\n" in (run / "log.txt").read_text()
     assert (run / "records.jsonl").read_bytes() == (full / "records.jsonl").read_bytes()
     assert (run / "gaas.csv").read_bytes() != (full / "gaas.csv").read_bytes()
 
@@ -205,7 +205,8 @@ def test_a_report_is_written_again_from_the_directory_alone(run: Path, full: Pat
             assert (run / name).read_bytes() == (full / name).read_bytes(), name
     ours = run / "stages/coherence-div-s0/values.safetensors"
     ours.write_bytes(ours.read_bytes()[:-1] + b"\x07")
-    with pytest.raises(dt.DivtrainError, match=r"values.safetensors is damaged.*run the same"):
+    told = "values.safetensors is damaged: its content .* the same command computes it again"
+    with pytest.raises(dt.DivtrainError, match=told):
         write_reports(RunDirectory(run))
 
 
@@ -259,6 +260,14 @@ def test_a_full_disk_keeps_what_was_computed(
         (replace(FULL, detection=replace(FULL.detection, against=("no.npz",))), "no.npz"),
         (replace(FULL, train=replace(FULL.train, outside="digits")), "the data set itself"),
         (replace(FULL, model=replace(FULL.model, members=("conv3", "resnet20"))), "batch norm"),
+        (replace(SMALL, train=replace(SMALL.train, devices=3)),
+         "a `train.batch_size` that 3 devices divide, got 40: .* take 39"),
+        (replace(SMALL, train=replace(SMALL.train, devices=3, strategy="members")),
+         "at most one device per member, got 3 devices for 2 members"),
+        (replace(FULL, train=replace(FULL.train, devices=2, batch_size=6)),
+         "3 of the 6 .* which 2 devices do not divide: .* a `train.batch_size` that 4 divides"),
+        (replace(FULL, train=replace(FULL.train, batch_size=1)),
+         "`train.batch_size` that leaves room for training images beside .* outside, got 1"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_made(

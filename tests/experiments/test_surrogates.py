@@ -184,5 +184,5 @@ def test_what_cannot_be_a_surrogate_is_refused(
     with pytest.raises(dt.DivtrainError, match=message):
         run_experiment(replace(SMALL, surrogates=words), tmp_path / "run", Progress())
     assert not (tmp_path / "run").exists()
-    with pytest.raises(dt.DivtrainError, match="surrogates is for `divtrain run`"):
+    with pytest.raises(dt.DivtrainError, match="leave `surrogates` out"):
         make_variants(TWO, SweepConfig(gal_weight=(0.0, 1.0)))

@@ -181,10 +181,14 @@ SLOPE = SweepConfig(slope=(0.0, 0.1))
 @pytest.mark.parametrize(
     ("config", "sweep", "message"),
     [
-        (DIV, SweepConfig(), "expected values to sweep over, with one or more of .*gal.weight"),
-        (BASE, SweepConfig(gal_weight=(0.0, 0.5)), "gal.weight makes no difference to .*base"),
-        (BASE, SweepConfig(epochs=(1, 2), temperature=(1.0, 2.0)), "temperature makes no"),
-        (BASE, SweepConfig(noise=(0.1,)), "noise makes no difference"),
+        (DIV, SweepConfig(), "expected values to sweep over, with one or more of .*`gal_weight`"),
+        (
+            BASE,
+            SweepConfig(gal_weight=(0.0, 0.5)),
+            "`gal_weight` makes no difference to `targets` base: ",
+        ),
+        (BASE, SweepConfig(epochs=(1, 2), temperature=(1.0, 2.0)), "`temperature` makes no"),
+        (BASE, SweepConfig(noise=(0.1,)), "`noise` makes no difference"),
         (replace(DIV, model=replace(DIV.model, activation="relu")), SLOPE, "slope of 0 is ReLU"),
         (replace(DIV, gaas=FULL.gaas), SLOPE, "leaves GAAS and detection out"),
         (replace(FULL, gaas=CONFIG.gaas), SLOPE, "leaves GAAS and detection out"),

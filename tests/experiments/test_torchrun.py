@@ -120,7 +120,7 @@ def as_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     ("change", "message"),
     [
         ({"devices": 4}, "1 or the 2 processes that torchrun started, got 4"),
-        ({"batch_size": 41}, "expected a batch.size that 2 devices divide, got 41"),
+        ({"batch_size": 41}, "expected a `train.batch_size` that 2 devices divide, got 41"),
     ],
 )
 def test_what_the_processes_cannot_share_is_refused(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import divtrain as dt
-from divtrain.defences import Base, BaseNoise, Defence, Detector, Div
+from divtrain.defences import Adv, AdvDiv, Base, BaseNoise, Defence, Detector, Div
 from divtrain.models import build
 from divtrain.training import train
 from made import stream
@@ -50,9 +50,12 @@ def net() -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     "defence",
-    [Base(), BaseNoise(0.2), Div(), Div(gal_every=2), Div(gal_part=0.5), Detector()],
+    [
+        Base(), BaseNoise(0.2), Div(), Div(gal_every=2), Div(gal_part=0.5), Detector(),
+        Adv(nets=(net(),)), AdvDiv(nets=(net(),)),
+    ],
     ids=lambda defence: type(defence).__name__,
-)
+)  # fmt: skip
 def test_a_step_reads_once(defence: Defence, lists: list[str]) -> None:
     """Between two steps of one epoch, drawing of the batch included."""
     reads, seen = Reads(), []

@@ -254,7 +254,7 @@ def endless() -> Iterator[tuple[Tensor, Tensor]]:
         ({"batches": Stream(Images(IMAGES.x, IMAGES.y + 1), 40)}, "labels from 0 to 9"),
         ({"batches": [(IMAGES.x[:4], IMAGES.y[:4] + 10)]}, "labels from 0 to 9"),
         ({"batches": endless()}, "batches with a length, got generator"),
-        ({"batches": []}, "at least one batch, got none"),
+        ({"batches": []}, "pairs of images and labels, got none"),
     ],
 )
 @pytest.mark.usefixtures("no_shape_checks")

@@ -1,7 +1,7 @@
 """Detection of unusual inputs, adversarial or out of distribution, by a score (section 6).
 
-A score is a number an image, higher for a more suspicious one. A *positive* is an unusual input, a
-*negative* a clean test image; AUROC is the probability that the former scores higher.
+A score is one number per image, higher for a more suspicious one. A *positive* is an unusual
+input, a *negative* a clean test image; AUROC is the probability that the former scores higher.
 """
 
 import math

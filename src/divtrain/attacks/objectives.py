@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from divtrain.cross_entropy import cross_entropy, label_mask
-from divtrain.ensemble import Ensemble, aggregate_logits
+from divtrain.ensemble import Ensemble, HasMembers, aggregate_logits
 from divtrain.errors import unknown_name
-from divtrain.gal import HasMembers
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps images (batch, channel, height, width) and labels (batch,) to values (batch,)."""

@@ -1,6 +1,5 @@
 """Attacks by name. A new one is a file and a line here; one of your own needs no line."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -15,6 +14,7 @@ from divtrain.attacks.pgd import PGD
 from divtrain.attacks.search import SearchAttack
 from divtrain.attacks.square import Square
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.importing import import_named
 
 AttackKind = Callable[..., Attack]
 """A class of attacks, or a function that builds one: called with ``eps=...`` and more."""
@@ -145,17 +145,14 @@ def _import(name: str, module: str, attribute: str) -> AttackKind:
     if not attribute:
         raise unknown_name("attack", module, ATTACKS)
     try:
-        kind: Any = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise DivtrainError(f"attack {name!r}: cannot import {module!r}: {error}") from error
+        kind = import_named("attack", f"{module}:{attribute}")
+    except DivtrainError as error:
+        missing = getattr(error.__cause__, "name", None)  # of a module that was not found
+        if not (missing and f"{module}.".startswith(f"{missing}.")):
+            raise
         raise DivtrainError(
             f"{unknown_name('attack', module, ATTACKS)} Nor is there a module {module!r}; run from"
             " the folder that holds it, or install it."
-        ) from error
-    except AttributeError as error:
-        raise DivtrainError(
-            f"attack {name!r}: module {module!r} has no {attribute!r} at its top"
         ) from error
     if not callable(kind):
         raise DivtrainError(f"expected {name!r} to be a class of attacks, got {kind!r}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from divtrain.data import Outside, OutsidePart, Stream, View, open_outside
 from divtrain.data.stream import steps_per_epoch
@@ -14,6 +13,8 @@ from divtrain.defences.terms import CrossEntropy, Term
 from divtrain.defences.views import Clean, Noisy
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Defence:
                 f"expected an ensemble of at least {self.least_members} members for"
                 f" {type(self).__name__}, got {len(ens)}: alignment is a property of pairs"
             )
-        if not any(isinstance(module, _BatchNorm) for module in ens.modules()):
+        if not any(isinstance(module, BATCH_NORMS) for module in ens.modules()):
             return
         if self.outside is not None:
             raise DivtrainError(

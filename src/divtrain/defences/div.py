@@ -29,7 +29,7 @@ class Aligned(Defence):
     gal_part: float = 1.0
 
     def __post_init__(self) -> None:
-        with arguments_as(every="gal_every", share="gal_part"):
+        with arguments_as(weight="gal_weight", every="gal_every", share="gal_part"):
             self.gal()
 
     def gal(self, part: str | None = None) -> GradientAlignment:

@@ -1,6 +1,5 @@
 """The defences by name. A new one is a file here and a line in `DEFENCES`."""
 
-import importlib
 from dataclasses import fields
 from typing import Any
 
@@ -9,6 +8,7 @@ from divtrain.defences.base import Base, BaseNoise, Defence
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.importing import calling, import_named
 
 DEFENCES: dict[str, type[Defence]] = {
     "base": Base,
@@ -28,7 +28,8 @@ def build_defence(name: str, **settings: Any) -> Defence:
         settings: Values for fields of the defence, such as ``gal_weight``.
 
     Raises:
-        DivtrainError: for an unknown name, a module or attribute that is not there, or no defence.
+        DivtrainError: for an unknown name, a module that cannot be imported, something that is no
+            defence, or one that cannot be built from these settings.
 
     >>> build_defence("base+noise", noise=0.1, gal_weight=2.0)
     BaseNoise(noise=0.1)
@@ -37,17 +38,12 @@ def build_defence(name: str, **settings: Any) -> Defence:
     if kind is None:
         raise unknown_name("defence", name, [*DEFENCES, "module:attribute"])
     known = {each.name for each in fields(kind)}
-    return kind(**{field: value for field, value in settings.items() if field in known})
+    with calling("defence", name):
+        return kind(**{field: value for field, value in settings.items() if field in known})
 
 
 def _import(name: str) -> type[Defence]:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise DivtrainError(
-            f"no defence {name!r}: {error}; expected module:attribute of an importable module"
-        ) from error
+    found = import_named("defence", name)
     if not (isinstance(found, type) and issubclass(found, Defence)):
         raise DivtrainError(
             f"expected {name!r} to be a class that inherits from divtrain.defences.Defence, got"

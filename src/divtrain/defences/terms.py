@@ -4,9 +4,10 @@ A term takes one forward pass of every member (`MemberPass`) and returns a weigh
 unweighted ones to log.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -76,6 +77,10 @@ class GradientAlignment:
     part: str | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise DivtrainError(f"expected `weight` >= 0 and finite, got {self.weight!r}")
+        if not 0 < self.temperature < math.inf:
+            raise DivtrainError(f"expected `temperature` > 0 and finite, got {self.temperature!r}")
         if self.every < 1:
             raise DivtrainError(f"expected `every` >= 1 (steps), got {self.every!r}")
         if not 0 < self.share <= 1:
@@ -102,11 +107,18 @@ def total_loss(
     """Return the sum of the terms on one batch, and everything they log.
 
     Raises:
-        DivtrainError: for no terms.
+        DivtrainError: for no terms, or one that returns something else.
     """
     if not terms:
         raise DivtrainError("expected at least one loss term, got none")
-    values, logs = zip(*(term(forward, step) for term in terms), strict=True)
+    found = [(term, cast(Any, term(forward, step))) for term in terms]
+    for term, returned in found:
+        if not (isinstance(returned, tuple) and len(cast(tuple[Any, ...], returned)) == 2):
+            raise DivtrainError(
+                f"expected {type(term).__name__} to return a loss and a dictionary of what to log,"
+                f" got {type(returned).__name__}"
+            )
+    values, logs = zip(*(returned for _, returned in found), strict=True)
     return torch.stack(values).sum(), {name: scalar for log in logs for name, scalar in log.items()}
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from divtrain.attacks import input_gradient, make_objective
 from divtrain.attacks.attack import frozen_in_eval_mode
+from divtrain.attacks.objectives import member_logits_of
+from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.data.noise import add_noise, truncated_normal
 from divtrain.errors import DivtrainError
 
@@ -41,7 +42,7 @@ class Adversarial:
 
     The nets never learn, and so the examples do not depend on the ensemble that trains on them,
     unlike in adversarial training. With several nets each image is attacked on one of them, drawn
-    at random; that waits for the images' device.
+    at random; then a step waits for the device once per net.
 
     Attributes:
         eps_max: Largest radius, in pixel units; the radius is |N(0, (eps_max / 2)^2)|, truncated
@@ -81,7 +82,11 @@ class Adversarial:
 
     def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Where to step on one net, entries in {-1, 0, 1}: FGSM, away from the true label."""
-        return input_gradient(make_objective("mean_member_ce", net), x, y).sign()
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            loss = trusted_cross_entropy(member_logits_of(net)(x), y).mean(0).sum()
+            (gradient,) = torch.autograd.grad(loss, x)
+        return gradient.nan_to_num(nan=0.0).sign()
 
 
 @dataclass(frozen=True)

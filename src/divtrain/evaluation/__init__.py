@@ -41,12 +41,12 @@ from divtrain.evaluation.records import CLEAN, WORST, Record, WarningSign
 from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
 from divtrain.evaluation.signs import SIGNS
 from divtrain.evaluation.suite import PAPER_SUITE, Suite, quick
-from divtrain.evaluation.threat import KNOWLEDGE, Threat, ThreatModel
+from divtrain.evaluation.threat import KNOWLEDGE, Threat
 
 __all__ = [
     "CLEAN", "EVERY_SURROGATE", "KNOWLEDGE", "ONE_MEMBER", "PAPER_SUITE", "SIGNS", "WORST",
     "AttackResult", "AttackRun", "CraftedBatch", "CraftedSet", "Diagnosis", "Evaluation", "Passes",
-    "Record", "Suite", "SurrogateCheck", "Threat", "ThreatModel", "Violations", "WarningSign",
+    "Record", "Suite", "SurrogateCheck", "Threat", "Violations", "WarningSign",
     "attack_model", "attacked", "chance_level", "check_same_task", "check_surrogate", "check_task",
     "classify", "correct_batch", "correct_mask", "count_passes", "craft", "craft_batch", "diagnose",
     "diagnose_model", "enforce_threat_model", "evaluate", "has_members", "is_differentiable",

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from divtrain.attacks import Attack, LinfAttack
+from divtrain.attacks.attack import Attack, LinfAttack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.effort import GrowthTracker, Passes, count_passes
@@ -153,7 +153,7 @@ def craft_batch(
     Raises:
         DivtrainError: when the attack returns something of another shape.
     """
-    own_seed = zlib.crc32(f"{seed} {_words(attack)} {index}".encode())
+    own_seed = zlib.crc32(f"{seed} {_describe(attack)} {index}".encode())
     device = device_of(model)
     generator = torch.Generator(device).manual_seed(own_seed)
     arguments = (model, batch.x.to(device), batch.y.to(device), generator)
@@ -192,8 +192,11 @@ def join_batches(batches: Sequence[CraftedBatch], images: Images, eps: float) ->
     return CraftedSet(x_adv, violations, passes.per_image(len(images)), growth if told else None)
 
 
-def _words(attack: Attack) -> str:
-    """The attack and its parameters; the same in every process, also with a callable objective."""
+def _describe(attack: Attack) -> str:
+    """Return a text of the attack and its parameters, the same in every process."""
     if isinstance(attack, LinfAttack) and callable(attack.objective):
         attack = replace(attack, objective="mean_member_ce")
+    kind = type(attack)
+    if kind.__module__.partition(".")[0] != "divtrain":  # its repr may hold an address
+        return f"{kind.__qualname__} {attack.eps!r}"
     return repr(attack)

@@ -7,8 +7,8 @@ from divtrain.attacks import make_objective
 from divtrain.attacks.objectives import lead
 from divtrain.checks import check_logits
 from divtrain.data import Images
+from divtrain.ensemble import HasMembers
 from divtrain.fields import Count, Share, checked
-from divtrain.gal import HasMembers
 from divtrain.module_state import device_of, eval_mode
 
 SATURATION = 50.0

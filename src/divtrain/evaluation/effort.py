@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from divtrain.ensemble import HasMembers
 from divtrain.fields import NotNegative, checked
-from divtrain.gal import HasMembers
 
 
 @checked

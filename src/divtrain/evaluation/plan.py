@@ -10,7 +10,7 @@ from divtrain.attacks import ATTACKS, Attack, Family, build_attack, find_attack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.suite import Suite, check_family
-from divtrain.evaluation.threat import Threat, ThreatModel
+from divtrain.evaluation.threat import Threat
 from divtrain.fields import Count, Share, checked
 
 ONE_MEMBER = "one member at a time"
@@ -55,11 +55,6 @@ class AttackRun:
     def one_member(self) -> bool:
         """Whether each member is attacked alone."""
         return self.threat == "white-box" and self.source == ONE_MEMBER
-
-    @property
-    def threat_model(self) -> ThreatModel:
-        """The adversary."""
-        return ThreatModel(self.threat, self.eps, self.source)
 
     def build(self) -> Attack:
         """Return the attack."""

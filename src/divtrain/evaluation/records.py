@@ -2,7 +2,7 @@
 
 from divtrain.data import Split
 from divtrain.evaluation.intervals import wilson_interval
-from divtrain.evaluation.threat import Threat, ThreatModel
+from divtrain.evaluation.threat import Threat
 from divtrain.fields import Count, NotNegative, Share, Whole, checked
 
 CLEAN = "clean"
@@ -48,11 +48,6 @@ class Record:
     def interval(self) -> tuple[float, float]:
         """Wilson's interval of 95 % for the accuracy."""
         return wilson_interval(self.correct, self.images)
-
-    @property
-    def threat_model(self) -> ThreatModel:
-        """The adversary."""
-        return ThreatModel(self.threat, self.eps, self.surrogate, self.norm)
 
 
 @checked

@@ -1,13 +1,12 @@
 """The analyses of an experiment by name; a further one is a further line, or MODULE:NAME."""
 
-import importlib
-
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.experiments.analysis import Analysis
 from divtrain.experiments.stages.coherence import COHERENCE
 from divtrain.experiments.stages.detection import DETECTION
 from divtrain.experiments.stages.gaas import GAAS
 from divtrain.experiments.stages.zeros import ZEROS
+from divtrain.importing import import_named
 
 ANALYSES: dict[str, Analysis] = {each.name: each for each in (COHERENCE, GAAS, DETECTION, ZEROS)}
 """Figure 4, Figure 5, section 6, section 3.4."""
@@ -19,15 +18,11 @@ def find_analysis(name: str) -> Analysis:
     Raises:
         DivtrainError: for an unknown name, or something else than an `Analysis`.
     """
-    module, separator, attribute = name.partition(":")
-    if not separator:
+    if ":" not in name:
         if name not in ANALYSES:
             raise unknown_name("analysis", name, [*ANALYSES, "MODULE:NAME"])
         return ANALYSES[name]
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise DivtrainError(f"no analysis {name!r}: {error}") from error
+    found = import_named("analysis", name)
     if not isinstance(found, Analysis):
         raise DivtrainError(f"expected {name!r} to be an Analysis, got {type(found).__name__}")
     return found

@@ -78,11 +78,6 @@ class Lock:
         except (DivtrainError, TypeError):
             return None
 
-    def remove(self) -> None:
-        """Remove the files of a held lock; no other process may be about to take it."""
-        self.release()
-        self.file.unlink(missing_ok=True)
-
     @contextmanager
     def held(self, seconds: float = 0.0) -> Iterator[bool]:
         """Context in which the lock is held; yields whether it could be taken."""

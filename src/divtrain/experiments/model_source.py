@@ -1,8 +1,6 @@
 """Existing models: a checkpoint of divtrain's, or anything importable."""
 
 import hashlib
-import importlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,9 @@ from torch import Tensor, nn
 from divtrain.attacks.attack import frozen_in_eval_mode
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
+from divtrain.importing import NAMED, calling, import_named
 from divtrain.module_state import device_of
 from divtrain.training import load_ensemble
-
-IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class ModelSource:
 
 def is_source(word: str) -> bool:
     """Whether a word names a file or something importable, rather than a recipe."""
-    return bool(IMPORTABLE.fullmatch(word)) or word.endswith(".safetensors") or Path(word).is_file()
+    return bool(NAMED.fullmatch(word)) or word.endswith(".safetensors") or Path(word).is_file()
 
 
 def open_model(name: str, word: str) -> ModelSource:
@@ -54,7 +51,7 @@ def open_model(name: str, word: str) -> ModelSource:
         some = next(iter(sorted(Path(word).glob("stages/train-*/ensemble.safetensors"))), None)
         which = f"such as {some}" if some else "ensemble.safetensors"
         raise DivtrainError(f"{word} is a folder; name a checkpoint in it, {which}")
-    if IMPORTABLE.fullmatch(word) and not Path(word).exists():
+    if NAMED.fullmatch(word) and not Path(word).exists():
         model, about = _import(word), {}
     else:
         model, about = load_ensemble(word)
@@ -63,18 +60,10 @@ def open_model(name: str, word: str) -> ModelSource:
 
 
 def _import(word: str) -> nn.Module:
-    module, _, attribute = word.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise DivtrainError(
-            f"cannot import {module!r} for {word}: {error}; run from the folder that holds it, or"
-            " install it"
-        ) from error
-    except AttributeError as error:
-        raise DivtrainError(f"{module!r} has no {attribute!r}") from error
+    found = import_named("model", word)
     if not isinstance(found, nn.Module) and callable(found):
-        found = cast(Callable[[], object], found)()
+        with calling("model", word):
+            found = cast(Callable[[], object], found)()
     if not isinstance(found, nn.Module):
         raise DivtrainError(
             f"expected {word} to be a torch.nn.Module or a function that returns one, got"

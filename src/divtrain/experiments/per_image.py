@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
+from divtrain.errors import DivtrainError
 from divtrain.evaluation import split_images
 from divtrain.experiments.analysis import Analysis, Trained
 from divtrain.experiments.batch_cache import BatchResult
@@ -50,7 +53,7 @@ def per_image_analysis(
     def stages(config: ExperimentConfig, trained: Trained) -> list[Stage]:
         del config
         return [
-            per_image_stage(name, measure, target, stage, trained.seed, code)
+            per_image_stage(name, measure, target, stage, trained.seed, code, low, high)
             for target, stage in trained.targets.items()
         ]
 
@@ -61,7 +64,14 @@ def per_image_analysis(
 
 
 def per_image_stage(
-    name: str, measure: Measure, target: str, trained: Stage, seed: int, code: tuple[str, ...] = ()
+    name: str,
+    measure: Measure,
+    target: str,
+    trained: Stage,
+    seed: int,
+    code: tuple[str, ...] = (),
+    low: float = -inf,
+    high: float = inf,
 ) -> Stage:
     """Measure something at every test image; writes the values.
 
@@ -72,6 +82,8 @@ def per_image_stage(
         trained: The stage that trained it.
         seed: Of the experiment.
         code: Modules of divtrain whose code determines the values.
+        low: Lowest value that makes sense.
+        high: Highest value that makes sense.
     """
 
     def work(context: Context) -> None:
@@ -83,11 +95,24 @@ def per_image_stage(
             done += len(batch)
             context.on_progress(done, len(test), "images")
         joined = {kind: torch.cat([each[kind] for each in found], dim=-1) for kind in found[0]}
+        for kind, values in joined.items():
+            if not ((values >= low) & (values <= high)).all():  # nor is NaN
+                raise DivtrainError(
+                    f"analysis {name} of {target}: expected {kind} in [{low:g}, {high:g}], got"
+                    f" values from {values.min():g} to {values.max():g}; a diverged training is the"
+                    " usual reason (lower the learning rate), or bounds that are too narrow"
+                )
         write_tensors(context.folder / FILE, joined, None, sealed=False)
 
     def compute(ens: Ensemble, batch: Images, index: int) -> BatchResult:
         with eval_mode(ens):
-            return {name: v.detach() for name, v in measure(ens, batch, index).items()}, None
+            measured: Any = measure(ens, batch, index)
+        if not isinstance(measured, Mapping):
+            raise DivtrainError(
+                f"analysis {name}: expected its measure to return a dictionary of tensors by name,"
+                f" got {type(measured).__name__}"
+            )
+        return {kind: values.detach() for kind, values in measured.items()}, None
 
     spec = {"batch": BATCH, "measure": spec_of(measure)}
     return Stage(name, target, seed, spec, (trained,), work, code)

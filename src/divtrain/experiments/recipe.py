@@ -55,12 +55,14 @@ class Recipe:
         ]
         return Ensemble(members, model.aggregate)
 
-    def check(self, dataset: Dataset, root: str) -> None:
+    def check(self, dataset: Dataset, root: str, is_target: bool = True) -> None:
         """Check that it can be trained on a data set.
 
         Args:
             dataset: The images.
             root: Where torchvision's files are, for images from outside.
+            is_target: Whether every device needs a member; surrogates of fewer members than
+                devices are trained on one.
 
         Raises:
             DivtrainError: naming what does not fit.
@@ -79,7 +81,7 @@ class Recipe:
             defence.check_steps(train.epochs * steps)
             outside = leading(defence.outside_share, train.batch_size)
             devices, members = training_processes(train.devices), len(self.model.members)
-            if train.strategy == "ddp" or members > 1:
+            if is_target or train.strategy == "ddp" or members >= devices:
                 check_devices(devices, train.strategy, members, train.batch_size, outside)
         if isinstance(defence.outside, Outside):
             check_outside(defence.outside, dataset)

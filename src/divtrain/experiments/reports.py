@@ -12,6 +12,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import Evaluation
 from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.blueprints import (
+    Blueprint,
     EvaluationBlueprint,
     RunBlueprint,
     SweepBlueprint,
@@ -23,7 +24,7 @@ from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.per_image import read_per_image
 from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
 from divtrain.experiments.run_directory import RunDirectory
-from divtrain.experiments.stage import file_name
+from divtrain.experiments.stage import Stage, file_name
 from divtrain.experiments.stages.coherence import COHERENCE
 from divtrain.experiments.stages.evaluate import read_evaluation, read_weights
 from divtrain.experiments.stages.pretrained import read_source
@@ -61,32 +62,44 @@ class Written:
     files: Sequence[Path]
 
 
-def write_reports(directory: RunDirectory) -> Written:
+def write_reports(
+    directory: RunDirectory,
+    blueprint: Blueprint | None = None,
+    stages: Sequence[Stage] | None = None,
+    command: str = "",
+) -> Written:
     """Write the reports of a run directory's finished stages; computes nothing.
 
     These are a page, Markdown, figures, CSV files, and every number as a line of records.jsonl.
     Files of an earlier report that this one does not have are removed.
 
+    Args:
+        directory: The run directory.
+        blueprint: What to report; that of the directory's last command if None.
+        stages: The blueprint's stages; those of the directory's plan if None.
+        command: The command line; that of the last command if empty.
+
     Raises:
         DivtrainError: when there is no run, or nothing in it has been evaluated yet.
     """
-    blueprint, stages = directory.blueprint(), directory.finished()
-    evaluations = [read_evaluation(stage) for stage in stages if stage.kind == "evaluate"]
+    blueprint, command = blueprint or directory.blueprint(), command or directory.command()
+    done = directory.finished(stages)
+    evaluations = [read_evaluation(stage) for stage in done if stage.kind == "evaluate"]
     extra: dict[str, Any] = {}
     if isinstance(blueprint, EvaluationBlueprint):
         reports: list[Report] = []
         for evaluation in evaluations:
-            facts = _card_facts(evaluation, stages, blueprint, directory.command())
+            facts = _card_facts(evaluation, done, blueprint, command)
             name = f"card-{file_name(evaluation.target)}"
             reports.append(card_report(evaluation, facts, name))
             extra[f"{name}.json"] = card_json(evaluation, facts)
     elif isinstance(blueprint, SweepBlueprint):
         _check_imported(blueprint.config.targets)
-        reports = [_sweep_report(blueprint, directory, stages, evaluations)] if evaluations else []
+        reports = [_sweep_report(blueprint, command, done, evaluations)] if evaluations else []
     else:
         assert isinstance(blueprint, RunBlueprint)
         _check_imported(blueprint.config.analyses)
-        report = _run_report(blueprint, directory, stages, evaluations)
+        report = _run_report(blueprint, command, done, evaluations)
         reports = [report] if report is not None else []
     if not reports:
         raise DivtrainError(
@@ -108,11 +121,11 @@ def _check_imported(names: Sequence[str]) -> None:
 
 def _run_report(
     blueprint: RunBlueprint,
-    directory: RunDirectory,
+    command: str,
     stages: Sequence[FinishedStage],
     evaluations: Sequence[Evaluation],
 ) -> Report | None:
-    facts = _run_facts(blueprint.config, directory, stages)
+    facts = _run_facts(blueprint.config, command, stages)
     sections = [
         section
         for analysis in map(find_analysis, blueprint.config.analyses)
@@ -126,7 +139,7 @@ def _run_report(
 
 def _sweep_report(
     blueprint: SweepBlueprint,
-    directory: RunDirectory,
+    command: str,
     stages: Sequence[FinishedStage],
     evaluations: Sequence[Evaluation],
 ) -> Report:
@@ -140,7 +153,7 @@ def _sweep_report(
         if stage.kind == "train" and stage.target in histories:
             histories[stage.target].append(read_history(stage))
     zeros = read_zeros([stage for stage in stages if stage.kind == "zeros"])
-    facts = _run_facts(config, directory, stages)
+    facts = _run_facts(config, command, stages)
     return sweep_report(facts, evaluations, swept, _coherence(stages), zeros, histories)
 
 
@@ -151,16 +164,14 @@ def _coherence(stages: Sequence[FinishedStage]) -> dict[str, float]:
     return {target: values["coherence"].mean().item() for target, values in found.items()}
 
 
-def _run_facts(
-    config: ExperimentConfig, directory: RunDirectory, stages: Sequence[FinishedStage]
-) -> RunFacts:
+def _run_facts(config: ExperimentConfig, command: str, stages: Sequence[FinishedStage]) -> RunFacts:
     held_out = bool(config.data.held_out)
     return RunFacts(
         title=f"{config.preset}, held-out training images" if held_out else config.preset,
         about=describe_preset(config),
         group="" if held_out else config.group,
         reduced=reductions(config),
-        command=directory.command(),
+        command=command,
         machine=read_machines(stages),
     )
 

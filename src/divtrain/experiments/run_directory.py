@@ -182,15 +182,16 @@ class RunDirectory:
         """Keys of the stages by name, in the order of the graph."""
         return from_json(dict[str, str], read_json(self.path / PLAN), self.path / PLAN)
 
-    def finished(self) -> list[FinishedStage]:
-        """Stages of the plan that are done, in the order of the graph.
+    def finished(self, stages: Sequence[Stage] | None = None) -> list[FinishedStage]:
+        """Those of some stages that are done, in their order; of the plan if None.
 
         Raises:
             DivtrainError: when there is no run here, or a file is damaged.
         """
         self._request()
         found: list[FinishedStage] = []
-        for name, key in self._read_plan().items():
+        plan = self._read_plan() if stages is None else {each.name: each.key for each in stages}
+        for name, key in plan.items():
             manifest = self._read_manifest(name)
             if manifest is not None and manifest.key == key and manifest.files is not None:
                 folder = self.path / "stages" / name

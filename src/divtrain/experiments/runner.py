@@ -107,7 +107,8 @@ def _run(
 ) -> Written:
     directory = RunDirectory(out)
     graph = _work_off(blueprint, directory, progress, executor, command)
-    return by_first(graph.accelerator, partial(write_reports, directory))
+    write = partial(write_reports, directory, blueprint, graph.stages, command)
+    return by_first(graph.accelerator, write)
 
 
 def _work_off(

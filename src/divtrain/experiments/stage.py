@@ -1,7 +1,7 @@
 """A node of an experiment's graph, and the context it runs in.
 
 A stage is described by data: its kind, the model it is about, a seed, a spec, and the stages it
-reads from. Its key is the hash of these and of the code behind it, so a result is taken up again
+reads from. Its key is the hash of these and of the code behind it, so a result is reused
 exactly where all of that is the same. A stage reads its inputs' files and writes its own, nothing
 else.
 """

@@ -6,8 +6,6 @@ from typing import Literal
 
 from divtrain.evaluation import WarningSign
 
-DOCUMENTATION = "docs/reading-results.md"
-
 CsvRow = Mapping[str, object]
 """One line of a CSV file by column; None is an empty field."""
 

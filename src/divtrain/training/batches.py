@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from divtrain.checks import check_images, check_labels, first_few
-from divtrain.data import OutsidePart, Stream, View
+from divtrain.data import Images, OutsidePart, Stream, View
 from divtrain.data.stream import apply_views, mix_seed
-from divtrain.defences import Defence
+from divtrain.defences.base import Defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.forward import Batch, leading
@@ -31,14 +31,23 @@ def prepare_batches(
         classes = _classes(ens, batches.images.x)
         check_labels(batches.images.y, len(batches.images), classes)
         return defence.prepare(batches, classes)
+    if isinstance(batches, (Images, tuple)):
+        raise DivtrainError(
+            f"expected batches, got {type(batches).__name__}: give"
+            " dt.data.Stream(dt.data.Images(x, y), batch_size=128), or a DataLoader"
+        )
     if not isinstance(batches, Sized):
         raise DivtrainError(
             f"expected batches with a length, got {type(batches).__name__}: an epoch is one pass"
             " over them; give a list, a DataLoader of a dataset with a length, or a Stream"
         )
-    x, _ = next(iter(batches), (None, None))
-    if x is None:
-        raise DivtrainError("expected at least one batch, got none")
+    first: Any = next(iter(batches), None)
+    if not isinstance(first, (tuple, list)) or len(cast(list[Any], first)) != 2:
+        raise DivtrainError(
+            "expected batches that are pairs of images and labels, got"
+            f" {'none' if first is None else type(first).__name__}"
+        )
+    x = first[0]
     check_images(x)
     classes = _classes(ens, x)
     outside = defence.outside_part(classes)

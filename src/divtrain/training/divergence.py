@@ -23,8 +23,7 @@ def are_finite(log: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) ->
     sums: an overflow there would stop a weight for ever.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # torch.nn.utils.get_total_norm is this, but younger than the torch we ask for.
-    norms = torch._foreach_norm(gradients, 2) if gradients else []  # pyright: ignore[reportPrivateImportUsage]
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
     scalars = [*(value.detach() for value in log.values()), *norms]
     kind = functools.reduce(torch.promote_types, (scalar.dtype for scalar in scalars))
     device = next(iter(log.values())).device
@@ -94,7 +93,7 @@ def _culprit(
     if weights:
         origin = ", the one before it made them so" if step else ""
         return f"weights were not finite before the step{origin}: {first_few(weights)}"
-    pixels = ~batch.x.flatten(1).isfinite().all(1)
+    pixels = ~batch.x.isfinite().flatten(-3).all(-1).view(-1, len(batch)).all(0)
     if pixels.any():
         return f"the batch itself has pixels that are not finite, at {these(pixels)}"
     losses = ~trusted_cross_entropy(logits, batch.y).isfinite()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.data import Stream
-from divtrain.defences import Defence, build_defence
+from divtrain.defences.base import Defence
+from divtrain.defences.registry import build_defence
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
 from divtrain.identity import spec_of
@@ -106,6 +107,15 @@ def train(
 
         fabric = Fabric(accelerator="cpu", devices=1)
     defence = build_defence(defence) if isinstance(defence, str) else defence
+    if not isinstance(defence, Defence):
+        raise DivtrainError(
+            "expected `defence` to be the name of a defence, or one with its settings, such as"
+            f" dt.defences.Div(), got {defence!r}"
+        )
+    if not isinstance(ens, Ensemble):
+        raise DivtrainError(
+            f"expected a divtrain.Ensemble, got {type(ens).__name__}; make one of a list of modules"
+        )
     if defence.needs_static_nets:
         raise DivtrainError(
             "expected a defence with its static nets, got none: give trained nets, as in"

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from divtrain.defences import Term
+from divtrain.defences.terms import Term
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.forward import Batch
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Strategy = Literal["ddp", "members"]
+
+RUNNING = ("running_mean", "running_var")
+"""Buffers that are averaged over processes, as gradients are."""
 
 
 def torchrun_processes() -> int:
@@ -229,8 +231,8 @@ class DataParallel:
         """Replace gradients and running statistics by their means, in one exchange."""
         tensors = [p.grad for p in self._ens.parameters() if p.grad is not None]
         for module in self._ens.modules():
-            if isinstance(module, _NormBase) and module.running_mean is not None:
-                tensors += [module.running_mean, module.running_var]
+            statistics = dict(module.named_buffers(recurse=False))
+            tensors += [statistics[name] for name in RUNNING if name in statistics]
         if not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -272,8 +274,9 @@ class MemberParallel(DataParallel):
         take = step_by_member if self._by_member else step_apart
         autocast, backward = self._fabric.autocast, self._fabric.backward
         return take(
-            self._trained, batch, terms, step, autocast, backward, self._all_members, self._held
-        )
+            self._trained, batch.of_members(self._held), terms, step, autocast, backward,
+            self._all_members, self._held,
+        )  # fmt: skip
 
     def all_logits(self, logits: Tensor) -> Tensor:
         """Return the logits, which are of all images already."""

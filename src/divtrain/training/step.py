@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.cross_entropy import trusted_cross_entropy
-from divtrain.defences import Term
-from divtrain.defences.terms import recorded_images, total_loss
+from divtrain.defences.terms import Term, recorded_images, total_loss
 from divtrain.ensemble import Ensemble, HasMembers
 from divtrain.forward import Batch, MemberPass, member_pass
 
@@ -119,7 +118,10 @@ def step_by_member(
         before = _buffers(member)
         with autocast():
             forward = member_pass(
-                Ensemble([member]), batch.of_member(index), recorded, create_graph=False
+                Ensemble([member]),
+                batch.of_members(slice(index, index + 1)),
+                recorded,
+                create_graph=False,
             )
         answers.append((forward.logits.detach(), forward.input_gradients()))
         del forward
@@ -133,7 +135,9 @@ def step_by_member(
             continue
         _set_random_state(device, states[index])
         with autocast():
-            forward = member_pass(Ensemble([member]), batch.of_member(index), recorded)
+            forward = member_pass(
+                Ensemble([member]), batch.of_members(slice(index, index + 1)), recorded
+            )
         here = slice(index, index + 1)
         g = forward.input_gradients(create_graph=True)
         answer = _towards(forward.logits, g, to_logits[here], to_gradients[here])
@@ -176,24 +180,30 @@ def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def _buffers(module: nn.Module) -> dict[tuple[nn.Module, str], Tensor | None]:
+def _buffers(module: nn.Module) -> dict[tuple[nn.Module, str], Tensor]:
     """Copies of the buffers, by the module that holds them and their name there."""
-    return {
-        (owner, name): None if buffer is None else buffer.clone()
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-    }
+    return {place: buffer.clone() for place, buffer in _places(module)}
 
 
 @torch.no_grad()
-def _restore(module: nn.Module, before: dict[tuple[nn.Module, str], Tensor | None]) -> None:
-    for owner in module.modules():
-        for name, buffer in owner._buffers.items():
-            old = before.get((owner, name))
-            if buffer is not None and old is not None and buffer.shape == old.shape:
-                buffer.copy_(old)
-            else:
-                owner._buffers[name] = old
+def _restore(module: nn.Module, before: dict[tuple[nn.Module, str], Tensor]) -> None:
+    for (owner, name), _ in _places(module):
+        if (owner, name) not in before:  # made by the forward pass
+            setattr(owner, name, None)
+    for (owner, name), old in before.items():
+        buffer = getattr(owner, name)
+        if buffer is not None and buffer.shape == old.shape:
+            buffer.copy_(old)
+        else:
+            setattr(owner, name, old)
+
+
+def _places(module: nn.Module) -> list[tuple[tuple[nn.Module, str], Tensor]]:
+    return [
+        ((owner, name), buffer)
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+    ]
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -60,8 +60,10 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
     """
     root, detection = config.data.root, config.detection
     targets = [Recipe(name, name, config.model, config.train, 0) for name in config.targets]
-    for recipe in (*targets, *attackers(config.surrogates, config.model, config.train, 0)):
+    for recipe in targets:
         recipe.check(dataset, root)
+    for recipe in attackers(config.surrogates, config.model, config.train, 0):
+        recipe.check(dataset, root, is_target=False)
     for field, images in (("gaas", config.gaas.images), ("detection", detection.images)):
         if images > len(dataset.test):
             raise DivtrainError(

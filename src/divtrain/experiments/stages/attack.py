@@ -69,7 +69,7 @@ def attack_stage(
     alone = "members" if run.one_member else ""
     words = [alone, run.attack, f"{run.eps:g}", few]
     detail = "-".join(word for word in words if word)
-    code = ("divtrain.attacks", "divtrain.evaluation.crafting")
+    code = (type(attack).__module__, "divtrain.evaluation.crafting", "divtrain.evaluation.plan")
     return Stage("attack", source_name, seed, spec, (source,), work, code, detail)
 
 

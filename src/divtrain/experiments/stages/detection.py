@@ -99,7 +99,10 @@ def detection_stage(
         "trained_outside": trained_outside,
         "crafted": [asdict(kind) for kind in crafted],
     }
-    code = ("divtrain.analysis.detection", "divtrain.data.outside")
+    code = (
+        "divtrain.analysis.detection", "divtrain.data.outside", "divtrain.evaluation.plan",
+        "divtrain.evaluation.classifying",
+    )  # fmt: skip
     return Stage("detection", target, seed, spec, (trained, *crafted.values()), work, code)
 
 

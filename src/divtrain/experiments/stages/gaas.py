@@ -51,7 +51,7 @@ def gaas_stage(target: str, trained: Stage, config: GaasConfig, seed: int) -> St
         write_json(context.folder / FILE, points)
 
     spec = {name: value for name, value in asdict(config).items() if name != "targets"}
-    code = ("divtrain.analysis.gaas", "divtrain.evaluation")
+    code = ("divtrain.analysis.gaas", "divtrain.evaluation.classifying")
     return Stage("gaas", target, seed, spec, (trained,), work, code)
 
 

@@ -120,7 +120,7 @@ def _train_stage(
             context.log(f"      {stage.name} resumes from its saved state")
         try:
             _train(recipe, defence, own_seed, data, told, context, static, fabric)
-        except DamagedFileError as error:  # raised before anything of it was taken up
+        except DamagedFileError as error:  # raised before anything of it was used
             context.log(f"begin {stage.name} again from the first step: {error}")
             if fabric.is_global_zero:
                 state.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _train_stage(
 
     stage = Stage(
         "train", recipe.name, recipe.seed, spec, () if static is None else (static,), work,
-        code=("divtrain.training", "divtrain.models"), devices=devices,
+        code=("divtrain.training", "divtrain.models", type(defence).__module__), devices=devices,
     )  # fmt: skip
     if role == TARGET:
         return stage
