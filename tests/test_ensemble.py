@@ -80,6 +80,7 @@ def test_what_a_member_raises_else_is_its_own() -> None:
         ([MEMBERS[0], MEMBERS[1], MEMBERS[0]], "prob", "members 0 and 2 are the same object"),
         ([lambda x: x], "prob", "got function for member 0"),
         (MEMBERS, "logits", "did you mean 'logit'"),
+        (MEMBERS[0], MEMBERS[1], "members as one list"),
         ([nn.Identity(), Constant(0.0, 1.0)], "prob", "logits of shape"),
         (
             [Constant(0.0, 1.0), Constant(0.0, 1.0, 2.0)],

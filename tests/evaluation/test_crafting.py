@@ -212,3 +212,21 @@ def test_the_digest_is_that_of_the_examples() -> None:
     other = craft(FGSM(eps=0.2), surrogate(), made())
     assert one.digest() == same.digest() != other.digest()
     assert len(one.digest()) == 64
+
+
+class Own:
+    """An attack of one's own whose repr holds its address, as by default."""
+
+    eps = 0.1
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        noise = torch.rand(x.shape, generator=generator, device=x.device)
+        return (x + self.eps * (2 * noise - 1)).clamp(0, 1)
+
+
+def test_random_starts_of_ones_own_attack_are_the_same_in_every_process() -> None:
+    first, second = Own(), Own()
+    assert repr(first) != repr(second)
+    assert craft(first, surrogate(), made()).digest() == craft(second, surrogate(), made()).digest()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ import torch
 import divtrain as dt
 from divtrain.analysis import detection_scores, gaas
 from divtrain.attacks import ObjectiveName
+from divtrain.data import Images
 from divtrain.errors import DamagedFileError
 from divtrain.evaluation import correct_mask
 from divtrain.experiments import ExperimentConfig, Progress, run_experiment
 from divtrain.experiments.config import DetectionConfig
 from divtrain.experiments.graph import experiment_graph
 from divtrain.experiments.open_data import open_dataset
+from divtrain.experiments.per_image import per_image_stage
+from divtrain.experiments.stage import Context
 from divtrain.experiments.stages.attack import read_examples
 from divtrain.experiments.stages.detection import FILE, read_detection
 from divtrain.experiments.stages.gaas import read_gaas
@@ -148,3 +152,28 @@ def test_the_key_of_detector_tells_what_it_was_trained_on_and_others_do_not() ->
     one, other = keys(FULL), keys(replace(FULL, train=replace(FULL.train, outside="smooth")))
     different = {name for name in one if one[name] != other.get(name)}
     assert different == {name for name in one if "detector" in name}
+
+
+def beyond(ens: dt.Ensemble, batch: Images, index: int) -> dict[str, torch.Tensor]:
+    return {"twice": 2 + torch.zeros(len(batch))}
+
+
+def nothing(ens: dt.Ensemble, batch: Images, index: int) -> torch.Tensor:
+    return torch.zeros(len(batch))
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [(beyond, r"expected twice in \[0, 1\], got values from 2 to 2"),
+     (nothing, "return a dictionary of tensors by name, got Tensor")],
+)  # fmt: skip
+def test_what_a_measure_must_not_return_is_refused_before_it_is_kept(
+    measure: Any, message: str, full: Path
+) -> None:
+    (trained,) = (each for each in experiment_graph(FULL, {}) if each.name == "train-div-s0")
+    stage = per_image_stage("theirs", measure, "div", trained, 0, low=0, high=1)
+    folders = {trained.name: full / "stages" / trained.name}
+    test = open_dataset(FULL.data)
+    context = Context(test, "cpu", full / "none", folders, lambda *_: None, print)
+    with pytest.raises(dt.DivtrainError, match=message):
+        stage.work(context)

@@ -14,10 +14,11 @@ from divtrain.experiments import (
     run_experiment,
     write_reports,
 )
+from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.config import DetectionConfig
 from divtrain.experiments.graph import experiment_graph, select_parts
 from divtrain.experiments.stage import Stage
-from experiments.small import COMMON, SMALL, Watching, result
+from experiments.small import COMMON, FULL, SMALL, Watching, result
 
 PARTS = ("table2", "coherence", "gaas", "detection")
 
@@ -89,3 +90,13 @@ def test_a_report_has_no_files_that_only_an_earlier_command_asked_for(run: Path)
         assert not (run / name).exists()
     assert (run / "mine.txt").exists()
     assert (run / "stages/gaas-div-s0/manifest.json").exists()
+
+
+def test_a_command_reports_its_own_stages_whatever_began_in_its_directory_since(run: Path) -> None:
+    directory, own = RunDirectory(run), RunBlueprint(FULL)
+    stages, command, before = own.build().stages, directory.command(), write_reports(directory)
+    later = RunBlueprint(replace(FULL, seed=7))
+    directory.open(later, later.build().stages)
+    with pytest.raises(dt.DivtrainError, match="nothing in .* has been evaluated yet"):
+        write_reports(directory)
+    assert write_reports(directory, own, stages, command).reports == before.reports

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import divtrain as dt
 from divtrain.data import Images, Stream
-from divtrain.defences import Adv, Base, Div
+from divtrain.defences import Adv, Base, CrossEntropy, Div
 from divtrain.files import read_tensors
+from divtrain.forward import MemberPass
 from divtrain.training import adam, train
 from divtrain.training.schedule import rate_at
 from made import DIV, Made, PlainTerm, StopAt, digits, same, stream, tanh_nets
@@ -237,6 +238,17 @@ def test_lazy_gal_is_taken_at_some_steps_and_logged_as_the_mean_of_those() -> No
 IMAGES = digits()
 
 
+class Bare(CrossEntropy):
+    def __call__(self, forward: MemberPass, step: int = 0) -> Any:
+        return super().__call__(forward, step)[0]
+
+
+class OnlyALoss(Base):
+    @property
+    def terms(self) -> tuple[Bare]:
+        return (Bare(),)
+
+
 def endless() -> Iterator[tuple[Tensor, Tensor]]:
     yield IMAGES.x[:4], IMAGES.y[:4]
 
@@ -255,6 +267,11 @@ def endless() -> Iterator[tuple[Tensor, Tensor]]:
         ({"batches": [(IMAGES.x[:4], IMAGES.y[:4] + 10)]}, "labels from 0 to 9"),
         ({"batches": endless()}, "batches with a length, got generator"),
         ({"batches": []}, "pairs of images and labels, got none"),
+        ({"batches": [(IMAGES.x[:4], IMAGES.y[:4], 1)]}, "pairs of images and labels, got tuple"),
+        ({"batches": (IMAGES.x, IMAGES.y)}, r"expected batches, got tuple: give dt.data.Stream"),
+        ({"batches": IMAGES}, "expected batches, got Images: give dt.data.Stream"),
+        ({"defence": Div}, r"such as dt.defences.Div\(\), got <class"),
+        ({"defence": OnlyALoss()}, "expected Bare to return a loss and a dictionary .*got Tensor"),
     ],
 )
 @pytest.mark.usefixtures("no_shape_checks")

@@ -52,7 +52,7 @@ class EvaluationBlueprint:
                     check_fits(each, dataset.test)
                     check_same_task(each.model, target.model, dataset.test, each.name)
                 else:
-                    each.check(dataset, config.data.root)
+                    each.check(dataset, config.data.root, is_target=False)
         common = {**common_inputs(dataset, config.accelerator), "test_of": of}
         stages = evaluation_graph(
             targets, surrogates, config.attack, config.data, dataset.test, common, config.seed
