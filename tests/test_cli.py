@@ -160,6 +160,18 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
             "--train.gal-every 50 is more than the 5 steps",
         ),
         (["sweep", "digits", "--targets", "base", "--gal-weight", "1"], "makes no difference to"),
+        (
+            [
+                "run",
+                "digits",
+                "--train.gal-every=6",
+                "--data.train-size=160",
+                "--train.epochs=1",
+                "--gaas.images=60",
+                "--gaas.orders=100",
+            ],
+            "lower it expected orders of at most 64, the number of features, got 100",
+        ),
         (["run", "digits", "--data.held-out", "9999"], "from 1 to 1296 of 1297"),
         (["report", "nowhere"], "no run at nowhere"),
         (["evaluate", "--targets", "b"], "NAME=CHECKPOINT"),

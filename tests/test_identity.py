@@ -127,3 +127,27 @@ def test_equation_8_is_part_of_what_determines_a_training() -> None:
             left += _read(name)[1]
     assert {"divtrain.gal", "divtrain.training.loop", "divtrain.defences.div"} <= code
     assert not [name for name in code if "report" in name or "experiments" in name]
+
+
+def test_a_registry_and_what_a_module_alone_imports_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "some_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "top.py").write_text("from some_package.low import f\n")
+    (folder / "low.py").write_text("from some_package.registry import KNOWN\nf = 1\n")
+    (folder / "registry.py").write_text("KNOWN = {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def digests() -> tuple[str, str]:
+        _read.cache_clear()
+        return code_digest(["some_package.top"]), code_digest([], alone=["some_package.top"])
+
+    first = digests()
+    (folder / "registry.py").write_text("KNOWN = {'one': 1}\n")
+    assert digests() == first
+    (folder / "low.py").write_text("f = 2\n")
+    assert digests()[0] != first[0] and digests()[1] == first[1]
+    (folder / "top.py").write_text("g = 3\n")
+    assert digests()[1] != first[1]

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -30,6 +30,18 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
     close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
     hint = f": did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
     return DivtrainError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
+
+
+def check_all(checks: Iterable[Callable[[], object]]) -> None:
+    """Run every check, and raise what they found as one error, a line for each mistake."""
+    mistakes: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except DivtrainError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise DivtrainError("\n".join(dict.fromkeys(mistakes)))
 
 
 @contextmanager

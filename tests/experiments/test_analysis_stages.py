@@ -168,12 +168,12 @@ def nothing(ens: dt.Ensemble, batch: Images, index: int) -> torch.Tensor:
      (nothing, "return a dictionary of tensors by name, got Tensor")],
 )  # fmt: skip
 def test_what_a_measure_must_not_return_is_refused_before_it_is_kept(
-    measure: Any, message: str, full: Path
+    measure: Any, message: str, full: Path, tmp_path: Path
 ) -> None:
     (trained,) = (each for each in experiment_graph(FULL, {}) if each.name == "train-div-s0")
     stage = per_image_stage("theirs", measure, "div", trained, 0, low=0, high=1)
     folders = {trained.name: full / "stages" / trained.name}
     test = open_dataset(FULL.data)
-    context = Context(test, "cpu", full / "none", folders, lambda *_: None, print)
+    context = Context(test, "cpu", tmp_path, folders, lambda *_: None, print)
     with pytest.raises(dt.DivtrainError, match=message):
         stage.work(context)

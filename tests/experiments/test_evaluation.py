@@ -332,7 +332,7 @@ def test_weights_are_told_apart_by_their_hash(module: Path, trained: dict[str, s
         ({"surrogates": ("div,single",)}, "property of pairs"),
         ({"surrogates": ("TARGET",)}, "has the weights of target 'mine' itself"),
         ({"surrogates": ("base", "base=BASE")}, "'base' names two surrogates"),
-        ({"data": DataConfig(name="")}, "give --data.name"),
+        ({"data": DataConfig(name="")}, "give `data.name`"),
         ({"data": DataConfig(name="FILE")}, r"does not (take|fit) .*12, 12"),
         ({"data": replace(TRAINING.data, test_size=9999)}, "test_size"),
     ],

@@ -94,7 +94,7 @@ def test_names_hang_on_settings_and_not_on_code(monkeypatch: pytest.MonkeyPatch)
     config = replace(TWO, targets=("adv",))
     before = experiment_graph(config, COMMON)
     keys = {stage.key for stage in before}
-    monkeypatch.setattr("divtrain.experiments.stage.code_digest", lambda modules: "other")
+    monkeypatch.setattr("divtrain.experiments.stage.code_digest", lambda modules, alone: "other")
     after = experiment_graph(config, COMMON)
     assert [stage.name for stage in before] == [stage.name for stage in after]
     assert not keys & {stage.key for stage in after}

@@ -8,7 +8,7 @@ the dataclass that has them. Errors name fields by their path, e.g. `train.batch
 import itertools
 from collections.abc import Callable
 from dataclasses import field, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
@@ -20,7 +20,7 @@ from divtrain.checks import check_eps
 from divtrain.data import check_outside_name, same_source
 from divtrain.defences import build_defence
 from divtrain.ensemble import Aggregate
-from divtrain.errors import DivtrainError, unknown_name
+from divtrain.errors import DivtrainError, check_all, unknown_name
 from divtrain.evaluation import PAPER_SUITE, Suite
 from divtrain.fields import Count, NotNegative, Positive, Share, checked
 from divtrain.models import ARCHITECTURES
@@ -236,14 +236,7 @@ class ExperimentConfig:
     def _check(self) -> "ExperimentConfig":
         """Check what takes several fields; all mistakes are reported together."""
         rules = (_check_members, _check_images, _check_detection)
-        mistakes: list[str] = []
-        for rule in rules:
-            try:
-                rule(self)
-            except DivtrainError as error:
-                mistakes.append(str(error))
-        if mistakes:
-            raise DivtrainError("\n".join(mistakes))
+        check_all(partial(rule, self) for rule in rules)
         return self
 
 

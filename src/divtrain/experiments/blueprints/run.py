@@ -1,12 +1,13 @@
 """The paper's experiment, or some of it: train, attack, evaluate, analyse."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from divtrain.analysis import check_orders
 from divtrain.data import Dataset, check_outside, open_outside
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, check_all
 from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.devices import open_fabric
 from divtrain.experiments.graph import (
@@ -58,19 +59,33 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
     Raises:
         DivtrainError: before anything is computed.
     """
-    root, detection = config.data.root, config.detection
+    root, detection, gaas = config.data.root, config.detection, config.gaas
     targets = [Recipe(name, name, config.model, config.train, 0) for name in config.targets]
-    for recipe in targets:
-        recipe.check(dataset, root)
-    for recipe in attackers(config.surrogates, config.model, config.train, 0):
-        recipe.check(dataset, root, is_target=False)
-    for field, images in (("gaas", config.gaas.images), ("detection", detection.images)):
-        if images > len(dataset.test):
+    attacking = attackers(config.surrogates, config.model, config.train, 0)
+
+    def recipes() -> None:  # which mostly fail alike: the first is enough
+        for recipe in targets:
+            recipe.check(dataset, root)
+        for recipe in attacking:
+            recipe.check(dataset, root, is_target=False)
+
+    def images(field: str, count: int) -> None:
+        if count > len(dataset.test):
             raise DivtrainError(
                 f"expected `{field}.images` of at most the {len(dataset.test)} {dataset.split}"
-                f" images, got {images}"
+                f" images, got {count}"
             )
-    if config.gaas.images:
-        check_orders(config.gaas.orders, dataset.test.x[0].numel())
-    for name in detection.against if detection.images else ():
+
+    def outside(name: str) -> None:
         check_outside(open_outside(name, root), dataset, detection.images)
+
+    checks: list[Callable[[], object]] = [
+        recipes,
+        partial(images, "gaas", gaas.images),
+        partial(images, "detection", detection.images),
+    ]
+    if gaas.images:
+        checks.append(partial(check_orders, gaas.orders, dataset.test.x[0].numel()))
+    if detection.images:
+        checks += [partial(outside, name) for name in detection.against]
+    check_all(checks)
