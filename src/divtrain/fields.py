@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from functools import cache, wraps
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic.dataclasses
@@ -112,4 +113,5 @@ def to_json(value: Any) -> Any:
 @cache
 def adapter(kind: Any) -> Any:
     """Return what validates a tuple of one `kind`; a dataclass inside takes the strict config."""
-    return TypeAdapter(tuple[kind], config=CONFIG)  # type: ignore
+    several: Any = GenericAlias(tuple, (kind,))
+    return TypeAdapter(several, config=CONFIG)

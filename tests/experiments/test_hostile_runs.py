@@ -37,6 +37,7 @@ from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.config import DetectionConfig, GaasConfig
 from divtrain.experiments.stages.attack import read_examples
 from divtrain.files import read_json, read_tensors, write_json, write_tensors
+from experiments.small import Watching
 
 SUITE = Suite(
     eps=(0.1, 0.3), transfer=("fgsm",), white_box=("pgd",), query=(), noise=(), steps=2,
@@ -55,19 +56,12 @@ SMALL = ExperimentConfig(
 )
 
 
-class Watching(Progress):
-    """Notes which stages ran; optionally stops in one."""
-
-    def __init__(self, stop_in: str = "nowhere"):
-        self.began: list[str] = []
-        self.stop_in = stop_in
-
-    def begin(self, stage: str) -> None:
-        self.began.append(stage)
+class StopsLater(Watching):
+    """Stops in a stage once it has a state to resume from."""
 
     def update(self, stage: str, done: int, total: int, detail: str) -> None:
-        if stage == self.stop_in and done > 1:
-            raise KeyboardInterrupt
+        if done > 1:
+            super().update(stage, done, total, detail)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +69,7 @@ def _as_a_user_and_without_drawing(no_shape_checks: None, monkeypatch: pytest.Mo
     modules = [each for name, each in sys.modules.items() if name.startswith("divtrain.report.")]
     for module in modules:
         for name, thing in list(vars(module).items()):
-            drawing = getattr(thing, "__module__", "").startswith("divtrain.report.figures")
+            drawing = getattr(thing, "__module__", "").startswith("divtrain.report.")
             if callable(thing) and drawing and name.endswith("_figure"):
                 monkeypatch.setattr(module, name, lambda *_, **__: b"")
 
@@ -326,7 +320,7 @@ def test_a_damaged_training_state_is_done_again(run: Path, tmp_path: Path) -> No
     out, draw = tmp_path / "run", random.Random("state")
     expected, _ = dt.load_ensemble(run / "stages/train-div-s0/ensemble.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        train_ensembles(SMALL, ["div"], out, Watching("train-div-s0"))
+        train_ensembles(SMALL, ["div"], out, StopsLater("train-div-s0"))
     file = out / "stages/train-div-s0/training-state.safetensors"
     whole = file.read_bytes()
     file.write_bytes(damaged(whole, draw, header_size(whole)))

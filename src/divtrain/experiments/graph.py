@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from divtrain.data import Images
-from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.evaluation import AttackRun, Suite, is_differentiable, make_plan
+from divtrain.evaluation import AttackRun, Suite, has_members, is_differentiable, make_plan
 from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.analysis import Trained
 from divtrain.experiments.config import DataConfig, ExperimentConfig
@@ -173,7 +172,7 @@ def evaluation_graph(
             )
             for each in surrogates[target.name]
         }
-        members = isinstance(target.model, Ensemble) and len(target.model) > 1
+        members = has_members(target.model)
         gradients = is_differentiable(target.model, test)
         _attack_and_evaluate(stages, target.name, model, used, suite, members, gradients, seed)
     return list(stages.values())

@@ -51,7 +51,8 @@ def read(
     Arguments and what is raised are as in `parse`.
     """
     with _registry():
-        return tyro.cli(kind, args=list(words), prog=prog, default=default)  # type: ignore
+        found: Any = tyro.cli(kind, args=list(words), prog=prog, default=default)
+        return found  # dictionaries, by the rules of `_registry`
 
 
 def build(kind: type[T], values: dict[str, Any]) -> T:
@@ -125,7 +126,8 @@ def _registry() -> ConstructorRegistry:
             spec = ConstructorRegistry.get_struct_spec(info)  # tyro's own rule
         finally:
             asking.pop()
-        return replace(spec, instantiate=dict)  # type: ignore
+        assert isinstance(spec, StructConstructorSpec)  # as of every dataclass
+        return replace(spec, instantiate=dict)
 
     @registry.primitive_rule
     def fraction(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
