@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.double_backward import FastDoubleBackward
 from divtrain.ensemble import HasMembers
 from divtrain.errors import DivtrainError, unknown_name
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ def member_pass(
         ens: An `Ensemble`.
         batch: Images and labels.
         recorded: The images that record gradients, adjacent; all if None. The others cost no more
-            than in plain training. Batch norm in train mode normalises the two groups separately.
+            than in plain training. With batch norm in train mode all record if any does, since
+            two groups would be normalised separately.
         create_graph: Whether the input gradients will be differentiated again.
 
     Raises:
@@ -163,6 +166,8 @@ def member_pass(
             f" {tuple(x.shape)})"
         )
     recorded = recorded or slice(0, len(batch))
+    if recorded.stop > recorded.start and ens.members.training and has_batch_norm(ens.members):
+        recorded = slice(0, len(batch))
     first, last = recorded.start, recorded.stop
     leaves = x[..., first:last, :, :, :]
     leaves = leaves.expand(members, *leaves.shape[-4:]).clone()
@@ -179,3 +184,8 @@ def member_pass(
         answers = [plain[:, :first], *answers, plain[:, first:]] if first else [*answers, plain]
     logits = torch.cat(answers, dim=1)
     return MemberPass(batch, logits, trusted_cross_entropy(logits, batch.y), recorded, leaves)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether a module normalises by statistics of the batch when it is trained."""
+    return any(isinstance(module, BATCH_NORMS) for module in model.modules())

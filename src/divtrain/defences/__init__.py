@@ -2,14 +2,21 @@
 
 from divtrain.defences.adv import Adv, AdvDiv, AdversarialStep
 from divtrain.defences.base import Base, BaseNoise, Defence
+from divtrain.defences.crafted import Crafted
+from divtrain.defences.crafters import Crafter, Moment
+from divtrain.defences.cross import Cross, CrossDiv, CrossNoise
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
+from divtrain.defences.dverge import DVERGE
+from divtrain.defences.pgd_at import PGDAT, PGDATDiv, PGDATNoise
 from divtrain.defences.registry import DEFENCES, build_defence
 from divtrain.defences.terms import CrossEntropy, GradientAlignment, Term
 from divtrain.defences.views import Adversarial, AdversarialLeastLikely, Clean, Noisy
 
 __all__ = [
     "DEFENCES",
+    "DVERGE",
+    "PGDAT",
     "Adv",
     "AdvDiv",
     "Adversarial",
@@ -18,12 +25,20 @@ __all__ = [
     "Base",
     "BaseNoise",
     "Clean",
+    "Crafted",
+    "Crafter",
+    "Cross",
+    "CrossDiv",
     "CrossEntropy",
+    "CrossNoise",
     "Defence",
     "Detector",
     "Div",
     "GradientAlignment",
+    "Moment",
     "Noisy",
+    "PGDATDiv",
+    "PGDATNoise",
     "Term",
     "build_defence",
 ]

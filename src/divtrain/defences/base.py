@@ -9,17 +9,17 @@ from torch import nn
 
 from divtrain.data import Outside, OutsidePart, Stream, View, open_outside
 from divtrain.data.stream import steps_per_epoch
+from divtrain.defences.crafters import Crafter
 from divtrain.defences.terms import CrossEntropy, Term
 from divtrain.defences.views import Clean, Noisy
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+from divtrain.forward import has_batch_norm
 
 
 @dataclass(frozen=True)
 class Defence:
-    """A way to train an ensemble: loss terms, views of the training images, images from outside.
+    """A way to train an ensemble: loss terms, views of the training images, what is added to them.
 
     A defence is a frozen dataclass that inherits from this class and overrides what differs. Its
     fields are its settings, which tell one result from another (`divtrain.identity.spec_of`), but
@@ -47,6 +47,11 @@ class Defence:
     @property
     def outside(self) -> "str | Outside | None":
         """Images from outside the training distribution, their name for `open_outside`, or None."""
+        return None
+
+    @property
+    def crafter(self) -> Crafter | None:
+        """What makes examples from the ensemble as it learns, of the last images of each batch."""
         return None
 
     @property
@@ -98,28 +103,24 @@ class Defence:
         """Check that an ensemble can be trained with this defence; weights do not matter.
 
         Raises:
-            DivtrainError: for too few members, or batch norm where it would normalise two groups
-                of images separately.
+            DivtrainError: for too few members, images from outside beside batch norm, or a crafter
+                beside images from outside.
         """
         if len(ens) < self.least_members:
             raise DivtrainError(
                 f"expected an ensemble of at least {self.least_members} members for"
-                f" {type(self).__name__}, got {len(ens)}: alignment is a property of pairs"
+                f" {type(self).__name__}, got {len(ens)}: diversity is a property of pairs"
             )
-        if not any(isinstance(module, BATCH_NORMS) for module in ens.modules()):
-            return
-        if self.outside is not None:
+        if self.crafter is not None and self.outside is not None:
+            raise DivtrainError(
+                f"expected images from outside or a crafter, got both in {type(self).__name__}:"
+                " images from outside have no label to craft with"
+            )
+        if self.outside is not None and has_batch_norm(ens):
             raise DivtrainError(
                 f"{type(self).__name__} trains on images from outside the training distribution,"
                 " but these members have batch norm, whose statistics would be those of both kinds"
                 " of images; use members without, such as conv3 and conv4"
-            )
-        asked = [term.gradients_at(step) for term in self.terms for step in (0, 1)]
-        if any(where is not None and where.share < 1 for where in asked):
-            raise DivtrainError(
-                "`gal_part` takes input gradients at a fraction of each batch, but these members"
-                " have batch norm, which would normalise the two groups of images separately and"
-                " update its statistics twice; use `gal_every` to take GAL at fewer steps instead"
             )
 
     def check_steps(self, steps: int) -> None:

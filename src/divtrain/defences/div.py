@@ -7,7 +7,9 @@ from divtrain.data import View
 from divtrain.defences.base import Defence
 from divtrain.defences.terms import CrossEntropy, GradientAlignment, Term
 from divtrain.defences.views import Clean, Noisy
+from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, arguments_as
+from divtrain.forward import has_batch_norm
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class Aligned(Defence):
     def terms(self) -> tuple[Term, ...]:
         """Eq. 9."""
         return (CrossEntropy(), self.gal())
+
+    def check_ensemble(self, ens: Ensemble) -> None:
+        """Check as `Defence` does, and that `gal_part` can save anything."""
+        super().check_ensemble(ens)
+        if self.gal_part < 1 and has_batch_norm(ens):
+            raise DivtrainError(
+                "`gal_part` takes GAL at a fraction of each batch, but these members have batch"
+                " norm, with which all images record gradients and nothing would be saved; use"
+                " `gal_every` to take GAL at fewer steps instead"
+            )
 
     def check_steps(self, steps: int) -> None:
         """Check that GAL is taken at more steps than the first."""

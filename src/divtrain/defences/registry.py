@@ -5,8 +5,11 @@ from typing import Any
 
 from divtrain.defences.adv import Adv, AdvDiv
 from divtrain.defences.base import Base, BaseNoise, Defence
+from divtrain.defences.cross import Cross, CrossDiv, CrossNoise
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
+from divtrain.defences.dverge import DVERGE
+from divtrain.defences.pgd_at import PGDAT, PGDATDiv, PGDATNoise
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.importing import calling, import_named
 
@@ -17,6 +20,13 @@ DEFENCES: dict[str, type[Defence]] = {
     "adv": Adv,
     "adv+div": AdvDiv,
     "detector": Detector,
+    "pgd-at": PGDAT,
+    "pgd-at+noise": PGDATNoise,
+    "pgd-at+div": PGDATDiv,
+    "cross": Cross,
+    "cross+noise": CrossNoise,
+    "cross+div": CrossDiv,
+    "dverge": DVERGE,
 }
 
 
@@ -25,7 +35,7 @@ def build_defence(name: str, **settings: Any) -> Defence:
 
     Args:
         name: A name in `DEFENCES`, or ``module:attribute`` of another class.
-        settings: Values for fields of the defence, such as ``gal_weight``.
+        settings: Values for fields of the defence, such as ``gal_weight``; None: default.
 
     Raises:
         DivtrainError: for an unknown name, a module that cannot be imported, something that is no
@@ -39,7 +49,8 @@ def build_defence(name: str, **settings: Any) -> Defence:
         raise unknown_name("defence", name, [*DEFENCES, "module:attribute"])
     known = {each.name for each in fields(kind)}
     with calling("defence", name):
-        return kind(**{field: value for field, value in settings.items() if field in known})
+        chosen = {field: value for field, value in settings.items() if value is not None}
+        return kind(**{field: value for field, value in chosen.items() if field in known})
 
 
 def _import(name: str) -> type[Defence]:

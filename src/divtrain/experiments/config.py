@@ -19,6 +19,8 @@ from divtrain.attacks import ObjectiveName
 from divtrain.checks import check_eps
 from divtrain.data import check_outside_name, same_source
 from divtrain.defences import build_defence
+from divtrain.defences.crafters import Attacked, RadiusLaw
+from divtrain.defences.dverge import Partners
 from divtrain.ensemble import Aggregate
 from divtrain.errors import DivtrainError, check_all, unknown_name
 from divtrain.evaluation import PAPER_SUITE, Suite
@@ -152,6 +154,22 @@ class TrainConfig:
     adv_step: AdversarialStep = "fgsm"
     """How adv's examples step on the static nets: fgsm, away from the true label (the paper's), or
     step_ll, towards the label that the net least expects, which leaks no label to the ensemble."""
+    crafted_eps: Radius | None = None
+    """Largest radius of examples that cross, dverge, pgd-at and trs craft from the ensemble itself;
+    that of `noise` if None."""
+    crafted_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of each batch that they replace; the defence's own if None."""
+    crafted_steps: Count | None = None
+    """Gradient steps of dverge (10) and pgd-at (7)."""
+    crafted_radius: RadiusLaw | None = None
+    """pgd-at: fixed (every example has the largest radius) or uniform (each its own)."""
+    attacked: Attacked | None = None
+    """pgd-at: ensemble (examples against the mean softmax) or member (each member's own)."""
+    partners: Partners | None = None
+    """dverge: examples of all other members, or of one drawn for each image."""
+    warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Fraction of the steps, the first ones, without crafted examples; the defence's own if
+    None."""
     precision: Precision = "fp32"
     """fp32, or bf16 for mixed precision."""
     save_every: Annotated[NotNegative, ASIDE] = 120.0
@@ -215,8 +233,8 @@ class ExperimentConfig:
     gaas: GaasConfig = field(default_factory=GaasConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     targets: Annotated[tuple[Defence, ...], Some, Once] = ("base", "base+noise", "div")
-    """Defences to train and evaluate: base, base+noise, div, adv, adv+div, detector, or
-    MODULE:CLASS of your own."""
+    """Defences to train and evaluate: base, base+noise, div, adv, adv+div, pgd-at, cross, dverge
+    ..., each of docs/defences.md, or MODULE:CLASS of your own."""
     surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""

@@ -43,7 +43,10 @@ class Recipe:
         Raises:
             DivtrainError: for a name that is none.
         """
-        return build_defence(self.defence, **vars(self.train))
+        settings = vars(self.train)
+        if self.train.crafted_eps is None:
+            settings = settings | {"crafted_eps": self.train.noise}
+        return build_defence(self.defence, **settings)
 
     def build_ensemble(self, dataset: Dataset) -> Ensemble:
         """Build the members for the images of a data set, normalised by its training images."""
@@ -82,7 +85,8 @@ class Recipe:
             outside = leading(defence.outside_share, train.batch_size)
             devices, members = training_processes(train.devices), len(self.model.members)
             if is_target or train.strategy == "ddp" or members >= devices:
-                check_devices(devices, train.strategy, members, train.batch_size, outside)
+                parts = outside, defence.crafter
+                check_devices(devices, train.strategy, members, train.batch_size, *parts)
         if isinstance(defence.outside, Outside):
             check_outside(defence.outside, dataset)
 

@@ -90,6 +90,9 @@ class Loaded:
         self._next = 0, 0  # epoch and number of what the iterator yields next
         self._loaded: tuple[tuple[int, int], Tensor, Tensor] | None = None
 
+    seed = 0
+    """Of views and of crafted examples."""
+
     @property
     def steps_per_epoch(self) -> int:
         """Batches of the iterable, once for each view."""
@@ -100,7 +103,7 @@ class Loaded:
         turns = max(1, len(self._views))
         x, y = self._load(divmod(step // turns, self._length))
         x = x.clone()
-        generator = torch.Generator(self._device).manual_seed(mix_seed(0, 2, step))
+        generator = torch.Generator(self._device).manual_seed(mix_seed(self.seed, 2, step))
         places = (slice((number - step) % turns, None, turns) for number in range(turns))
         apply_views(x, y, zip(self._views, places, strict=False), generator)
         if self._outside is None:

@@ -87,7 +87,8 @@ def _culprit(
     """Say which images, members and parameters are not finite, the first cause first."""
 
     def these(mask: Tensor) -> str:
-        return f"{int(mask.sum())} of {len(mask)} images ({batches.describe(step, mask)})"
+        named = "" if "crafted" in batch.parts else f" ({batches.describe(step, mask)})"
+        return f"{int(mask.sum())} of {len(mask)} images{named}"
 
     weights = [name for name, p in ens.named_parameters() if not p.isfinite().all()]
     if weights:

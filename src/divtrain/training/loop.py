@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from divtrain.data import Stream
 from divtrain.defences.base import Defence
+from divtrain.defences.crafters import Moment, craft
 from divtrain.defences.registry import build_defence
 from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError
@@ -125,6 +126,7 @@ def train(
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fabric.to_device(ens)
     source, terms = prepare_batches(batches, defence, ens), defence.terms
+    crafter = defence.crafter
     if isinstance(source, Loaded) and fabric.world_size > 1:
         raise DivtrainError("expected batches from a Stream, which several processes can share")
     steps = epochs * source.steps_per_epoch
@@ -142,7 +144,7 @@ def train(
             "epochs": epochs,
         }
     wrapped: Any = fabric.setup_optimizers(optimizer)
-    processes = make_strategy(fabric, strategy, ens, source.batch(0), by_member)
+    processes = make_strategy(fabric, strategy, ens, source.batch(0), by_member, crafter)
     progress = TrainingState(steps)
     if state_file is not None and processes.broadcast(state_file.exists()):
         progress = _load_together(state_file, ens, wrapped, recipe, steps, processes)
@@ -154,12 +156,20 @@ def train(
             started = time.monotonic()
             for group, rate in zip(wrapped.param_groups, rates, strict=True):
                 group["lr"] = rate_at(schedule, progress.step, steps, rate)
-            batch = processes.share(source.batch(progress.step))
+            batch = source.batch(progress.step)
+            if crafter is None:
+                batch = processes.share(batch)
+            else:
+                moment = Moment(source.seed, progress.step, steps)
+                with fabric.autocast():
+                    batch = craft(crafter, ens, batch, moment, processes.rank, processes.world)
             wrapped.zero_grad()
             done = processes.step(batch, terms, progress.step)
-            given = batch.parts["given"]  # the others have no class
-            right = aggregate_logits(done.logits, ens.aggregate).argmax(-1) == batch.y
-            log = {"loss": done.loss, **done.log, "accuracy": right[given].float().mean()}
+            log = {"loss": done.loss, **done.log}
+            given = batch.parts["given"]  # images from outside have no class
+            if given.stop > given.start:
+                right = aggregate_logits(done.logits, ens.aggregate).argmax(-1) == batch.y
+                log["accuracy"] = right[given].float().mean()
             finite = are_finite(log, ens.parameters())
             due = started - saved >= save_every
             # The only wait for the device, and the last exchange between processes, of a step.
@@ -167,7 +177,9 @@ def train(
                 log, finite, due, stop.requested
             )
             if not finite_everywhere:
-                at = source.batch(progress.step), processes.all_logits(done.logits)
+                at = batch, done.logits
+                if crafter is None:
+                    at = source.batch(progress.step), processes.all_logits(done.logits)
                 error = divergence(values, *at, ens, source, progress.step, steps, state_file)
                 raise DivtrainError(processes.first_message(None if finite else str(error)))
             wrapped.step()

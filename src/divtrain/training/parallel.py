@@ -26,10 +26,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from divtrain.defences.crafters import Crafter
 from divtrain.defences.terms import Term
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.forward import Batch
+from divtrain.forward import Batch, leading
 from divtrain.training.step import StepResult, step_apart, step_by_member, step_together
 
 if TYPE_CHECKING:
@@ -79,17 +80,28 @@ def leave_group() -> None:
 
 
 def make_strategy(
-    fabric: "Fabric", strategy: Strategy, ens: Ensemble, batch: Batch, by_member: bool = False
+    fabric: "Fabric",
+    strategy: Strategy,
+    ens: Ensemble,
+    batch: Batch,
+    by_member: bool = False,
+    crafter: Crafter | None = None,
 ) -> "DataParallel":
     """Return what this process does in a training, once `check_devices` passes a batch of it."""
     outside = batch.parts.get("outside", slice(0, 0))
-    check_devices(fabric.world_size, strategy, len(ens), len(batch), outside.stop - outside.start)
+    outside_size = outside.stop - outside.start
+    check_devices(fabric.world_size, strategy, len(ens), len(batch), outside_size, crafter)
     apart = strategy == "members" and fabric.world_size > 1
     return (MemberParallel if apart else DataParallel)(fabric, ens, by_member)
 
 
 def check_devices(
-    devices: int, strategy: Strategy, members: int, batch_size: int, outside: int = 0
+    devices: int,
+    strategy: Strategy,
+    members: int,
+    batch_size: int,
+    outside: int = 0,
+    crafter: Crafter | None = None,
 ) -> None:
     """Check that devices, with one process each, can share a training.
 
@@ -99,10 +111,12 @@ def check_devices(
         members: Number of members of the ensemble.
         batch_size: Images per step, over all devices.
         outside: How many of them are from outside the training distribution.
+        crafter: What crafts examples from the last ones.
 
     Raises:
-        DivtrainError: for an unknown strategy; for ``ddp``, when the devices do not divide both
-            numbers of images; for ``members``, when there are more devices than members.
+        DivtrainError: for an unknown strategy; for ``ddp``, when the devices do not divide every
+            number of images; for ``members``, when there are more devices than members, or a
+            crafter, which needs the weights of all members.
     """
     if strategy not in get_args(Strategy):
         raise unknown_name("strategy", strategy, get_args(Strategy))
@@ -118,6 +132,19 @@ def check_devices(
             f" distribution, which {devices} devices do not divide: each takes an equal slice of"
             f" both parts; take a `batch_size` that {2 * devices} divides"
         )
+    if crafter is not None and devices > 1:
+        if strategy == "members":
+            raise DivtrainError(
+                f"{type(crafter).__name__} crafts examples from all members, but with the"
+                " `strategy` members each device holds only some of them; take ddp"
+            )
+        crafted = leading(crafter.share, batch_size)
+        if crafted % devices:
+            raise DivtrainError(
+                f"examples are crafted from {crafted} of the {batch_size} images of a batch, which"
+                f" {devices} devices do not divide: each takes an equal slice; take another"
+                " `batch_size` or share"
+            )
     if strategy == "members" and devices > members:
         raise DivtrainError(
             f"expected at most one device per member, got {devices} devices for {members} members;"

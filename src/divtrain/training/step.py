@@ -89,7 +89,10 @@ def step_apart(
     with autocast():
         forward = member_pass(model, batch, recorded_images(terms, batch, step))
     g = forward.input_gradients(create_graph=True)
-    done, to_logits, to_gradients = _loss(forward.logits, g, batch, terms, step, gather, held)
+    found = forward.logits, g
+    done, to_logits, to_gradients = _loss(
+        *found, batch, terms, step, forward.recorded, gather, held
+    )
     backward(_towards(forward.logits, g, to_logits, to_gradients), inputs=_trained(model.members))
     return done
 
@@ -124,10 +127,12 @@ def step_by_member(
                 create_graph=False,
             )
         answers.append((forward.logits.detach(), forward.input_gradients()))
+        recorded = forward.recorded
         del forward
         _restore(member, before)
     logits, gradients = (torch.cat(each) for each in zip(*answers, strict=True))
-    done, to_logits, to_gradients = _loss(logits, gradients, batch, terms, step, gather, held)
+    found = logits, gradients
+    done, to_logits, to_gradients = _loss(*found, batch, terms, step, recorded, gather, held)
     end = _random_state(device)
     for index, member in enumerate(model.members):
         trained = _trained(member)
@@ -153,6 +158,7 @@ def _loss(
     batch: Batch,
     terms: Sequence[Term],
     step: int,
+    recorded: slice,
     gather: Gather,
     held: slice,
 ) -> tuple[StepResult, Tensor, Tensor]:
@@ -160,7 +166,6 @@ def _loss(
     logits = gather(held_logits.detach()).requires_grad_()
     gradients = gather(held_gradients.detach()).requires_grad_()
     # A pass whose graph is gone: its logits and input gradients are leaves.
-    recorded = recorded_images(terms, batch, step)
     losses = trusted_cross_entropy(logits, batch.y)
     forward = MemberPass(batch, logits, losses, recorded, gradients, {True: gradients})
     loss, log = total_loss(terms, forward, step)

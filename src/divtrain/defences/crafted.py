@@ -1,0 +1,69 @@
+"""What the defences share that train on examples crafted from the ensemble itself."""
+
+from dataclasses import dataclass
+
+from divtrain.checks import check_eps
+from divtrain.data import View
+from divtrain.defences.base import Defence
+from divtrain.defences.div import Aligned
+from divtrain.defences.terms import CrossEntropy, Term
+from divtrain.defences.views import Clean, Noisy
+from divtrain.errors import DivtrainError, arguments_as
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crafted(Defence):
+    """Settings of crafted training examples; `crafter` makes them.
+
+    Attributes:
+        crafted_eps: Largest radius of the examples, in [0, 1] pixel units.
+        crafted_share: Fraction of each batch that they replace, its last images, in (0, 1].
+        warm_up: Fraction of the training's steps, the first ones, without them, in [0, 1).
+    """
+
+    crafted_eps: float = 0.3
+    crafted_share: float = 0.5
+    warm_up: float = 0.1
+
+    def __post_init__(self) -> None:
+        with arguments_as(eps="crafted_eps"):
+            check_eps(self.crafted_eps)
+        if not 0 < self.crafted_share <= 1:
+            raise DivtrainError(f"expected `crafted_share` in (0, 1], got {self.crafted_share!r}")
+        if not 0 <= self.warm_up < 1:
+            raise DivtrainError(f"expected `warm_up` in [0, 1), got {self.warm_up!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CraftedNoise(Crafted):
+    """The same with noise on half of the images that are not crafted.
+
+    Attributes:
+        noise: Largest absolute noise, in pixel units.
+    """
+
+    noise: float = 0.3
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Clean and noisy images, 1:1; the last ones of each batch are crafted from."""
+        return (Clean(), Noisy(self.noise))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CraftedDiv(CraftedNoise, Aligned):
+    """The same with GAL on the images that are not crafted, clean and noisy ones."""
+
+    def __post_init__(self) -> None:
+        Crafted.__post_init__(self)
+        Aligned.__post_init__(self)
+        if self.crafted_share == 1:
+            raise DivtrainError(
+                f"expected `crafted_share` below 1 for {type(self).__name__}, got 1: GAL is taken"
+                " at the images that are not crafted"
+            )
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Cross-entropy at all images, GAL at those that are not crafted."""
+        return (CrossEntropy(), self.gal("given"))
