@@ -99,6 +99,15 @@ class Defence:
         """Return the number of training steps that an epoch of `images` images takes."""
         return steps_per_epoch(images, len(self.views), batch_size, self.outside_share)
 
+    def cost(self, members: int) -> float:
+        """Return the passes of a training step in plain steps; here 1.
+
+        They are counted from the equations: a forward pass is 1 per image and member, a backward
+        pass 1 to the images and 2 if also to the weights, a plain step 3. Passes up to a layer
+        drawn at random count half, and a warm-up as its part of the training.
+        """
+        return 1.0
+
     def check_ensemble(self, ens: Ensemble) -> None:
         """Check that an ensemble can be trained with this defence; weights do not matter.
 

@@ -33,6 +33,16 @@ class Crafted(Defence):
         if not 0 <= self.warm_up < 1:
             raise DivtrainError(f"expected `warm_up` in [0, 1), got {self.warm_up!r}")
 
+    @property
+    def crafting_cost(self) -> float:
+        """Passes per image and member that the examples of one image cost."""
+        raise NotImplementedError  # abstract: what tells one crafter from another
+
+    def cost(self, members: int) -> float:
+        """Return 1, and the passes that craft from a share of the images after the warm-up."""
+        crafting = self.crafted_share * self.crafting_cost / 3
+        return super().cost(members) + (1 - self.warm_up) * crafting
+
 
 @dataclass(frozen=True, kw_only=True)
 class CraftedNoise(Crafted):
@@ -62,6 +72,11 @@ class CraftedDiv(CraftedNoise, Aligned):
                 f"expected `crafted_share` below 1 for {type(self).__name__}, got 1: GAL is taken"
                 " at the images that are not crafted"
             )
+
+    def cost(self, members: int) -> float:
+        """As for the others, and GAL at the images that are not crafted."""
+        plain = 1 - (1 - self.warm_up) * self.crafted_share
+        return Crafted.cost(self, members) - (1 - plain) * self.gal_part / self.gal_every
 
     @property
     def terms(self) -> tuple[Term, ...]:

@@ -103,6 +103,11 @@ class Cross(Crafted):
     least_members: ClassVar[int] = 2
 
     @property
+    def crafting_cost(self) -> float:
+        """A forward pass of the image, and one and back of the example, up to a layer."""
+        return 1.5
+
+    @property
     def crafter(self) -> Crafter:
         """What makes the examples."""
         return FeaturesAway(self.crafted_eps, self.crafted_share, self.warm_up)

@@ -45,6 +45,10 @@ class Aligned(Defence):
         """Eq. 9."""
         return (CrossEntropy(), self.gal())
 
+    def cost(self, members: int) -> float:
+        """Return 2 where GAL is taken: a backward pass to the images, and back through it."""
+        return super().cost(members) + self.gal_part / self.gal_every
+
     def check_ensemble(self, ens: Ensemble) -> None:
         """Check as `Defence` does, and that `gal_part` can save anything."""
         super().check_ensemble(ens)

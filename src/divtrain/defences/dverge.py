@@ -108,6 +108,17 @@ class DVERGE(Crafted):
             raise unknown_name("partners", self.partners, get_args(Partners))
 
     @property
+    def crafting_cost(self) -> float:
+        """A forward pass of the other image, and one and back for each step, up to a layer."""
+        return (1 + 2 * self.crafted_steps) / 2
+
+    def cost(self, members: int) -> float:
+        """As `Crafted` has it, and a plain step for each further example of an image."""
+        examples = members - 1 if self.partners == "all" else 1
+        further = (1 - self.warm_up) * self.crafted_share * (examples - 1)
+        return super().cost(members) + further
+
+    @property
     def crafter(self) -> Crafter:
         """What makes the examples."""
         return FeatureTargets(

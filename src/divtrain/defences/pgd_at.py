@@ -44,6 +44,11 @@ class PGDAT(Crafted):
                 raise unknown_name(name, getattr(self, name), get_args(kind))
 
     @property
+    def crafting_cost(self) -> float:
+        """A forward and a backward pass for each step."""
+        return 2 * self.crafted_steps
+
+    @property
     def crafter(self) -> Crafter:
         """What makes the examples."""
         return PGDExamples(

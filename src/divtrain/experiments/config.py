@@ -63,7 +63,8 @@ def _check_architecture(name: str) -> None:
         raise unknown_name("model", name, ARCHITECTURES)
 
 
-def _check_defence(name: str) -> None:
+def _check_defence(word: str) -> None:
+    name = word.split(",")[0]
     if ":" not in name:  # nothing is imported for a config that is read from a file
         build_defence(name)
 
@@ -132,6 +133,9 @@ class TrainConfig:
 
     epochs: Count = 10
     """Passes over the training set (over each view of it: clean, noisy)."""
+    budget: Count | None = None
+    """Train every ensemble for as many epochs as cost what this many epochs of base cost, by the
+    prices of docs/defences.md, instead of `epochs`: a comparison at equal passes."""
     batch_size: Count = 128
     """Images per step."""
     learning_rate: Positive = 1e-3
@@ -234,7 +238,8 @@ class ExperimentConfig:
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     targets: Annotated[tuple[Defence, ...], Some, Once] = ("base", "base+noise", "div")
     """Defences to train and evaluate: base, base+noise, div, adv, adv+div, pgd-at, cross, dverge
-    ..., each of docs/defences.md, or MODULE:CLASS of your own."""
+    ..., each of docs/defences.md, or MODULE:CLASS of your own; with settings of its own as
+    div,gal_weight=1."""
     surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""

@@ -11,7 +11,7 @@ from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.analysis import Trained
 from divtrain.experiments.config import DataConfig, ExperimentConfig
 from divtrain.experiments.model_source import ModelSource
-from divtrain.experiments.recipe import BASE, Recipe, attackers
+from divtrain.experiments.recipe import BASE, Recipe, attackers, target_recipe
 from divtrain.experiments.stage import Stage
 from divtrain.experiments.stages.attack import attack_stage
 from divtrain.experiments.stages.evaluate import evaluate_stage
@@ -40,7 +40,7 @@ class TargetVariant:
 
     Attributes:
         label: What records call it: the defence, with the values that make a difference to it.
-        defence: Name of the defence.
+        defence: Name of the defence, with any settings of its own: ``div,gal_weight=1``.
         values: Those values.
         config: The experiment it is trained in.
     """
@@ -249,7 +249,7 @@ def _train_target(
     target: TargetVariant, data: DataConfig, common: Mapping[str, Any], seed: int
 ) -> Stage:
     config = target.config
-    recipe = Recipe(target.label, target.defence, config.model, config.train, seed)
+    recipe = target_recipe(target.defence, target.label, config.model, config.train, seed)
     return train_recipe(recipe, TARGET, data, common)
 
 

@@ -1,7 +1,8 @@
 """Surrogates by recipe: what an attacker would train to attack a given target."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -16,12 +17,13 @@ from divtrain.training import check_devices, training_processes
 
 BASE = "base"
 OWN = "own"
-CHANGES = ("relu", "single", "members=N", "model=NAME", "epochs=N", "seed=N")
+CHANGES = ("relu", "single", "members=N", "model=NAME", "seed=N", "SETTING=VALUE")
+SETTINGS = tuple(each.name for each in fields(TrainConfig))
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a surrogate.
+    """How to train a target or a surrogate.
 
     Attributes:
         name: The words it was asked for with, e.g. ``own,members=8``.
@@ -47,6 +49,15 @@ class Recipe:
         if self.train.crafted_eps is None:
             settings = settings | {"crafted_eps": self.train.noise}
         return build_defence(self.defence, **settings)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training images: as many as the budget pays for, if there is one."""
+        if self.train.budget is None:
+            return self.train.epochs
+        defence = self.build_defence()
+        price = defence.cost(len(self.model.members)) * len(defence.views)
+        return max(1, math.floor(self.train.budget / price + 0.5))
 
     def build_ensemble(self, dataset: Dataset) -> Ensemble:
         """Build the members for the images of a data set, normalised by its training images."""
@@ -81,7 +92,7 @@ class Recipe:
                     f"`batch_size` {train.batch_size} is more than the"
                     f" {len(dataset.train)} images of an epoch; lower it"
                 )
-            defence.check_steps(train.epochs * steps)
+            defence.check_steps(self.epochs * steps)
             outside = leading(defence.outside_share, train.batch_size)
             devices, members = training_processes(train.devices), len(self.model.members)
             if is_target or train.strategy == "ddp" or members >= devices:
@@ -109,7 +120,8 @@ def parse_recipe(
     ``base`` (or nothing) is plain training, ``own`` the target's defence, or name any defence, your
     own as ``MODULE:CLASS``.
     Changes: ``relu``; ``single`` (one member); ``members=N`` (the target's architectures in turn);
-    ``model=NAME`` (every member of that architecture); ``epochs=N``; ``seed=N``.
+    ``model=NAME`` (every member of that architecture); ``seed=N``; ``SETTING=VALUE`` for any
+    setting of training, such as ``epochs=5`` or ``gal_weight=1``.
 
     Args:
         word: The recipe.
@@ -146,21 +158,50 @@ def parse_recipe(
             model = replace(model, members=(value,) * len(model.members))
         elif key == "model":
             raise unknown_name("model", value, ARCHITECTURES)
-        elif key in ("members", "epochs", "seed") and value.isdigit() and int(value) >= 0:
+        elif key in ("members", "seed") and value.isdigit() and int(value) >= 0:
             number = int(value)
             if key == "seed":
                 seed = number
             elif number < 1:
                 raise DivtrainError(f"expected {key} >= 1 in surrogate {word!r}, got {number}")
-            elif key == "epochs":
-                train = replace(train, epochs=number)
             else:
                 turns = (model.members * number)[:number]
                 model = replace(model, members=turns)
+        elif key in SETTINGS and value:
+            with arguments_as(**{key: f"{key} in {word}"}):
+                train = replace(train, **{key: value})
         else:
             known = [OWN, *DEFENCES, *CHANGES, "a checkpoint", "MODULE:NAME"]
             raise unknown_name(f"part of surrogate {word!r}:", part, known)
     return Recipe(word, defence, model, train, seed)
+
+
+def target_recipe(
+    word: str, label: str, model: ModelConfig, train: TrainConfig, seed: int
+) -> Recipe:
+    """Parse a target of an experiment: ``DEFENCE[,SETTING=VALUE]...``.
+
+    Args:
+        word: What stands in ``--targets``.
+        label: What records call it.
+        model: The targets' architecture, which it cannot change.
+        train: The targets' training settings.
+        seed: Of the experiment.
+
+    Raises:
+        DivtrainError: for another word, and as `parse_recipe` does.
+
+    >>> recipe = target_recipe("div,gal_weight=1", "div", ModelConfig(), TrainConfig(), 0)
+    >>> recipe.defence, recipe.train.gal_weight
+    ('div', 1.0)
+    """
+    recipe = parse_recipe(word, None, model, train, seed)
+    if recipe.model != model or recipe.seed != seed or word.split(",")[0] != recipe.defence:
+        raise DivtrainError(
+            f"expected a target to be a defence, with any settings of training, such as"
+            f" div,gal_weight=1, got {word!r}: architecture and seed are those of the experiment"
+        )
+    return replace(recipe, name=label)
 
 
 def attackers(

@@ -16,7 +16,7 @@ from divtrain.experiments.graph import (
     training_graph,
 )
 from divtrain.experiments.open_data import common_inputs, open_dataset
-from divtrain.experiments.recipe import Recipe, attackers
+from divtrain.experiments.recipe import attackers, target_recipe
 from divtrain.experiments.stage import Graph, Stage
 
 
@@ -60,7 +60,7 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
         DivtrainError: before anything is computed.
     """
     root, detection, gaas = config.data.root, config.detection, config.gaas
-    targets = [Recipe(name, name, config.model, config.train, 0) for name in config.targets]
+    targets = [target_recipe(name, name, config.model, config.train, 0) for name in config.targets]
     attacking = attackers(config.surrogates, config.model, config.train, 0)
 
     def recipes() -> None:  # which mostly fail alike: the first is enough
