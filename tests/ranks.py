@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.data import Images, Stream
-from divtrain.defences import BaseNoise, Defence, Detector, Div
+from divtrain.defences import DVERGE, BaseNoise, CrossDiv, Defence, Detector, Div, PGDATNoise
 from divtrain.models import build
 from divtrain.training import History, adam, leave_group, train
 from made import DIV, digits
@@ -91,6 +91,12 @@ CASES = {
     "batch-norm": Case(batch_norm),
     "detector": Case(defence=Detector(outside="smooth")),
 }
+CRAFTED = {
+    "cross+div": Case(defence=CrossDiv()),
+    "pgd-at": Case(defence=PGDATNoise(crafted_steps=2, attacked="member")),
+    "dverge": Case(defence=DVERGE(crafted_steps=2)),
+}
+"""Examples are made from all members, so only ddp takes these."""
 DIVERGING = Case(dtype=torch.float32)
 
 
@@ -111,7 +117,7 @@ def work(fabric: Fabric, folder: Path) -> None:
     found: dict[tuple[str, str], Any] = {}
     for strategy in STRATEGIES:
         own = {"fabric": fabric, "strategy": strategy}
-        for name, case in CASES.items():
+        for name, case in (CASES | CRAFTED if strategy == "ddp" else CASES).items():
             ens = case.ensemble(seed=7 * fabric.global_rank)  # only the first rank's weights count
             found[strategy, name] = case.train(ens, **own)
         made = _stop_and_resume(folder, own) | _refuse(folder, own)

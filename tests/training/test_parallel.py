@@ -13,7 +13,7 @@ from torch import Tensor
 import divtrain as dt
 from divtrain.files import read_tensors
 from divtrain.training import check_devices
-from ranks import CASES, DIVERGING, MIXED, STOP_AT, STRATEGIES, Kill, error_of, work
+from ranks import CASES, CRAFTED, DIVERGING, MIXED, STOP_AT, STRATEGIES, Kill, error_of, work
 
 EXACT = 1e-9
 """Tolerance in float64: only the order of sums differs, by about 1e-16 a step."""
@@ -41,7 +41,7 @@ def found(folder: Path) -> Found:
 @pytest.fixture(scope="module")
 def alone() -> dict[str, tuple[Weights, list[dict[str, float]]]]:
     """Weights and history of every case from one process."""
-    return {name: case.train(case.ensemble()) for name, case in CASES.items()}
+    return {name: case.train(case.ensemble()) for name, case in (CASES | CRAFTED).items()}
 
 
 def difference(one: Weights, other: Weights) -> float:
@@ -65,6 +65,11 @@ def test_two_processes_end_with_the_weights_of_one(
         assert difference(weights, expected_weights) < EXACT
         for row, expected in zip(rows, expected_rows, strict=True):
             assert row | {"seconds": 0} == pytest.approx(expected | {"seconds": 0}, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_two_processes_craft_what_one_does(found: Found, alone: dict, name: str) -> None:
+    test_two_processes_end_with_the_weights_of_one(found, alone, "ddp", name)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -72,7 +72,12 @@ def feature_distance(
     """
     found = [layer_output(net, own, depth) for net, own in zip(ens.members, z, strict=True)]
     pairs = zip(found, features, strict=True)
-    return torch.stack([(a.float() - b.float()).square().mean(1) for a, b in pairs])
+    return torch.stack([(_precise(a) - _precise(b)).square().mean(1) for a, b in pairs])
+
+
+def _precise(features: Tensor) -> Tensor:
+    """Half precision, from autocast, as float32."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def of_another(z: Tensor, shift: Tensor) -> Tensor:
