@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -266,9 +267,16 @@ def test_rfgsm_with_alpha_splits_the_step_as_tramer_et_al() -> None:
     assert ((distance - 0.2).abs().lt(1e-6) | (distance - 0.1).abs().lt(1e-6)).all()
 
 
-def test_pgdcw_steps_by_a_tenth_and_stops_at_kappa() -> None:
+@pytest.mark.parametrize(("name", "step"), [("pgdcw", 0.01), ("pgdcw-tenth", 0.02)])
+def test_pgdcw_steps_by_a_hundredth_and_on_demand_by_a_tenth_of_eps(name: str, step: float) -> None:
+    """A linear net's gradient has one sign: after two steps each pixel is two steps away."""
+    attack = replace(build_attack(name, eps=0.2), steps=2, random_start=False)  # pyright: ignore
+    net, x, y = linear(classes=2), torch.full((3, 2, 2, 2), 0.5), torch.arange(3) % 2
+    torch.testing.assert_close((attack(net, x, y) - x).abs(), torch.full_like(x, 2 * step))
+
+
+def test_pgdcw_stops_at_kappa() -> None:
     x, y = images()
-    assert PGDCW(eps=0.2).default_step_size() == pytest.approx(0.02)
     assert torch.equal(PGDCW(eps=0.2, random_start=False).start(x, None), x)
     net = linear()
     with torch.no_grad():  # no class wins at mid grey, so that every image can be fooled

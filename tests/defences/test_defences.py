@@ -16,7 +16,6 @@ from divtrain.defences import (
     Adv,
     AdvDiv,
     Adversarial,
-    AdversarialLeastLikely,
     Base,
     BaseNoise,
     Clean,
@@ -78,7 +77,9 @@ def test_static_nets_are_counted_and_are_no_part_of_the_identity() -> None:
         assert not given.needs_static_nets
         assert given.views[1].nets == tuple(nets)  # pyright: ignore
         assert spec_of(given) == spec_of(Adv(static_nets=2))
-    assert isinstance(AdvDiv(adv_step="step_ll").views[-1], AdversarialLeastLikely)
+    for label in ("predicted", "true", "least_likely"):
+        assert AdvDiv(adv_label=label).views[-1] == Adversarial(0.3, label=label)
+        assert spec_of(Adv(adv_label=label))["adv_label"] == label
     with pytest.raises(dt.DivtrainError, match="Div uses no static nets"):
         Div().with_static_nets(nets)
 
@@ -126,7 +127,7 @@ def test_a_defence_of_ones_own_is_taken_wherever_a_name_is(
         (Div, {"gal_part": 0.0}, r"`gal_part` in \(0, 1\]"),
         (Detector, {"gal_part": 1.1}, r"`gal_part` in \(0, 1\]"),
         (Adv, {"static_nets": 0}, "`static_nets` >= 1"),
-        (AdvDiv, {"adv_step": "stepll"}, "did you mean 'step_ll'"),
+        (AdvDiv, {"adv_label": "least"}, "did you mean 'least_likely'"),
         (AdvDiv, {"gal_every": 0}, "`gal_every` >= 1"),
         (GradientAlignment, {"every": 0}, "`every` >= 1"),
         (GradientAlignment, {"share": 1.1}, "`share` in"),

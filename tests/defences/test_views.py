@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.attacks import FGSM
-from divtrain.defences import Adversarial, AdversarialLeastLikely
+from divtrain.defences import Adversarial
 
 
 def linear(seed: int, classes: int = 4) -> nn.Module:
@@ -25,17 +25,41 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_each_image_is_moved_along_the_static_nets_gradient_by_a_radius_of_its_own() -> None:
     """Far from 0 and 1 the perturbation is radius times what FGSM of eps 1 would add."""
     net, (x, y) = linear(0), images()
-    moved = Adversarial(0.3, (net,))(x, y, generator()) - x
+    moved = Adversarial(0.3, (net,), "true")(x, y, generator()) - x
     direction = (FGSM(eps=0.05)(net, x, y) - x).sign()
     radii = moved.abs().flatten(1).amax(1)
     torch.testing.assert_close(moved, radii.view(-1, 1, 1, 1) * direction, atol=1e-6, rtol=0)
     assert len(radii.unique()) > 350
 
 
+def test_the_predicted_label_is_the_nets_answer_and_differs_only_where_the_net_is_wrong() -> None:
+    net, (x, y) = linear(0), images()
+    answer = net(x).argmax(1)
+    right = answer == y
+    assert 0.1 < right.float().mean() < 0.9
+    true, predicted = (Adversarial(0.3, (net,), label) for label in ("true", "predicted"))
+    assert Adversarial(0.3, (net,)) == predicted
+    x_adv = predicted(x, y, generator())
+    assert torch.equal(x_adv, predicted(x, (y + 1) % 4, generator()))
+    assert torch.equal(x_adv, true(x, answer, generator()))
+    same = (x_adv == true(x, y, generator())).flatten(1).all(1)
+    assert torch.equal(same, right)
+
+
+def test_an_ensemble_as_static_net_answers_as_it_does_elsewhere() -> None:
+    torch.manual_seed(3)
+    x, y = torch.rand(400, 1, 4, 4), torch.arange(400) % 4
+    ens = dt.Ensemble([linear(seed) for seed in range(3)], aggregate="vote")
+    answer = ens(x).argmax(1)
+    assert (answer != ens.member_logits(x).softmax(2).mean(0).argmax(1)).any()
+    moved = Adversarial(0.3, (ens,))(x, y, generator())
+    assert torch.equal(moved, Adversarial(0.3, (ens,), "true")(x, answer, generator()))
+
+
 def test_step_ll_makes_the_least_likely_label_likelier_and_does_not_look_at_the_true_one() -> None:
     net, (x, y) = linear(0), images()
     least = net(x).argmin(1)
-    view = AdversarialLeastLikely(0.3, (net,))
+    view = Adversarial(0.3, (net,), "least_likely")
     x_adv = view(x, y, generator())
     assert torch.equal(x_adv, view(x, (y + 1) % 4, generator()))
     toward = -(FGSM(eps=0.05)(net, x, least) - x).sign()
@@ -61,7 +85,7 @@ def test_the_radius_is_the_size_of_a_truncated_normal() -> None:
 def test_every_net_of_several_is_attacked() -> None:
     nets, (x, y) = (linear(0), linear(1), linear(2)), images()
     moved = (Adversarial(0.3, nets)(x, y, generator()) - x).sign()
-    own = torch.stack([(FGSM(eps=0.05)(net, x, y) - x).sign() for net in nets])
+    own = torch.stack([(FGSM(eps=0.05)(net, x, net(x).argmax(1)) - x).sign() for net in nets])
     matches = (own == moved).flatten(2).all(2).float().mean(1)
     assert matches.sum().item() == pytest.approx(1, abs=0.02)
     assert (matches - 1 / 3).abs().max() < 0.08

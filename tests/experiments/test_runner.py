@@ -20,8 +20,10 @@ from divtrain.experiments import (
     write_reports,
 )
 from divtrain.experiments.blueprints import RunBlueprint
+from divtrain.experiments.open_data import open_dataset
 from divtrain.experiments.stages.evaluate import read_evaluation
-from experiments.small import FULL, SMALL, Watching, finished, names, records, result
+from divtrain.experiments.stages.train import read_history
+from experiments.small import FULL, SMALL, Watching, ensemble, finished, names, records, result
 
 REPORT = (
     "report.html", "report.md", "table.csv", "table2.csv", "transfer.csv", "gaas.csv",
@@ -51,6 +53,21 @@ def test_a_run_leaves_config_log_checkpoints_and_report_and_nothing_half_done(fu
     assert about["recipe"]["model"]["activation"] == "leaky_relu"
     assert about["spec"]["defence"]["gal_weight"] == 0.5
     assert about["versions"]["torch"]
+
+
+def test_a_run_tells_how_often_the_static_net_is_wrong(tmp_path: Path) -> None:
+    """There, and only there, the predicted label is not the true one."""
+    config = replace(SMALL, data=replace(SMALL.data, shift=0), targets=("adv",))
+    train_ensembles(config, ["adv"], tmp_path, Progress())
+    train = open_dataset(config.data).train
+    (static,) = finished(tmp_path, "train", "static")
+    (net,) = ensemble(tmp_path, static.name[len("train-") : -len("-s0")]).members
+    wrong = int((net.eval()(train.x).argmax(1) != train.y).sum())
+    assert 0 < wrong < 160
+    (adv,) = finished(tmp_path, "train", "adv")
+    assert [row["static_net_error"] for row in read_history(adv)] == [pytest.approx(wrong / 160)]
+    assert all("static_net_error" not in row for row in read_history(static))
+    assert f"answer {wrong / 160:.2%} of" in (tmp_path / "log.txt").read_text()
 
 
 def test_records_agree_with_the_masks_and_count_all_images(full: Path) -> None:

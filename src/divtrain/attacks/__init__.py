@@ -14,7 +14,7 @@ from divtrain.attacks.objectives import (
     margin,
     reweighted,
 )
-from divtrain.attacks.papers import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, ReversedFGSM
+from divtrain.attacks.papers import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, PGDCWTenth, ReversedFGSM
 from divtrain.attacks.pgd import PGD
 from divtrain.attacks.registry import (
     ATTACKS,
@@ -29,7 +29,7 @@ from divtrain.attacks.square import Square
 __all__ = [
     "APGD", "APGDT", "ATTACKS", "FGSM", "IFGSM", "MIFGSM", "PGD", "PGDCW", "RFGSM", "Adapter",
     "Attack", "Family", "IterativeAttack", "LinfAttack", "ModelObjective", "Objective",
-    "ObjectiveName", "RandomNoise", "ReversedFGSM", "SearchAttack", "Square", "attack_name",
-    "attack_title", "build_attack", "dlr", "find_attack", "input_gradient", "make_objective",
-    "margin", "reweighted",
+    "ObjectiveName", "PGDCWTenth", "RandomNoise", "ReversedFGSM", "SearchAttack", "Square",
+    "attack_name", "attack_title", "build_attack", "dlr", "find_attack", "input_gradient",
+    "make_objective", "margin", "reweighted",
 ]  # fmt: skip

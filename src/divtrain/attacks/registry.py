@@ -9,7 +9,7 @@ from divtrain.attacks.attack import Attack, Family, LinfAttack
 from divtrain.attacks.external import EXTERNAL
 from divtrain.attacks.noise import RandomNoise
 from divtrain.attacks.objectives import OBJECTIVE_TITLES, ObjectiveName
-from divtrain.attacks.papers import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, ReversedFGSM
+from divtrain.attacks.papers import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, PGDCWTenth, ReversedFGSM
 from divtrain.attacks.pgd import PGD
 from divtrain.attacks.search import SearchAttack
 from divtrain.attacks.square import Square
@@ -25,6 +25,7 @@ ATTACKS: Mapping[str, AttackKind] = {
     "ifgsm": IFGSM,
     "mifgsm": MIFGSM,
     "pgdcw": PGDCW,
+    "pgdcw-tenth": PGDCWTenth,
     "pgd": PGD,
     "apgd": APGD,
     "apgdt": APGDT,
@@ -87,9 +88,9 @@ def build_attack(
     ``MODULE:CLASS`` is an attack of your own, e.g. ``my_attacks:DecayingFGSM``.
 
     Args:
-        name: One of fgsm, rfgsm, ifgsm, mifgsm, pgdcw; pgd, apgd, apgdt, square; noise,
-            reversed; nifgsm, difgsm, tifgsm, vmifgsm (from torchattack); autoattack; or a class
-            that can be imported.
+        name: One of fgsm, rfgsm, ifgsm, mifgsm, pgdcw, pgdcw-tenth; pgd, apgd, apgdt, square;
+            noise, reversed; nifgsm, difgsm, tifgsm, vmifgsm (from torchattack); autoattack; or a
+            class that can be imported.
         eps: Radius in [0, 1] pixel units.
         steps: Steps (square: queries), for those that have them; None for the default.
         restarts: Runs of pgd, apgd, apgdt and square; None for the default.

@@ -1,6 +1,6 @@
 """Ways to train an ensemble: each is a list of loss terms and a list of views of the images."""
 
-from divtrain.defences.adv import Adv, AdvDiv, AdversarialStep
+from divtrain.defences.adv import Adv, AdvDiv
 from divtrain.defences.base import Base, BaseNoise, Defence
 from divtrain.defences.crafted import Crafted
 from divtrain.defences.crafters import Crafter, Moment
@@ -11,7 +11,7 @@ from divtrain.defences.dverge import DVERGE
 from divtrain.defences.pgd_at import PGDAT, PGDATDiv, PGDATNoise
 from divtrain.defences.registry import DEFENCES, build_defence
 from divtrain.defences.terms import CrossEntropy, GradientAlignment, Term
-from divtrain.defences.views import Adversarial, AdversarialLeastLikely, Clean, Noisy
+from divtrain.defences.views import Adversarial, AdversarialLabel, Clean, Noisy
 
 __all__ = [
     "DEFENCES",
@@ -20,8 +20,7 @@ __all__ = [
     "Adv",
     "AdvDiv",
     "Adversarial",
-    "AdversarialLeastLikely",
-    "AdversarialStep",
+    "AdversarialLabel",
     "Base",
     "BaseNoise",
     "Clean",

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
 
 from torch import nn
 
 from divtrain.data import View
 from divtrain.defences.base import Defence
 from divtrain.defences.div import Aligned
-from divtrain.defences.views import Adversarial, AdversarialLeastLikely, Clean, Noisy
-from divtrain.errors import DivtrainError, unknown_name
-
-AdversarialStep = Literal["fgsm", "step_ll"]
+from divtrain.defences.views import Adversarial, AdversarialLabel, Clean, Noisy
+from divtrain.errors import DivtrainError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +21,15 @@ class StaticAdversary(Defence):
     Attributes:
         noise: Largest radius of the examples, in pixel units: 0.3 for MNIST, 0.09 for CIFAR-10.
         static_nets: Number of static nets; the paper says "pre-trained", ours is 1.
-        adv_step: ``fgsm``, away from the true label (the paper's), or ``step_ll``, towards the
-            label that the net least expects, which leaks no label.
+        adv_label: ``predicted``, a step away from the label that the static net answers (as in the
+            code of Tramer et al.), ``true``, away from the true label, or ``least_likely``,
+            towards the label that the net least expects.
         nets: The nets, any modules from images to logits, on the device of the images.
     """
 
     noise: float = 0.3
     static_nets: int = 1
-    adv_step: AdversarialStep = "fgsm"
+    adv_label: AdversarialLabel = "predicted"
     nets: Sequence[nn.Module] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -40,8 +38,7 @@ class StaticAdversary(Defence):
             object.__setattr__(self, "static_nets", len(self.nets))
         if self.static_nets < 1:
             raise DivtrainError(f"expected `static_nets` >= 1, got {self.static_nets!r}")
-        if self.adv_step not in get_args(AdversarialStep):
-            raise unknown_name("adv_step", self.adv_step, get_args(AdversarialStep))
+        _ = self.examples  # refuses an unknown label
 
     @property
     def needs_static_nets(self) -> bool:
@@ -55,8 +52,7 @@ class StaticAdversary(Defence):
     @property
     def examples(self) -> Adversarial:
         """The view in which images are adversarial examples."""
-        kind = Adversarial if self.adv_step == "fgsm" else AdversarialLeastLikely
-        return kind(self.noise, tuple(self.nets))
+        return Adversarial(self.noise, tuple(self.nets), self.adv_label)
 
 
 @dataclass(frozen=True, kw_only=True)

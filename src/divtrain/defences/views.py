@@ -1,15 +1,20 @@
 """Views: maps from augmented images, labels and a generator to the images trained on."""
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from divtrain.attacks.attack import frozen_in_eval_mode
-from divtrain.attacks.objectives import member_logits_of
+from divtrain.attacks.objectives import answer_of, member_logits_of
 from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.data.noise import add_noise, truncated_normal
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, unknown_name
+
+AdversarialLabel = Literal["predicted", "true", "least_likely"]
+"""Away from the label that a static net answers, or from the true one; or towards the label that
+the net holds least likely."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,25 @@ class Adversarial:
     unlike in adversarial training. With several nets each image is attacked on one of them, drawn
     at random; then a step waits for the device once per net.
 
+    A net trained on steps away from the true label may learn to read that label off them (label
+    leaking). The predicted label, which the authors' code takes against that, is the true one
+    wherever the static net is right; the least likely one (Step-LL, Kurakin et al. 2017) never
+    depends on it.
+
     Attributes:
         eps_max: Largest radius, in pixel units; the radius is |N(0, (eps_max / 2)^2)|, truncated
             to [0, eps_max].
         nets: The static nets, any modules from images to logits, on the device of the images.
+        label: The label of the step: ``predicted``, ``true`` or ``least_likely``.
     """
 
     eps_max: float
     nets: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
+    label: AdversarialLabel = "predicted"
+
+    def __post_init__(self) -> None:
+        if self.label not in get_args(AdversarialLabel):
+            raise unknown_name("adversarial label", self.label, get_args(AdversarialLabel))
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         """Return adversarial examples in [0, 1].
@@ -81,24 +97,14 @@ class Adversarial:
         return (x + radius.abs() * direction).clamp(0, 1)
 
     def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Where to step on one net, entries in {-1, 0, 1}: FGSM, away from the true label."""
+        """Where to step on one net, entries in {-1, 0, 1}: away from the label, or towards it."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            loss = trusted_cross_entropy(member_logits_of(net)(x), y).mean(0).sum()
+            logits = member_logits_of(net)(x)
+            if self.label != "true":
+                answer = answer_of(net)(x, logits)
+                y = answer.argmax(1) if self.label == "predicted" else answer.argmin(1)
+            loss = trusted_cross_entropy(logits, y).mean(0).sum()
             (gradient,) = torch.autograd.grad(loss, x)
-        return gradient.nan_to_num(nan=0.0).sign()
-
-
-@dataclass(frozen=True)
-class AdversarialLeastLikely(Adversarial):
-    """The same with Kurakin et al.'s (2017) Step-LL: towards the least likely label.
-
-    A net trained on FGSM examples learns to read the true label off the step (label leaking);
-    Step-LL does not use it. Tramer et al. took it on ImageNet.
-    """
-
-    def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Where to step on one net, entries in {-1, 0, 1}: towards the least likely label."""
-        with torch.no_grad():
-            least = net(x).argmin(1)
-        return -super().direction(net, x, least)
+        away = gradient.nan_to_num(nan=0.0).sign()
+        return -away if self.label == "least_likely" else away

@@ -25,11 +25,12 @@ class Suite:
 
     eps: tuple[float, ...] = (0.1, 0.3)
     """L-infinity radii in [0, 1] pixel units."""
-    transfer: tuple[str, ...] = ("fgsm", "mifgsm", "pgdcw", "reversed")
-    """Crafted on each surrogate: fgsm, rfgsm, ifgsm, mifgsm, pgdcw (the paper's), pgd, apgd,
-    reversed (the step back, for label leaking), nifgsm, difgsm, tifgsm, vmifgsm (torchattack), or
-    MODULE:CLASS of your own; most also as NAME:OBJECTIVE, with objective mean_member_ce,
-    ce_of_mean_prob, ce_of_mean_logit, margin, dlr or reweighted."""
+    transfer: tuple[str, ...] = ("fgsm", "mifgsm", "pgdcw-tenth", "reversed")
+    """Crafted on each surrogate: fgsm, rfgsm, ifgsm, mifgsm, pgdcw (the paper's), pgdcw-tenth
+    (steps of eps/10, not of 0.01), pgd, apgd, reversed (the step back, for label leaking), nifgsm,
+    difgsm, tifgsm, vmifgsm (torchattack), or MODULE:CLASS of your own; most also as
+    NAME:OBJECTIVE, with objective mean_member_ce, ce_of_mean_prob, ce_of_mean_logit, margin, dlr or
+    reweighted."""
     white_box: tuple[str, ...] = (
         "fgsm",
         "mifgsm",

@@ -18,7 +18,7 @@ from divtrain.analysis import regular_hadamard
 from divtrain.attacks import ObjectiveName
 from divtrain.checks import check_eps
 from divtrain.data import check_outside_name, same_source
-from divtrain.defences import build_defence
+from divtrain.defences import AdversarialLabel, build_defence
 from divtrain.defences.crafters import Attacked, RadiusLaw
 from divtrain.defences.dverge import Partners
 from divtrain.ensemble import Aggregate
@@ -30,7 +30,6 @@ from divtrain.models.activation import ActivationName
 from divtrain.training import ScheduleName, Strategy
 
 Precision = Literal["fp32", "bf16"]
-AdversarialStep = Literal["fgsm", "step_ll"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
 ASIDE = "aside"
@@ -155,9 +154,10 @@ class TrainConfig:
     the radii of the static adversary for adv."""
     static_nets: Count = 1
     """Pretrained nets that adv's examples are crafted on, of the members' architectures in turn."""
-    adv_step: AdversarialStep = "fgsm"
-    """How adv's examples step on the static nets: fgsm, away from the true label (the paper's), or
-    step_ll, towards the label that the net least expects, which leaks no label to the ensemble."""
+    adv_label: AdversarialLabel = "predicted"
+    """How adv's examples step on the static nets: away from the label that the net answers
+    (predicted) or from the true one (true), or towards the label that it least expects
+    (least_likely). The first two differ only where the net is wrong; log.txt says how often."""
     crafted_eps: Radius | None = None
     """Largest radius of examples that cross, dverge, pgd-at and trs craft from the ensemble itself;
     that of `noise` if None."""

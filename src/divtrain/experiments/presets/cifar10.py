@@ -24,9 +24,9 @@ def cifar10_conv4() -> ExperimentConfig:
       trained separately (P); prediction by mean softmax (D).
     * D': random shift, horizontal flip and crop (P), 4 pixels (D); D_noise: truncated normal,
       sigma 0.045 (C), cut at 0.09, clipped to [0, 1] (I).
-    * adv: FGSM on one static net of the same architecture (P), radius |N(0, 0.045)| truncated to
-      [0, 0.09] for each image (I), clean and adversarial 1:1 (D); adv+div: GAL (P) on D', D_noise
-      and the adversarial images (I).
+    * adv: FGSM on one static net of the same architecture (P), away from the label that this net
+      answers (C), radius |N(0, 0.045)| truncated to [0, 0.09] for each image (I), clean and
+      adversarial 1:1 (D); adv+div: GAL (P) on D', D_noise and the adversarial images (I).
     * Adam (P), 1e-3 (C), constant (D), batch 128 (D), 20 epochs (P), lambda 0.5 (C).
     * Attacks at eps 0.03 and 0.09 (I), as in mnist-conv3. GAAS at 500 images (D), eps 0.03, 0.06
       and 0.09 (I), orders 4 to 100 (I), base and div (P), and base+noise (ours).

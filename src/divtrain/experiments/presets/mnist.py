@@ -21,12 +21,14 @@ def mnist_conv3() -> ExperimentConfig:
       trained separately (P); prediction by mean softmax (D).
     * D': random shift and crop (P) of 2 pixels (D); D_noise: truncated normal, sigma 0.15, cut at
       0.3, clipped to [0, 1] (I). div trains on both, base on D' alone (P, I); base+noise is ours.
-    * adv: FGSM on one static net of the same architecture (P), radius |N(0, 0.15)| truncated to
-      [0, 0.3] for each image (I), clean and adversarial 1:1 (D); adv+div: GAL (P) on D', D_noise
-      and the adversarial images (I).
+    * adv: FGSM on one static net of the same architecture (P), away from the label that this net
+      answers (C), radius |N(0, 0.15)| truncated to [0, 0.3] for each image (I), clean and
+      adversarial 1:1 (D); adv+div: GAL (P) on D', D_noise and the adversarial images (I).
     * Adam (P), 1e-3 (C), constant (D), batch 128 (D), 10 epochs (P), lambda 0.5 (C).
     * Attacks at eps 0.1 and 0.3 (I) on the mean of the members' cross-entropies (P); I-FGSM and
-      MI-FGSM 10 steps, decay 1 (I); PGD-CW kappa 50 and 30 steps (I) of eps/10 (D).
+      MI-FGSM 10 steps, decay 1 (I); PGD-CW kappa 50, 30 steps of 0.01 at every eps
+      and a random start (I: the defaults of CleverHans, which the paper attacks with);
+      `pgdcw-tenth` steps by eps/10.
 
     Hours on two CPU cores; use a GPU, or mnist-conv3-quick.
     """

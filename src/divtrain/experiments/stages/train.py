@@ -10,6 +10,7 @@ import torch
 from divtrain.data import Stream
 from divtrain.defences import Defence
 from divtrain.errors import DamagedFileError
+from divtrain.evaluation.classifying import correct_batch
 from divtrain.experiments.config import DataConfig
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.recipe import BASE, Recipe
@@ -154,9 +155,10 @@ def _train(
     with torch.random.fork_rng():
         torch.manual_seed(own_seed)
         ens = recipe.build_ensemble(dataset)
+    nets = None
     if static is not None:
-        nets = load_trained(context.inputs[static.name], fabric.device)
-        defence = defence.with_static_nets(nets.members)
+        nets = load_trained(context.inputs[static.name], fabric.device).members
+        defence = defence.with_static_nets(nets)
     stream = Stream(
         dataset.train.to(fabric.device),
         settings.batch_size,
@@ -179,8 +181,22 @@ def _train(
         strategy=settings.strategy,
     )
     if fabric.is_global_zero:
+        if nets is not None:
+            wrong = sum(_share_wrong(net, stream) for net in nets) / len(nets)
+            history = [{**row, "static_net_error": wrong} for row in history]
+            context.log(
+                f"      {recipe.name}: its static nets answer {wrong:.2%} of the augmented training"
+                " images wrongly; there the predicted label is not the true one"
+            )
         save_ensemble(context.folder / ENSEMBLE, ens, {**about, "versions": versions()})
         write_json_lines(context.folder / HISTORY, history)
+
+
+def _share_wrong(net: torch.nn.Module, stream: Stream) -> float:
+    """Return the fraction of an epoch's augmented images that a net classifies wrong."""
+    batches = map(stream.batch, range(stream.steps_per_epoch))
+    right = torch.cat([correct_batch(net, batch.x, batch.y) for batch in batches])
+    return 1 - right.float().mean().item()
 
 
 @dataclass(frozen=True)
