@@ -104,7 +104,7 @@ class Defence:
         if len(ens) < self.least_members:
             raise DivtrainError(
                 f"expected an ensemble of at least {self.least_members} members for"
-                f" {type(self).__name__}, got {len(ens)}: alignment is a property of pairs"
+                f" {type(self).__name__}, got {len(ens)}: diversity is a property of pairs"
             )
         if not any(isinstance(module, BATCH_NORMS) for module in ens.modules()):
             return
@@ -121,6 +121,13 @@ class Defence:
                 " have batch norm, which would normalise the two groups of images separately and"
                 " update its statistics twice; use `gal_every` to take GAL at fewer steps instead"
             )
+
+    def check_classes(self, members: int, classes: int) -> None:
+        """Check that so many members can be trained on images of so many classes.
+
+        Raises:
+            DivtrainError: when they cannot.
+        """
 
     def check_steps(self, steps: int) -> None:
         """Check that `steps` training steps are enough for every term.

@@ -3,10 +3,14 @@
 from dataclasses import fields
 from typing import Any
 
+from divtrain.defences.adp import ADP
 from divtrain.defences.adv import Adv, AdvDiv
 from divtrain.defences.base import Base, BaseNoise, Defence
+from divtrain.defences.deg import DEG
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
+from divtrain.defences.label_smoothing import LabelSmoothing
+from divtrain.defences.trs import TRSL2
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.importing import calling, import_named
 
@@ -17,6 +21,10 @@ DEFENCES: dict[str, type[Defence]] = {
     "adv": Adv,
     "adv+div": AdvDiv,
     "detector": Detector,
+    "adp": ADP,
+    "deg": DEG,
+    "trs-l2": TRSL2,
+    "label-smoothing": LabelSmoothing,
 }
 
 

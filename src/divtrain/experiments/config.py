@@ -152,6 +152,19 @@ class TrainConfig:
     adv_step: AdversarialStep = "fgsm"
     """How adv's examples step on the static nets: fgsm, away from the true label (the paper's), or
     step_ll, towards the label that the net least expects, which leaks no label to the ensemble."""
+    adp_alpha: NotNegative = 2.0
+    """Of adp: weight of the entropy of the mean answer; its paper's is 2."""
+    adp_beta: NotNegative = 0.5
+    """Of adp: weight of the log determinant of the wrong answers; its paper's is 0.5."""
+    deg_weight: NotNegative = 0.01
+    """Of deg: weight of the cosine of each pair of members; its paper's is 0.01."""
+    trs_cosine: NotNegative = 10.0
+    """Of trs-l2: lambda_a, of the absolute cosine; published are 10 for MNIST, 40 for CIFAR-10."""
+    trs_norm: NotNegative = 10.0
+    """Of trs-l2: lambda_b, of the squared input gradient; published are 10 for MNIST, 2.5 for
+    CIFAR-10, both at a batch size of 128, which they stand for at any other too."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of label-smoothing: the probability that the labels spread over all classes."""
     precision: Precision = "fp32"
     """fp32, or bf16 for mixed precision."""
     save_every: Annotated[NotNegative, ASIDE] = 120.0
@@ -215,8 +228,8 @@ class ExperimentConfig:
     gaas: GaasConfig = field(default_factory=GaasConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     targets: Annotated[tuple[Defence, ...], Some, Once] = ("base", "base+noise", "div")
-    """Defences to train and evaluate: base, base+noise, div, adv, adv+div, detector, or
-    MODULE:CLASS of your own."""
+    """Defences to train and evaluate: base, base+noise, div, adv, adv+div, detector, adp, deg,
+    trs-l2, label-smoothing, or MODULE:CLASS of your own. See docs/defences.md."""
     surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""

@@ -72,6 +72,7 @@ class Recipe:
         with arguments_as(**{name: f"train.{name}" for name in names}):
             with torch.device("meta"):  # an outline, without weights
                 defence.check_ensemble(self.build_ensemble(dataset))
+            defence.check_classes(len(self.model.members), dataset.classes)
             steps = defence.steps_per_epoch(len(dataset.train), train.batch_size)
             if steps < 1:
                 raise DivtrainError(
