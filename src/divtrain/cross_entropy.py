@@ -40,7 +40,7 @@ def trusted_cross_entropy(
     """`cross_entropy` of labels that were checked before: it does not wait for a device."""
     check_label_shape(y, logits.shape[-2])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    label = _mask(logits, y)
+    label = trusted_label_mask(logits, y)
     others = torch.logsumexp(logits.masked_fill(label, -math.inf), dim=-1)
     return F.softplus(others - logits.masked_fill(~label, 0).sum(-1))
 
@@ -50,9 +50,12 @@ def label_mask(
 ) -> Bool[Tensor, "batch classes"]:
     """Where the true class is; raises as `cross_entropy` does."""
     check_labels(y, logits.shape[-2], logits.shape[-1])
-    return _mask(logits, y)
+    return trusted_label_mask(logits, y)
 
 
-def _mask(logits: Tensor, y: Tensor) -> Tensor:
+def trusted_label_mask(
+    logits: Float[Tensor, "*lead batch classes"], y: Tensor
+) -> Bool[Tensor, "batch classes"]:
+    """`label_mask` of labels that were checked before: it does not wait for a device."""
     # Not one_hot, which on some devices reads the values once more.
     return y.unsqueeze(-1) == torch.arange(logits.shape[-1], device=y.device)

@@ -1,5 +1,6 @@
 """The defences: what each is made of, what identifies it, and whom it refuses."""
 
+import math
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,19 +13,27 @@ from torch import nn
 import divtrain as dt
 from divtrain.data import NOISES, Images, Stream
 from divtrain.defences import (
+    ADP,
     DEFENCES,
+    DEG,
+    TRSL2,
+    AbsoluteCosine,
     Adv,
     AdvDiv,
     Adversarial,
     Base,
     BaseNoise,
     Clean,
+    CosineSum,
     CrossEntropy,
     Defence,
     Detector,
     Div,
     GradientAlignment,
+    GradientNorm,
+    LabelSmoothing,
     Noisy,
+    PredictionDiversity,
     build_defence,
 )
 from divtrain.defences.terms import total_loss
@@ -32,7 +41,10 @@ from divtrain.forward import Batch, member_pass
 from divtrain.identity import spec_of
 from divtrain.models import build
 
-SETTINGS: dict[str, Any] = {"gal_weight": 0.7, "temperature": 0.9, "gal_every": 2, "noise": 0.2}
+SETTINGS: dict[str, Any] = {
+    "gal_weight": 0.7, "temperature": 0.9, "gal_every": 2, "noise": 0.2, "adp_alpha": 1.5,
+    "adp_beta": 0.4, "deg_weight": 0.02, "trs_cosine": 40.0, "trs_norm": 2.5, "smoothing": 0.05,
+}  # fmt: skip
 GAL = GradientAlignment(0.7, 0.9, every=2)
 
 
@@ -49,6 +61,14 @@ GAL = GradientAlignment(0.7, 0.9, every=2)
             (CrossEntropy(part="given"), GradientAlignment(0.7, 0.9, every=2, part="outside")),
             (Clean(),),
         ),
+        ("adp", (CrossEntropy(), PredictionDiversity(1.5, 0.4)), (Clean(),)),
+        ("deg", (CrossEntropy(), CosineSum(0.02)), (Clean(), Noisy(0.2))),
+        (
+            "trs-l2",
+            (CrossEntropy(), AbsoluteCosine(40.0), GradientNorm(2 * 2.5 / 128**2)),
+            (Clean(),),
+        ),
+        ("label-smoothing", (CrossEntropy(smoothing=0.05),), (Clean(),)),
     ],
 )
 def test_a_defence_is_its_terms_and_views(name: str, terms: tuple, views: tuple) -> None:
@@ -129,6 +149,14 @@ def test_a_defence_of_ones_own_is_taken_wherever_a_name_is(
         (Adv, {"static_nets": 0}, "`static_nets` >= 1"),
         (AdvDiv, {"adv_label": "least"}, "did you mean 'least_likely'"),
         (AdvDiv, {"gal_every": 0}, "`gal_every` >= 1"),
+        (ADP, {"adp_alpha": -1.0}, "`adp_alpha` >= 0"),
+        (ADP, {"adp_beta": math.inf}, "`adp_beta` >= 0 and finite"),
+        (DEG, {"deg_weight": -0.1}, "`deg_weight` >= 0"),
+        (TRSL2, {"trs_cosine": math.nan}, "`trs_cosine` >= 0"),
+        (TRSL2, {"trs_norm": -1.0}, "`trs_norm` >= 0"),
+        (LabelSmoothing, {"smoothing": 1.0}, r"`smoothing` in \[0, 1\)"),
+        (PredictionDiversity, {"beta": -1.0}, "`beta` >= 0"),
+        (GradientNorm, {"weight": -1.0}, "`weight` >= 0"),
         (GradientAlignment, {"every": 0}, "`every` >= 1"),
         (GradientAlignment, {"share": 1.1}, "`share` in"),
     ],
@@ -165,6 +193,10 @@ def test_a_defence_refuses_ensembles_that_it_would_spoil() -> None:
         Detector().check_ensemble(normed)
     with pytest.raises(dt.DivtrainError, match="at least 2 members for Div, got 1"):
         Div().check_ensemble(dt.Ensemble([build("conv3", 1, 8, 10)]))
+    for defence in (ADP(), DEG(), TRSL2()):
+        defence.check_ensemble(normed)
+        with pytest.raises(dt.DivtrainError, match="at least 2 members for .* got 1: diversity"):
+            defence.check_ensemble(dt.Ensemble([build("conv3", 1, 8, 10)]))
 
 
 def test_a_stream_with_views_of_its_own_is_refused() -> None:

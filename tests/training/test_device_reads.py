@@ -9,7 +9,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import divtrain as dt
-from divtrain.defences import Adv, AdvDiv, Base, BaseNoise, Defence, Detector, Div
+from divtrain.defences import (
+    ADP,
+    TRSL2,
+    Adv,
+    AdvDiv,
+    Base,
+    BaseNoise,
+    Defence,
+    Detector,
+    Div,
+    LabelSmoothing,
+)
 from divtrain.models import build
 from divtrain.training import train
 from made import stream
@@ -52,7 +63,7 @@ def net() -> torch.nn.Module:
     "defence",
     [
         Base(), BaseNoise(0.2), Div(), Div(gal_every=2), Div(gal_part=0.5), Detector(),
-        Adv(nets=(net(),)), AdvDiv(nets=(net(),)),
+        Adv(nets=(net(),)), AdvDiv(nets=(net(),)), ADP(), TRSL2(), LabelSmoothing(),
     ],
     ids=lambda defence: type(defence).__name__,
 )  # fmt: skip

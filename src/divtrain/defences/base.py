@@ -132,6 +132,13 @@ class Defence:
                 " of images; use members without, such as conv3 and conv4"
             )
 
+    def check_classes(self, members: int, classes: int) -> None:
+        """Check that so many members can be trained on images of so many classes.
+
+        Raises:
+            DivtrainError: when they cannot.
+        """
+
     def check_steps(self, steps: int) -> None:
         """Check that `steps` training steps are enough for every term.
 

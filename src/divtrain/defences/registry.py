@@ -3,13 +3,17 @@
 from dataclasses import fields
 from typing import Any
 
+from divtrain.defences.adp import ADP
 from divtrain.defences.adv import Adv, AdvDiv
 from divtrain.defences.base import Base, BaseNoise, Defence
 from divtrain.defences.cross import Cross, CrossDiv, CrossNoise
+from divtrain.defences.deg import DEG
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
 from divtrain.defences.dverge import DVERGE
+from divtrain.defences.label_smoothing import LabelSmoothing
 from divtrain.defences.pgd_at import PGDAT, PGDATDiv, PGDATNoise
+from divtrain.defences.trs import TRS, TRSL2
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.importing import calling, import_named
 
@@ -27,6 +31,11 @@ DEFENCES: dict[str, type[Defence]] = {
     "cross+noise": CrossNoise,
     "cross+div": CrossDiv,
     "dverge": DVERGE,
+    "adp": ADP,
+    "deg": DEG,
+    "trs-l2": TRSL2,
+    "trs": TRS,
+    "label-smoothing": LabelSmoothing,
 }
 
 

@@ -16,6 +16,9 @@ from divtrain.errors import DivtrainError
 from divtrain.forward import Batch, MemberPass, Where
 from divtrain.gal import alignment
 
+EVERYWHERE = Where()
+"""All images of a batch."""
+
 
 @runtime_checkable
 class Term(Protocol):
@@ -33,6 +36,12 @@ class Term(Protocol):
         ...
 
 
+def check_weight(name: str, weight: float) -> None:
+    """Check that a weight in a loss, a field of this name, is not negative, and finite."""
+    if not 0 <= weight < math.inf:
+        raise DivtrainError(f"expected `{name}` >= 0 and finite, got {weight!r}")
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
     """Mean over members and examples of each member's cross-entropy (first term of Eq. 9).
@@ -40,19 +49,32 @@ class CrossEntropy:
     Attributes:
         weight: Factor in the loss.
         part: The part of each batch to take it at, such as ``given``; None for all images.
+        smoothing: Label smoothing: the probability that the labels spread over all classes evenly,
+            in [0, 1).
     """
 
     weight: float = 1.0
     part: str | None = None
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise DivtrainError(f"expected `smoothing` in [0, 1), got {self.smoothing!r}")
 
     def gradients_at(self, step: int) -> Where | None:
         """Nowhere: it takes no input gradients."""
         return None
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted mean, and the mean to log."""
-        value = forward.losses[:, forward.batch.at(Where(self.part))].mean()
-        return self.weight * value, {"cross_entropy": value.detach()}
+        """Return the weighted mean, and the mean without smoothing to log."""
+        here = forward.batch.at(Where(self.part))
+        plain = value = forward.losses[:, here].mean()
+        if self.smoothing:
+            logits = forward.logits[:, here]
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            evenly = -logits.log_softmax(-1).mean()
+            value = (1 - self.smoothing) * plain + self.smoothing * evenly
+        return self.weight * value, {"cross_entropy": plain.detach()}
 
 
 @dataclass(frozen=True)
@@ -77,8 +99,7 @@ class GradientAlignment:
     part: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise DivtrainError(f"expected `weight` >= 0 and finite, got {self.weight!r}")
+        check_weight("weight", self.weight)
         if not 0 < self.temperature < math.inf:
             raise DivtrainError(f"expected `temperature` > 0 and finite, got {self.temperature!r}")
         if self.every < 1:

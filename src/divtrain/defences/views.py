@@ -10,6 +10,7 @@ from divtrain.attacks.attack import frozen_in_eval_mode
 from divtrain.attacks.objectives import answer_of, member_logits_of
 from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.data.noise import add_noise, truncated_normal
+from divtrain.defences.crafters import ascend
 from divtrain.errors import DivtrainError, unknown_name
 
 AdversarialLabel = Literal["predicted", "true", "least_likely"]
@@ -43,7 +44,7 @@ class Noisy:
 
 @dataclass(frozen=True)
 class Adversarial:
-    """One FGSM step on static pretrained nets (Tramer et al. 2018), with a random radius per image.
+    """FGSM on static pretrained nets (Tramer et al. 2018), with a random radius per image.
 
     The nets never learn, and so the examples do not depend on the ensemble that trains on them,
     unlike in adversarial training. With several nets each image is attacked on one of them, drawn
@@ -59,11 +60,13 @@ class Adversarial:
             to [0, eps_max].
         nets: The static nets, any modules from images to logits, on the device of the images.
         label: The label of the step: ``predicted``, ``true`` or ``least_likely``.
+        steps: Gradient steps; more than one are MI-FGSM's, with decay 1 and length radius / steps.
     """
 
     eps_max: float
     nets: tuple[nn.Module, ...] = field(default=(), repr=False, compare=False)
     label: AdversarialLabel = "predicted"
+    steps: int = 1
 
     def __post_init__(self) -> None:
         if self.label not in get_args(AdversarialLabel):
@@ -92,19 +95,16 @@ class Adversarial:
         return x_adv
 
     def _step(self, net: nn.Module, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-        with frozen_in_eval_mode(net):
-            direction = self.direction(net, x, y)
-        return (x + radius.abs() * direction).clamp(0, 1)
-
-    def direction(self, net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Where to step on one net, entries in {-1, 0, 1}: away from the label, or towards it."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            logits = member_logits_of(net)(x)
+        logits_of, sign = member_logits_of(net), 1.0
+        with torch.enable_grad(), frozen_in_eval_mode(net):
             if self.label != "true":
-                answer = answer_of(net)(x, logits)
+                with torch.no_grad():
+                    answer = answer_of(net)(x, logits_of(x))
                 y = answer.argmax(1) if self.label == "predicted" else answer.argmin(1)
-            loss = trusted_cross_entropy(logits, y).mean(0).sum()
-            (gradient,) = torch.autograd.grad(loss, x)
-        away = gradient.nan_to_num(nan=0.0).sign()
-        return -away if self.label == "least_likely" else away
+                sign = 1.0 if self.label == "predicted" else -1.0
+
+            def loss(z: Tensor) -> Tensor:
+                return sign * trusted_cross_entropy(logits_of(z), y).mean(0)
+
+            radius = radius.abs()
+            return ascend(loss, x, x, radius, self.steps, radius / self.steps, momentum=1.0)

@@ -153,7 +153,12 @@ class TrainConfig:
     """eps_max: of the truncated normal noise (sigma is half of it) for div and base+noise, and of
     the radii of the static adversary for adv."""
     static_nets: Count = 1
-    """Pretrained nets that adv's examples are crafted on, of the members' architectures in turn."""
+    """Pretrained nets that adv's examples are crafted on, of the members' architectures in turn, of
+    each kind in `static_recipes`."""
+    static_recipes: Annotated[tuple[Defence, ...], Some, Once] = ("base",)
+    """How these are trained: base, or other defences too, e.g. base base+noise div."""
+    adv_steps: Count = 1
+    """Gradient steps of adv's examples: 1 is FGSM (the paper's), more are MI-FGSM."""
     adv_label: AdversarialLabel = "predicted"
     """How adv's examples step on the static nets: away from the label that the net answers
     (predicted) or from the true one (true), or towards the label that it least expects
@@ -164,7 +169,7 @@ class TrainConfig:
     crafted_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Fraction of each batch that they replace; the defence's own if None."""
     crafted_steps: Count | None = None
-    """Gradient steps of dverge (10) and pgd-at (7)."""
+    """Gradient steps of dverge (10), pgd-at (7) and trs (6)."""
     crafted_radius: RadiusLaw | None = None
     """pgd-at: fixed (every example has the largest radius) or uniform (each its own)."""
     attacked: Attacked | None = None
@@ -174,6 +179,20 @@ class TrainConfig:
     warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Fraction of the steps, the first ones, without crafted examples; the defence's own if
     None."""
+    adp_alpha: NotNegative = 2.0
+    """Of adp: weight of the entropy of the mean answer; its paper's is 2."""
+    adp_beta: NotNegative = 0.5
+    """Of adp: weight of the log determinant of the wrong answers; its paper's is 0.5."""
+    deg_weight: NotNegative = 0.01
+    """Of deg: weight of the cosine of each pair of members; its paper's is 0.01."""
+    trs_cosine: NotNegative = 10.0
+    """Of trs and trs-l2: lambda_a, of the absolute cosine; published are 10 for MNIST, 40 for
+    CIFAR-10."""
+    trs_norm: NotNegative = 10.0
+    """Of trs and trs-l2: lambda_b, of the squared input gradient; published are 10 for MNIST, 2.5
+    for CIFAR-10, both at a batch size of 128, which they stand for at any other too."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of label-smoothing: the probability that the labels spread over all classes."""
     precision: Precision = "fp32"
     """fp32, or bf16 for mixed precision."""
     save_every: Annotated[NotNegative, ASIDE] = 120.0
@@ -238,8 +257,8 @@ class ExperimentConfig:
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     targets: Annotated[tuple[Defence, ...], Some, Once] = ("base", "base+noise", "div")
     """Defences to train and evaluate: base, base+noise, div, adv, adv+div, pgd-at, cross, dverge
-    ..., each of docs/defences.md, or MODULE:CLASS of your own; with settings of its own as
-    div,gal_weight=1."""
+    and the others of docs/defences.md, or MODULE:CLASS of your own; each with settings of its own
+    if you like: div,gal_weight=1."""
     surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""

@@ -86,6 +86,7 @@ class Recipe:
         with arguments_as(**{name: f"train.{name}" for name in names}):
             with torch.device("meta"):  # an outline, without weights
                 defence.check_ensemble(self.build_ensemble(dataset))
+            defence.check_classes(len(self.model.members), dataset.classes)
             steps = defence.steps_per_epoch(len(dataset.train), train.batch_size)
             if steps < 1:
                 raise DivtrainError(
@@ -174,6 +175,23 @@ def parse_recipe(
             known = [OWN, *DEFENCES, *CHANGES, "a checkpoint", "MODULE:NAME"]
             raise unknown_name(f"part of surrogate {word!r}:", part, known)
     return Recipe(word, defence, model, train, seed)
+
+
+def static_recipe(recipe: Recipe, kind: str) -> Recipe:
+    """Return how the static nets of one kind are trained that a defence crafts examples on.
+
+    Raises:
+        DivtrainError: for a kind that needs static nets itself.
+    """
+    least = max(recipe.train.static_nets, build_defence(kind).least_members)
+    few = replace(recipe.model, members=(recipe.model.members * least)[:least])
+    nets = replace(recipe, name="static", defence=kind, model=few)
+    if nets.build_defence().needs_static_nets:
+        raise DivtrainError(
+            f"expected `static_recipes` that need no static nets themselves, got {kind}; take base,"
+            " base+noise, div, pgd-at or another"
+        )
+    return nets
 
 
 def target_recipe(

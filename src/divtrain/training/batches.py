@@ -23,13 +23,14 @@ def prepare_batches(
     """Check images and labels once, and return the batches in the defence's views.
 
     Raises:
-        DivtrainError: for images out of [0, 1], labels that are no classes of the members, or an
-            iterable without a length.
+        DivtrainError: for images out of [0, 1], labels that are no classes of the members, an
+            iterable without a length, or too few classes for the defence.
     """
     if isinstance(batches, Stream):
         check_images(batches.images.x)
         classes = _classes(ens, batches.images.x)
         check_labels(batches.images.y, len(batches.images), classes)
+        defence.check_classes(len(ens), classes)
         return defence.prepare(batches, classes)
     if isinstance(batches, (Images, tuple)):
         raise DivtrainError(
@@ -50,6 +51,7 @@ def prepare_batches(
     x = first[0]
     check_images(x)
     classes = _classes(ens, x)
+    defence.check_classes(len(ens), classes)
     outside = defence.outside_part(classes)
     return Loaded(batches, len(batches), defence.views, outside, classes, device_of(ens))
 

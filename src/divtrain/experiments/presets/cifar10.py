@@ -44,6 +44,8 @@ def cifar10_conv4() -> ExperimentConfig:
             schedule="constant",
             gal_weight=0.5,
             noise=0.09,
+            trs_cosine=40.0,
+            trs_norm=2.5,
             precision="fp32",
         ),
         attack=replace(

@@ -1,7 +1,7 @@
 """Train an ensemble."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from divtrain.errors import DamagedFileError
 from divtrain.evaluation.classifying import correct_batch
 from divtrain.experiments.config import DataConfig
 from divtrain.experiments.manifest import FinishedStage
-from divtrain.experiments.recipe import BASE, Recipe
+from divtrain.experiments.recipe import BASE, Recipe, static_recipe
 from divtrain.experiments.stage import ENSEMBLE, Context, OnProgress, Stage, load_trained
 from divtrain.fields import from_json, to_json
 from divtrain.files import read_json_lines, write_json_lines
@@ -51,13 +51,13 @@ def train_recipe(recipe: Recipe, role: str, data: DataConfig, common: Mapping[st
     if role == SURROGATE and recipe.name != BASE:
         drawn = f"attacker's {recipe.name}"
     defence = recipe.build_defence().with_outside(data.root)
-    static = None
-    if defence.needs_static_nets:
-        count, members = recipe.train.static_nets, recipe.model.members
-        few = replace(recipe.model, members=(members * count)[:count])
-        nets = replace(recipe, name=STATIC, defence=BASE, model=few)
+    static: list[Stage] = []
+    for kind in recipe.train.static_recipes if defence.needs_static_nets else ():
+        nets = static_recipe(recipe, kind)
         own = STATIC if role == TARGET else f"{drawn} {STATIC}"
-        static = _train_stage(nets, nets.build_defence(), STATIC, own, data, common)
+        own = own if kind == BASE else f"{own} {kind}"
+        built = nets.build_defence().with_outside(data.root)
+        static.append(_train_stage(nets, built, STATIC, own, data, common))
     return _train_stage(recipe, defence, role, drawn, data, common, static)
 
 
@@ -68,7 +68,7 @@ def _train_stage(
     drawn: str,
     data: DataConfig,
     common: Mapping[str, Any],
-    static: Stage | None = None,
+    static: Sequence[Stage] = (),
 ) -> Stage:
     """Train an ensemble; writes its checkpoint and its history.
 
@@ -79,7 +79,7 @@ def _train_stage(
         drawn: With the seed it determines all that is drawn at random.
         data: Augmentation.
         common: What every stage depends on.
-        static: The stage that trained the static nets, for defences that need them.
+        static: The stages that train the static nets, for defences that need them.
     """
     model, settings = recipe.model, recipe.train
     own_seed = zlib.crc32(f"{recipe.seed} {drawn}".encode())
@@ -129,7 +129,7 @@ def _train_stage(
             _train(recipe, defence, own_seed, data, told, context, static, fabric)
 
     stage = Stage(
-        "train", recipe.name, recipe.seed, spec, () if static is None else (static,), work,
+        "train", recipe.name, recipe.seed, spec, tuple(static), work,
         code=("divtrain.training", "divtrain.models", type(defence).__module__), devices=devices,
     )  # fmt: skip
     if role == TARGET:
@@ -147,7 +147,7 @@ def _train(
     data: DataConfig,
     about: Mapping[str, Any],
     context: Context,
-    static: Stage | None,
+    static: Sequence[Stage],
     fabric: "Fabric",
 ) -> None:
     """Train in this process, alone or as one of several; the first one writes the files."""
@@ -155,9 +155,11 @@ def _train(
     with torch.random.fork_rng():
         torch.manual_seed(own_seed)
         ens = recipe.build_ensemble(dataset)
-    nets = None
-    if static is not None:
-        nets = load_trained(context.inputs[static.name], fabric.device).members
+    nets: list[torch.nn.Module] = []
+    for stage in static:
+        trained = load_trained(context.inputs[stage.name], fabric.device)
+        nets += list(trained.members)[: settings.static_nets]
+    if nets:
         defence = defence.with_static_nets(nets)
     stream = Stream(
         dataset.train.to(fabric.device),
@@ -181,7 +183,7 @@ def _train(
         strategy=settings.strategy,
     )
     if fabric.is_global_zero:
-        if nets is not None:
+        if nets:
             wrong = sum(_share_wrong(net, stream) for net in nets) / len(nets)
             history = [{**row, "static_net_error": wrong} for row in history]
             context.log(
