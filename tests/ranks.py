@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.data import Images, Stream
-from divtrain.defences import DVERGE, BaseNoise, CrossDiv, Defence, Detector, Div, PGDATNoise
+from divtrain.defences import DVERGE, TRS, BaseNoise, CrossDiv, Defence, Detector, Div, PGDATNoise
 from divtrain.models import build
 from divtrain.training import History, adam, leave_group, train
 from made import DIV, digits
@@ -94,6 +94,7 @@ CASES = {
 CRAFTED = {
     "cross+div": Case(defence=CrossDiv()),
     "pgd-at": Case(defence=PGDATNoise(crafted_steps=2, attacked="member")),
+    "trs": Case(defence=TRS(crafted_steps=2)),
     "dverge": Case(defence=DVERGE(crafted_steps=2)),
 }
 """Examples are made from all members, so only ddp takes these."""

@@ -14,6 +14,7 @@ from divtrain.defences.crafters import Crafter, Moment, PGDExamples, ascend, cra
 from divtrain.defences.cross import FeaturesAway, draw_depth
 from divtrain.defences.dverge import FeatureTargets
 from divtrain.defences.features import layer_output
+from divtrain.defences.trs import RoughPoints
 from divtrain.forward import Batch
 from made import same
 
@@ -23,6 +24,7 @@ CRAFTERS: dict[str, Any] = {
     "pgd-member": PGDExamples(EPS, steps=2, attacked="member", radius="uniform"),
     "cross": FeaturesAway(EPS, share=1.0, warm_up=0.0),
     "dverge": FeatureTargets(EPS, steps=3, warm_up=0.0),
+    "trs": RoughPoints(EPS, steps=3, share=1.0, adds=False),
     "dverge-one": FeatureTargets(EPS, steps=3, partners="one", warm_up=0.0),
 }
 EACH = pytest.mark.parametrize("crafter", CRAFTERS.values(), ids=CRAFTERS)
@@ -295,6 +297,40 @@ def test_one_partner_is_drawn_evenly_for_each_image() -> None:
     match = (alone.unsqueeze(1) == sets).flatten(3).all(-1)
     assert (match.sum(1) == 1).all()
     assert (match.double().mean(-1) - 0.5).abs().max() < 0.1
+
+
+def test_rough_points_are_where_gradients_are_longer_and_the_ball_grows() -> None:
+    ens, batch = nets().eval(), images()
+    crafter, length = RoughPoints(EPS, steps=6, share=1.0, adds=False), []
+    for step in (0, 9):
+        found = made(crafter, ens, batch, step=step)
+        g = [
+            dt.input_gradients(ens, x, batch.y).square().sum(-1).mean() for x in (batch.x, found.x)
+        ]
+        assert g[1] > g[0]
+        length.append((found.x - batch.x).abs().max().item())
+    assert length == pytest.approx([EPS / 3, EPS * (1 + 2 * 0.9) / 3], abs=1e-9)
+
+
+def test_a_rough_step_goes_where_finite_differences_say() -> None:
+    """Two pixels that may move: the sign of d/dz of the mean squared input gradient."""
+    torch.manual_seed(0)
+    ens = dt.Ensemble(
+        [nn.Sequential(nn.Flatten(), nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 3)) for _ in "ab"]
+    ).double()
+    x, y = torch.tensor([[[[0.4, 0.6]]]], dtype=torch.float64), torch.tensor([1])
+    moment = Moment(3, 0, 10)
+    start = x + EPS / 3 * (2 * torch.rand(x.shape, generator=moment.generator(), dtype=x.dtype) - 1)
+    found, _ = RoughPoints(EPS, steps=1)(ens, x, y, slice(None), moment)
+
+    def length(z: Tensor) -> float:
+        return dt.input_gradients(ens, z, y).square().sum().item()
+
+    nudges = torch.eye(2, dtype=torch.float64).view(2, 1, 1, 1, 2) * 1e-5
+    slope = [length(start + nudge) - length(start - nudge) for nudge in nudges]
+    expected = start + EPS / 3 * torch.tensor(slope, dtype=torch.float64).sign()
+    expected = x + (expected - x).clamp(-EPS / 3, EPS / 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_too_few_images_and_examples_that_do_not_match_are_refused() -> None:

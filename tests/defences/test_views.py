@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.attacks import FGSM
+from divtrain.attacks import FGSM, MIFGSM
 from divtrain.defences import Adversarial
 
 
@@ -89,6 +89,16 @@ def test_every_net_of_several_is_attacked() -> None:
     matches = (own == moved).flatten(2).all(2).float().mean(1)
     assert matches.sum().item() == pytest.approx(1, abs=0.02)
     assert (matches - 1 / 3).abs().max() < 0.08
+
+
+def test_several_steps_are_mi_fgsm_with_a_radius_of_each_images_own() -> None:
+    net, (x, y) = nn.Sequential(linear(0), nn.Tanh(), nn.Linear(4, 4)), images(20)
+    whole = Adversarial(0.3, (net,), "true", steps=5)(x, y, generator())
+    radii = (Adversarial(0.3, (net,), "true")(x, y, generator()) - x).abs().flatten(1).amax(1)
+    for index, radius in enumerate(radii.tolist()):
+        one = slice(index, index + 1)
+        expected = MIFGSM(eps=radius, steps=5, decay=1.0)(net, x[one], y[one])
+        torch.testing.assert_close(whole[one], expected, rtol=0, atol=1e-6)
 
 
 def test_the_nets_are_left_as_they_were_and_do_not_learn() -> None:

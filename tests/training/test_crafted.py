@@ -13,6 +13,9 @@ from divtrain.data import Images, Outside, Stream, open_outside
 from divtrain.defences import (
     DVERGE,
     PGDAT,
+    TRS,
+    Adv,
+    AdvDiv,
     Base,
     BaseNoise,
     Cross,
@@ -37,6 +40,7 @@ DEFENCES: dict[str, Any] = {
     "cross": Cross(),
     "cross+noise": CrossNoise(),
     "cross+div": CrossDiv(),
+    "trs": TRS(crafted_steps=2),
     "dverge": DVERGE(crafted_steps=2, warm_up=0.2),
     "dverge-one": DVERGE(crafted_steps=2, partners="one", crafted_share=0.5, warm_up=0.0),
 }
@@ -110,6 +114,31 @@ def test_gal_is_taken_at_the_images_that_are_not_crafted() -> None:
     torch.testing.assert_close(log["gal"], dt.gradient_alignment_loss(g).mean())
     torch.testing.assert_close(value, 0.7 * log["gal"])
     assert forward.recorded == slice(0, 20)
+
+
+def test_trs_without_weights_is_base_on_the_given_images() -> None:
+    ens, base = tanh_nets(), tanh_nets()
+    train(ens, stream(), TRS(trs_cosine=0.0, trs_norm=0.0, crafted_steps=1), 1)
+    train(base, stream(), Base(), 1)
+    for one, other in zip(ens.parameters(), base.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_trs_takes_each_term_where_the_paper_does() -> None:
+    """Cross-entropy and cosine at the images; the squared length half there, half at the others."""
+    defence = TRS(trs_cosine=3.0, trs_norm=500.0)
+    ens, batch = tanh_nets(), defence.prepare(stream(), 10).batch(0)
+    both = Batch(
+        torch.cat([batch.x, batch.x[20:].flip(-1)]), torch.cat([batch.y, batch.y[20:]]),
+        {"given": slice(0, 40), "crafted": slice(40, 60)},
+    )  # fmt: skip
+    forward = member_pass(ens, both)
+    total = sum(term(forward, 0)[0] for term in defence.terms)
+    g = [dt.input_gradients(ens, both.x[here], both.y[here]) for here in both.parts.values()]
+    expected = forward.losses[:, :40].mean() + 3 / 3 * dt.pairwise_cosine(g[0]).abs().mean()
+    for each in g:
+        expected = expected + 500 / 128**2 / 3 * each.square().sum(-1).mean()
+    torch.testing.assert_close(total, expected)
 
 
 def batch_norm_net() -> nn.Module:
@@ -212,6 +241,9 @@ def test_what_cannot_work_is_refused_before_training() -> None:
         (PGDATDiv, {"crafted_radius": "normal"}, "unknown crafted_radius"),
         (DVERGE, {"partners": "two"}, "unknown partners"),
         (DVERGE, {"crafted_steps": 0}, "`crafted_steps` >= 1"),
+        (TRS, {"crafted_steps": 0}, "`crafted_steps` >= 1"),
+        (TRS, {"trs_norm": -1.0}, "`trs_norm` >= 0"),
+        (Adv, {"adv_steps": 0}, "`adv_steps` >= 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(kind: Any, bad: dict[str, Any], match: str) -> None:
@@ -225,7 +257,7 @@ def test_prices_are_those_counted_from_the_equations() -> None:
         (Base(), 1), (Cross(warm_up=0.0), 1.25), (CrossDiv(warm_up=0.0), 1.75),
         (PGDAT(crafted_steps=7), 17 / 3), (PGDATNoise(crafted_steps=1), 4 / 3),
         (DVERGE(warm_up=0.0), 5.5), (DVERGE(warm_up=0.0, partners="one"), 4.5),
-        (DVERGE(), 3.25), (PGDATDiv(crafted_steps=1), 4 / 3 + 0.5),
+        (DVERGE(), 3.25), (TRS(), 7), (Adv(), 1 + 3 / 2 / 9), (AdvDiv(adv_steps=5), 2 + 11 / 27), (PGDATDiv(crafted_steps=1), 4 / 3 + 0.5),
     ]  # fmt: skip
     for defence, price in prices:
         assert defence.cost(3) == pytest.approx(price)
