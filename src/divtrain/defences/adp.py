@@ -51,13 +51,12 @@ class PredictionDiversity:
         """
         logits = forward.logits
         check_wrong_classes(len(logits), logits.shape[-1])
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            entropy = _entropy_of_mean(logits).mean()
-            # At the true class the softmax over the others is 0, which changes no product.
-            wrong = logits.masked_fill(trusted_label_mask(logits, forward.batch.y), -math.inf)
-            log_det = _log_det(F.normalize(wrong.softmax(-1), dim=-1)).mean()
-            value = -(self.alpha * entropy + self.beta * log_det) / len(logits)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        entropy = _entropy_of_mean(logits).mean()
+        # At the true class the softmax over the others is 0, which changes no product.
+        wrong = logits.masked_fill(trusted_label_mask(logits, forward.batch.y), -math.inf)
+        log_det = _log_det(F.normalize(wrong.softmax(-1), dim=-1)).mean()
+        value = -(self.alpha * entropy + self.beta * log_det) / len(logits)
         return value, {"entropy": entropy.detach(), "log_det": log_det.detach()}
 
 

@@ -76,9 +76,7 @@ class GradientNorm:
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted mean, and the mean to log."""
         g = forward.input_gradients(self.where, create_graph=True)
-        with torch.autocast(g.device.type, enabled=False):
-            g = g.to(torch.promote_types(g.dtype, torch.float32))
-            value = g.square().sum(-1).mean()
+        value = g.square().sum(-1).mean()
         return self.weight / len(g) * value, {"gradient_norm": value.detach()}
 
 
