@@ -257,7 +257,8 @@ def test_prices_are_those_counted_from_the_equations() -> None:
         (Base(), 1), (Cross(warm_up=0.0), 1.25), (CrossDiv(warm_up=0.0), 1.75),
         (PGDAT(crafted_steps=7), 17 / 3), (PGDATNoise(crafted_steps=1), 4 / 3),
         (DVERGE(warm_up=0.0), 5.5), (DVERGE(warm_up=0.0, partners="one"), 4.5),
-        (DVERGE(), 3.25), (TRS(), 7), (Adv(), 1 + 3 / 2 / 9), (AdvDiv(adv_steps=5), 2 + 11 / 27), (PGDATDiv(crafted_steps=1), 4 / 3 + 0.5),
+        (DVERGE(), 3.25), (PGDATDiv(crafted_steps=1), 4 / 3 + 0.5), (TRS(), 7),
+        (Adv(), 1 + 3 / 2 / 9), (AdvDiv(adv_steps=5), 2 + 11 / 27),
     ]  # fmt: skip
     for defence, price in prices:
         assert defence.cost(3) == pytest.approx(price)

@@ -77,7 +77,8 @@ class GradientNorm:
         """Return the weighted mean, and the mean to log."""
         g = forward.input_gradients(self.where, create_graph=True)
         value = g.square().sum(-1).mean()
-        return self.weight / len(g) * value, {"gradient_norm": value.detach()}
+        name = "gradient_norm" if self.where.part != "crafted" else "crafted_gradient_norm"
+        return self.weight / len(g) * value, {name: value.detach()}
 
 
 @dataclass(frozen=True)
