@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench format clean
+.PHONY: help demo test lint docs dist bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,14 @@ lint: $(VENV)/installed-lint  ## style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/installed-docs  ## build the docs site into site/, strict, without network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+dist: $(VENV)/installed-dist  ## build and check the package, into dist/
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 bench: $(VENV)/installed  ## measure step time, memory, crafting and growth; writes results/speed (an hour)
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/step.py --what time --models conv3 --dtypes bf16 --layouts channels-last --members 3 8 --suffix=-members
@@ -33,7 +41,7 @@ format: $(VENV)/installed-lint  ## let ruff mend the style
 	$(BIN)/ruff check --fix
 
 clean:  ## remove the virtual environment and caches, keep runs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "divtrain needs Python 3.11 or newer; try make PYTHON=python3.11 ...")'
@@ -53,4 +61,12 @@ $(VENV)/installed-test: $(VENV)/pip pyproject.toml build-constraints.txt
 
 $(VENV)/installed-lint: $(VENV)/installed-test
 	$(PIP) --editable '.[test,lint]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) --quiet --editable '.[docs]'
+	@touch $@
+
+$(VENV)/installed-dist: $(VENV)/installed
+	$(PIP) --quiet --editable '.[dist]'
 	@touch $@
