@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import math
 import re
 import shlex
 import sys
@@ -101,3 +102,51 @@ def test_links_lead_somewhere(page: Path) -> None:
             titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
             assert anchor in anchors, f"{page}: {target}"
+
+
+def prose(page: Path) -> list[str]:
+    """Sentences of a page, without code, tables, headings, pictures and the addresses of links."""
+    skipped = r"^```.*?^```$|<!--.*?-->|!\[[^\]]*\]\([^)]*\)|^#.*?$|^\|.*?$"
+    text = re.sub(skipped, "\n\n", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    paragraphs = re.split(r"\n\s*\n|\n(?=- )", text)
+    ends = r"(?<=[.!?])[*_)]*\s+(?=[*`(A-Z])| · "
+    return [each for part in paragraphs for each in re.split(ends, part.strip()) if each]
+
+
+def test_the_readme_is_short_and_so_are_its_sentences() -> None:
+    readme = ROOT / "README.md"
+    assert len(readme.read_text().splitlines()) <= 100
+    sentences = prose(readme)
+    assert len(sentences) > 30
+    assert [each for each in sentences if len(each.split()) > 25] == []
+
+
+def test_the_numbers_of_the_readme_come_from_results() -> None:
+    tables = re.findall(r"^\|.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    numbers = {number for row in tables for number in re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", row)}
+    assert len(numbers) > 20
+    measured = "".join(page.read_text() for page in ROOT.glob("results/*/*.md"))
+    assert [each for each in sorted(numbers) if each not in measured] == []
+
+
+def test_results_are_an_index_of_short_pages() -> None:
+    index = ROOT / "results/README.md"
+    assert len(index.read_text().splitlines()) <= 80
+    for page in ROOT.glob("results/*/**/README.md"):
+        assert len(page.read_text().splitlines()) <= 60, page
+        assert f"({page.relative_to(index.parent)})" in index.read_text()
+
+
+def test_the_range_of_gal_in_the_docs_is_that_of_gal() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \| (.*?) \|$", (ROOT / "docs/own-nets.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == 6
+    for members, told in rows:
+        n = int(members)
+        simplex = torch.eye(n) - 1 / n  # the vectors that point furthest apart
+        gradients = simplex, torch.eye(n), torch.ones(n, n)
+        found = [dt.gradient_alignment_loss(g.unsqueeze(1)).item() for g in gradients]
+        assert told == " | ".join(f"{value:.2f}".replace("-0.00", "0.00") for value in found)
+        assert math.isclose(found[0], math.log(n * (n - 1) / 2) - 1 / (n - 1), abs_tol=1e-5)
