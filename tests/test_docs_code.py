@@ -48,6 +48,7 @@ def shortened(text: str) -> str:
     return text
 
 
+COMMAND = re.compile(rf"(?:^|[ ;])divtrain ((?:{'|'.join(COMMANDS)})\b[^&`]*)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -62,7 +63,7 @@ def commands(page: Path) -> list[list[str]]:
     lines += re.findall(r"`(divtrain [^`]*)`", FENCE.sub("", text))
     found: list[list[str]] = []
     for line in lines:
-        match = re.search(r"(?:^|[ ;])divtrain ((?:%s)\b[^&`]*)" % "|".join(COMMANDS), line)
+        match = COMMAND.search(line)
         if match is None or "..." in line or re.search(r"PRESET|\[", line):
             continue
         words = shlex.split(shortened(match[1]), comments=True)
