@@ -1,4 +1,4 @@
-"""Diversity Training in a training loop of your own: three lines instead of the loss.
+"""Diversity Training in a training loop of your own: four lines instead of the loss.
 
 python examples/own_loop.py
 """
@@ -22,9 +22,11 @@ def main() -> tuple[float, float]:
     coherences: list[float] = []
     for _ in range(300):
         rows = torch.randint(len(images), (64,), generator=generator)
-        loss = dt.diversity_loss(ens, images.x[rows], images.y[rows], gal_weight=0.5)  # 2
+        x, y = images.x[rows], images.y[rows]
+        x, y = torch.cat([x, dt.data.add_noise(x, 0.2)]), torch.cat([y, y])  # 2: clean and noisy
+        loss = dt.diversity_loss(ens, x, y, gal_weight=0.5)  # 3
         optimizer.zero_grad()
-        loss.total.backward()  # 3
+        loss.total.backward()  # 4
         optimizer.step()
         coherences.append(loss.coherence.item())
     accuracy = (ens(images.x).argmax(1) == images.y).float().mean().item()

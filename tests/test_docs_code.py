@@ -25,8 +25,8 @@ from divtrain.models.build import ARCHITECTURES, Architecture
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TESTED_ELSEWHERE = ("my_ideas", "my_attacks", "DecayingFGSM", "per_image_analysis")
-"""Words of the code that tests/test_docs.py runs."""
+TESTED_ELSEWHERE = ("my_ideas", "my_attacks", "DecayingFGSM", "per_image_analysis", "--8<--")
+"""Words of the code that tests/test_docs.py and tests/test_examples.py run."""
 
 SHORT = {  # what needs other machines, or more images than there are here
     r" --executor ray( --address \S+)?": "",
