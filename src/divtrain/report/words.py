@@ -1,8 +1,12 @@
 """The words of a report, explained: its targets, its attacks, and what the tables say."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from divtrain.attacks import ATTACKS as KNOWN_ATTACKS
 from divtrain.attacks import attack_title
+from divtrain.defences import DEFENCES as KNOWN_DEFENCES
 from divtrain.report.report import Section
 
 GENERAL = {
@@ -56,11 +60,18 @@ def words_section(targets: Iterable[str], attacks: Iterable[str]) -> Section:
         attacks: Names of its attacks.
     """
     facts = list(GENERAL.items())
-    facts += [(name, DEFENCES[name]) for name in dict.fromkeys(targets) if name in DEFENCES]
+    facts += [(name, _told(name, DEFENCES, KNOWN_DEFENCES)) for name in dict.fromkeys(targets)]
     for name in dict.fromkeys(attacks):
         head, _, objective = name.partition(":")
+        told = _told(head, ATTACKS, KNOWN_ATTACKS)
         if objective in OBJECTIVES:
-            facts.append((attack_title(name), f"{attack_title(head)}: {OBJECTIVES[objective]}."))
-        elif head in ATTACKS:
-            facts.append((attack_title(name), ATTACKS[head]))
-    return Section("What the words mean", facts=facts, folded=True)
+            told = f"{attack_title(head)}: {OBJECTIVES[objective]}."
+        facts.append((attack_title(name), told))
+    known = [(name, told) for name, told in facts if told]
+    return Section("What the words mean", facts=known, folded=True)
+
+
+def _told(name: str, words: Mapping[str, str], registry: Mapping[str, Any]) -> str:
+    """The words for a name; those of its class where there are none, nothing for one's own."""
+    documented = inspect.getdoc(registry.get(name)) if name in registry else ""
+    return words.get(name) or (documented or "").partition("\n\n")[0].replace("\n", " ")
