@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 
@@ -29,19 +30,22 @@ from divtrain.experiments import (
     TerminalProgress,
     WorkOptions,
     Written,
+    compare_runs,
     defaults_from,
     evaluate_models,
     find_preset,
     run_experiment,
     run_sweep,
+    show_run,
     speak_once,
     train_ensembles,
+    write_as,
     write_reports,
 )
 from divtrain.experiments.doctor import examine
 from divtrain.experiments.options import parse, read, with_flags
 from divtrain.report import to_terminal
-from divtrain.version import __version__
+from divtrain.usage import quick_answer
 
 console = Console()
 if not console.is_terminal:
@@ -50,21 +54,6 @@ errors = Console(stderr=True)
 
 QUICK_IMAGES = 200
 """Test images of `divtrain evaluate --quick` when nothing is said."""
-
-USAGE = f"""\
-divtrain {__version__}: train ensembles whose members do not fail together, and measure it.
-
-  divtrain run PRESET        train, attack, evaluate, report; the same command resumes;
-                             --only table2 | coherence | gaas | detection: that part alone
-  divtrain presets [NAME]    the presets, or one in full
-  divtrain train PRESET      only train, into the same run directory
-  divtrain sweep PRESET      train and evaluate at several values, e.g. --gal-weight 0 0.5 1
-  divtrain evaluate          a report card of saved or importable models
-  divtrain report RUN        write the report of a run again
-  divtrain doctor            look at this machine
-
-`divtrain COMMAND --help` and `divtrain run PRESET --help` list every option.
-Start with `divtrain run digits`: no download, about two minutes."""
 
 Config = tyro.conf.arg(name="")
 """Marks a field whose own fields are flags without a prefix."""
@@ -82,11 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if words[0] == "--version":
-        print(__version__)
+    if (text := quick_answer(words)) is not None:
+        print(text)
         return 0
     try:
         if words[0] not in COMMANDS:
@@ -169,6 +155,29 @@ class ReportOptions:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
+    format: Literal["latex", "csv", "json"] | None = None
+    """Only print every accuracy: latex (booktabs; best target bold, strongest attack underlined),
+    csv or json; docs/reading-results.md explains the columns."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare two runs on the same images: paired differences with their intervals."""
+
+    first: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+    second: Annotated[Path, tyro.conf.Positional]
+    """Run directory; differences are second minus first."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Draw pictures of a finished run, into RUN/show; trains nothing."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+    images: Annotated[int, Field(ge=1, le=20)] = 3
+    """Test images to draw."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,24 @@ def _evaluate(words: list[str]) -> int:
 
 def _report(words: list[str]) -> int:
     options = parse(ReportOptions, words, "divtrain report")
+    if options.format is not None:
+        print(write_as(RunDirectory(options.run), options.format), end="")
+        return 0
     return _print(write_reports(RunDirectory(options.run)))
+
+
+def _compare(words: list[str]) -> int:
+    options = parse(CompareOptions, words, "divtrain compare")
+    report = compare_runs(options.first, options.second)
+    console.print(to_terminal(report), highlight=False)
+    return 0
+
+
+def _show(words: list[str]) -> int:
+    options = parse(ShowOptions, words, "divtrain show")
+    with _progress(options.run) as progress:
+        written = show_run(options.run, options.images, progress)
+    return _print(written)
 
 
 def _presets(words: list[str]) -> int:
@@ -271,6 +297,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sweep": _sweep,
     "evaluate": _evaluate,
     "report": _report,
+    "compare": _compare,
+    "show": _show,
     "doctor": _doctor,
 }
 OPTIONS: dict[str, type[Any]] = {
@@ -278,6 +306,7 @@ OPTIONS: dict[str, type[Any]] = {
     "train": TrainOptions,
     "sweep": SweepOptions,
     "evaluate": EvaluateOptions,
+    "show": ShowOptions,
 }
 """Whose flags an error's names of fields are turned into."""
 

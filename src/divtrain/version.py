@@ -2,13 +2,13 @@
 
 import platform
 
-import torch
-
 __version__ = "0.1.0"
 
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
+    import torch
+
     return {
         "divtrain": __version__,
         "torch": torch.__version__,

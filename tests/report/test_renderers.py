@@ -128,7 +128,7 @@ def test_nothing_is_lost_and_nothing_is_markup(form: str, word: str) -> None:
     for each in ("91.2", "[90.1, 92.3]", "number", "none", "still-rising", "other"):
         assert each in text
     assert "docs/reading-results.md#still-rising" in text
-    assert "1 warning sign: some numbers below flatter." in text
+    assert "1 warning sign: some numbers below are probably too high." in text
 
 
 def test_hostile_words_add_no_tag_and_no_cell() -> None:
@@ -161,6 +161,31 @@ def test_a_terminal_of_80_columns_breaks_intervals_before_words_and_numbers() ->
     words = text.split()
     assert {*header, "detector"} <= {*words}
     assert [words.count(each) for each in ("95.0", "[92.7,", "96.6]")] == [6, 6, 6]
+
+
+def test_a_narrow_terminal_leaves_columns_out_before_it_breaks_a_name() -> None:
+    header = ("threat", "crafted on", "attack", "eps 0.1", "eps 0.3", "passes")
+    names = ("white-box", "one member at a time", "MI-FGSM (mean logit)")
+    row = (*map(Entry, names), *[Entry("85.4 %", "[81.2, 88.6]")] * 2, Entry("143+54 / 136+50"))
+    wanted = Table("c", header, [row], names=3, extra=1)
+    text = terminal(Report("t", sections=[Section("s", tables=[wanted])]), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(name in text for name in (*names, "85.4 %"))
+    assert "143" not in text
+    assert "143+54" in terminal(Report("t", sections=[Section("s", tables=[wanted])]), 120)
+
+
+def test_what_is_folded_is_on_the_page_alone_and_opens_there() -> None:
+    folded = Section("words", facts=[("eps", "a size")], folded=True, explained=["read this"])
+    shown = Report("t", sections=[folded, Section("open", ["seen"], explained=["also read"])])
+    page = Page(to_html(shown))
+    assert page.tags.count("details") == page.tags.count("summary") == 1
+    for word in ("words", "a size", "read this", "open", "seen", "also read"):
+        assert word in " ".join(page.text)
+        assert word in to_markdown(shown)
+    text = terminal(shown)
+    assert "seen" in text
+    assert not any(word in text for word in ("a size", "read this", "also read"))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -4,11 +4,14 @@ import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from divtrain.attacks import attack_title
+import divtrain as dt
+from divtrain.attacks import ATTACKS, attack_title
+from divtrain.defences import DEFENCES
 from divtrain.evaluation import Record
 from divtrain.report import (
     CardFacts,
@@ -27,7 +30,9 @@ from divtrain.report import (
     to_markdown,
 )
 from divtrain.report.output import to_csv
-from report.judged import judged
+from divtrain.report.sections.settings import Setting
+from divtrain.report.words import words_section
+from report.judged import first, judged
 
 FACTS = RunFacts(
     "quick", "What it is.", "Conv3", ["--train.epochs 2, not 10"], "divtrain run quick",
@@ -78,11 +83,10 @@ def test_every_line_of_the_csv_stands_in_its_table(seeds: int) -> None:
         (row,) = [r for r in _by_heading(tables[0]) if r["target"].text == line["target"]]
         entry = row[attack_title(line["attack"])]
         assert entry.text.startswith(f"{float(line['accuracy_percent']):.1f}")
-        if seeds == 1:
-            low, high = float(line["low_percent"]), float(line["high_percent"])
-            assert entry.note == f"[{low:.1f}, {high:.1f}]"
-        else:
-            assert entry.note == f"± {float(line['deviation_percent']):.1f}"
+        low, high = float(line["low_percent"]), float(line["high_percent"])
+        spread = "" if seeds == 1 else f"± {float(line['deviation_percent']):.1f} "
+        assert entry.note == f"{spread}[{low:.1f}, {high:.1f}]"
+        assert (line["split"], float(line["coherence"])) == ("test", COHERENCE[line["target"]])
         assert row["coherence"].text == {"base": "0.85", "div": "0.20"}[line["target"]]
 
 
@@ -95,7 +99,7 @@ def test_only_the_attack_that_leaves_least_is_strong() -> None:
 def test_a_run_compares_surrogates_and_table_2_by_base_alone() -> None:
     report = run_report(FACTS, [judged()], analyses=[gaas_section(POINTS, "t")])
     assert titles(report) == ["Accuracy", "Which surrogate transfers better", "Table 2, Conv3",
-                              "GAAS (Figure 5)", "Run it again"]  # fmt: skip
+                              "GAAS (Figure 5)", "What the words mean", "Run it again"]  # fmt: skip
     (base, other, every) = table(report, "eps 0.1, worst case")
     assert base["div fooled"].text == "10.0"  # 95 right when clean, 85 when attacked
     assert other["div fooled"].joined().startswith("15.0 (+5.0 [")
@@ -105,7 +109,7 @@ def test_a_run_compares_surrogates_and_table_2_by_base_alone() -> None:
     assert row["FGSM"].text.startswith("- / ")
     (gaas,) = table(report, "GAAS")
     assert [gaas[f"k = {k}"].joined() for k in (1, 4)] == ["100.0 (40 of 40)", "27.5 (11 of 40)"]
-    assert len(report.figures) == 3
+    assert len(report.figures) == 4
 
 
 def test_one_surrogate_has_no_rival_and_held_out_images_no_table_2() -> None:
@@ -118,17 +122,17 @@ def test_one_surrogate_has_no_rival_and_held_out_images_no_table_2() -> None:
 
     held = HeldOut(**vars(alone))
     report = run_report(FACTS, [held])
-    assert titles(report) == ["Accuracy", "Run it again"]
+    assert titles(report) == ["Accuracy", "What the words mean", "Run it again"]
     assert any("held out of the training images" in note for note in report.sections[0].notes)
 
 
 def test_a_run_says_what_it_was_and_what_warns() -> None:
     report = run_report(FACTS, [judged(seed=seed) for seed in (0, 1)])
     text = to_markdown(report)
-    for words in ("quick: report", "Preset: What it is.", "--train.epochs 2, not 10",
+    for word in ("quick: report", "Preset: What it is.", "--train.epochs 2, not 10",
                   "**command**: divtrain run quick", "**torch**: 2.x", "Transfer threat model.",
-                  "his rows stand beside them", "everything: the target's weights"):  # fmt: skip
-        assert words in text
+                  "the white-box rows are about that", "everything: the target's weights"):  # fmt: skip
+        assert word in text
     assert report.warnings
     seeds = {sign.sentence.partition(":")[0] for sign in report.warnings}
     assert seeds <= {"seed 0", "seed 1"}
@@ -148,7 +152,7 @@ def test_a_sweep_has_its_table_trade_off_and_ablation() -> None:
     zeros = {"div 0": [ZeroMeans(0.1, 0.2, 0.0, 0.4), ZeroMeans(0.3, 0.2, 0.0, 0.4)]}
     report = sweep_report(FACTS, [judged(name) for name in swept], swept, {"div 0": 0.25}, zeros)
     assert titles(report) == ["Clean and robust accuracy", "ReLU and LeakyReLU (section 3.4)",
-                              "Run it again"]  # fmt: skip
+                              "What the words mean", "Run it again"]  # fmt: skip
     first, second = _by_heading(report.sections[0].tables[0])
     assert (first["slope"].text, second["slope"].text) == ("0", "0.1")
     assert first["clean"].text == "95.0"
@@ -202,17 +206,82 @@ def test_the_headline_is_the_worst_case_of_each_adversary() -> None:
 
 def test_a_card_says_what_a_reader_must_not_miss() -> None:
     whole = to_markdown(card_report(judged(), CARD))
-    for words in ("upper bound", "where they are not all 100", "0123abcd", "4567", "89ef",
-                  "clean accuracy 90.0%", "answers to his queries", "L-infinity balls",
+    for word in ("upper bound", "where they are not all 100", "0123abcd", "4567", "89ef",
+                  "clean accuracy 90.0%", "answers to queries", "L-infinity balls",
                   "Signs that could not have fired"):  # fmt: skip
-        assert words in whole
+        assert word in whole
     for absent in ("to look and not to judge", "No surrogate", "No white-box", "were clipped"):
         assert absent not in whole
     bare = judged(surrogates=(), white_box=False, violations=3)
     text = to_markdown(card_report(bare, replace(CARD, surrogates={}, quick=True)))
-    for words in ("to look and not to judge", "No surrogate was given", "No white-box attack",
+    for word in ("to look and not to judge", "No surrogate was given", "No white-box attack",
                   "returned 3 images outside the ball"):  # fmt: skip
-        assert words in text
+        assert word in text
+
+
+def test_the_headline_of_a_run_is_the_worst_case_with_its_lead_over_base() -> None:
+    ahead = judged("div")
+    behind = replace(ahead, target="base", clean=first(70))
+    report = run_report(FACTS, [behind, ahead])
+    copied, direct = report.lead[:2]
+    worst = {(r.threat, r.surrogate): 100 * r.accuracy for r in ahead.records()
+             if r.attack == "worst"}  # fmt: skip
+    assert f"div keeps {worst['transfer', 'base']:.1f} % of the images" in copied
+    assert "copied" in copied
+    assert "(base 70.0): +15.0 points [" in copied
+    assert f"div keeps {worst['white-box', 'div']:.1f} %" in direct
+    assert "chance" not in copied
+    alike = run_report(FACTS, [replace(ahead, target="base"), ahead])
+    assert "+0.0 points [" in alike.lead[0]
+    assert "may be chance" in alike.lead[0]
+
+
+def test_settings_that_differ_from_the_preset_come_first_and_a_notice_names_them() -> None:
+    settings = [Setting("--seed", "1", "1"), Setting("--train.epochs", "2", "8"),
+                Setting("--seeds", "3", "1", changes=False)]  # fmt: skip
+    report = run_report(RunFacts("x", settings=settings), [judged()])
+    rows = table(report, "Every option (2 differ from the preset's)")
+    assert [r["option"].text for r in rows] == ["--train.epochs", "--seeds", "--seed"]
+    assert [r["option"].strong for r in rows] == [True, True, False]
+    (notice,) = [each for each in report.notices if each.kind == "reduced"]
+    assert notice.items == [("", "--train.epochs 2, not 8")]
+
+
+def test_a_glossary_explains_each_target_and_attack_of_the_report() -> None:
+    (section,) = [s for s in run_report(FACTS, [judged()]).sections if s.folded]
+    explained = dict(section.facts)
+    assert {"div", "MI-FGSM", "FGSM", "PGD", "Square", "coherence"} <= explained.keys()
+    assert "adv" not in explained
+    every = dict(words_section(DEFENCES, ATTACKS).facts)
+    assert {*DEFENCES, *map(attack_title, ATTACKS)} <= every.keys()
+    assert all(text.endswith(".") for text in every.values())
+
+
+def test_a_card_has_what_others_keep_beside_it() -> None:
+    evaluation = judged(surrogates=("base",))
+    run = next(iter(evaluation.runs("transfer", 0.1)))
+    results = {**evaluation.results, run: replace(evaluation.results[run], source=0.12)}
+    evaluation = replace(evaluation, results=results)
+    other = replace(judged(surrogates=("base",)), target="base", clean=first(50))
+    rows = table(card_report(evaluation, CARD, reference=other), "Accuracy on")
+    shown = {(r["crafted on"].text, r["attack"].text): r["eps 0.1"].text
+             for r in rows if r["threat"].text == "reference"}  # fmt: skip
+    assert shown == {
+        ("base itself", "its strongest attack"): "12.0 %",
+        ("base", "worst of all, transfer"): "50.0 %",
+        ("base", "worst of all, white-box"): "50.0 %",
+    }
+
+
+def test_an_evaluation_writes_its_card_as_a_page(tmp_path: Path) -> None:
+    path = judged().save_html(tmp_path / "new" / "card.html", reference=judged("base"))
+    page = path.read_text()
+    assert page.startswith("<!doctype html>")
+    for word in ("div: report card", "100 test images", "worst of all, transfer", "Square"):
+        assert word in page
+    small = replace(judged(), clean=first(5, 10))
+    with pytest.raises(dt.DivtrainError, match="same 100 images, got one on 10"):
+        judged().save_html(tmp_path / "card.html", reference=small)
 
 
 def test_the_json_form_is_json_and_holds_fractions() -> None:

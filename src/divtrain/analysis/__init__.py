@@ -13,10 +13,13 @@ from divtrain.analysis.detection import (
 )
 from divtrain.analysis.gaas import GAAS, check_orders, gaas
 from divtrain.analysis.hadamard import regular_hadamard
+from divtrain.analysis.plane import Plane, gradient_plane
+from divtrain.analysis.shown import choose_shown
 from divtrain.analysis.zeros import ZeroShares, count_zeros, idle_weights, zero_shares
 
 __all__ = [
-    "GAAS", "Detection", "InputKind", "ZeroShares", "auroc_interval", "check_orders",
-    "coherence_distribution", "count_zeros", "detect", "detection_scores", "disagreement",
-    "gaas", "idle_weights", "max_softmax", "regular_hadamard", "roc_curve", "zero_shares",
+    "GAAS", "Detection", "InputKind", "Plane", "ZeroShares", "auroc_interval", "check_orders",
+    "choose_shown", "coherence_distribution", "count_zeros", "detect", "detection_scores",
+    "disagreement", "gaas", "gradient_plane", "idle_weights", "max_softmax", "regular_hadamard",
+    "roc_curve", "zero_shares",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from divtrain.attacks import attack_title
 from divtrain.evaluation.comparing import (
     MARGIN,
     Comparison,
@@ -13,11 +14,17 @@ from divtrain.evaluation.comparing import (
     percent,
     standard_error,
 )
+from divtrain.evaluation.plan import AttackRun
 from divtrain.evaluation.results import Evaluation
 
 NO_NOISE = " No random noise of that size was tried: the size of the step alone may be the reason."
 RISING = 0.2
 """Share of the objective's rise in the last quarter of the steps; 0.25 is a straight line."""
+
+
+def title(run: AttackRun) -> str:
+    """What reports call the attack of a run."""
+    return attack_title(run.attack)
 
 
 @at_each_radius
@@ -28,9 +35,9 @@ def transfer_beats_white_box(at: Radius) -> Iterator[str]:
         same = own.get(run.attack)
         if same is not None and at.less(run, same):
             yield (
-                f"{run.attack} leaves {at.percent(same)} when crafted on the target itself, but"
-                f" {at.percent(run)} when transferred from {run.source}; the white-box number is"
-                " not robustness, its attack fails."
+                f"{title(run)} made directly on the target leaves {at.percent(same)} right; made on"
+                f" {run.source} and copied it leaves only {at.percent(run)}. A direct attack should"
+                " do better, so it failed, and its number is too high."
             )
 
 
@@ -40,9 +47,9 @@ def transfer_beats_best_white_box(at: Radius) -> Iterator[str]:
     best, other = at.best, at.strongest(at.runs("transfer"))
     if best and other and at.less(other, best):
         yield (
-            f"{other.attack} transferred from {other.source} leaves {at.percent(other)}, the"
-            f" strongest white-box attack ({best.attack}) {at.percent(best)}; no white-box attack"
-            " here is strong enough."
+            f"{title(other)} copied from {other.source} leaves {at.percent(other)} right, the"
+            f" strongest direct attack ({title(best)}) {at.percent(best)}. No direct attack here is"
+            " strong enough."
         )
 
 
@@ -53,9 +60,10 @@ def single_member_beats_white_box(at: Radius) -> Iterator[str]:
     for alone in at.alone:
         if best and at.less(alone, best):
             yield (
-                f"attacking one member at a time leaves {at.percent(alone)}, the strongest attack"
-                f" on the whole ensemble ({best.attack}) {at.percent(best, alone)} of the same"
-                " images; the members' gradients cancel when they are put together."
+                f"attacks on one member at a time leave {at.percent(alone)} right, the strongest"
+                f" attack on the whole ensemble ({title(best)}) {at.percent(best, alone)} of the"
+                " same images. The members' gradients cancel when they are added up, so attacks on"
+                " the whole ensemble lose their way."
             )
 
 
@@ -71,9 +79,9 @@ def member_beats_ensemble(at: Radius) -> Iterator[str]:
         # The best of several members is picked by its luck too: three standard errors, not two.
         if clearly_lower(ensemble, masks[best], errors=3):
             yield (
-                f"member {best} alone keeps {percent(masks[best])} under {alone.attack} on itself,"
-                f" the ensemble {percent(ensemble)} under {alone.attack} on all of it; the ensemble"
-                " is worse than its part."
+                f"member {best} alone keeps {percent(masks[best])} right under {title(alone)} on"
+                f" itself, the ensemble {percent(ensemble)} under {title(alone)} on all of it. The"
+                " ensemble is worse than one of its members."
             )
 
 
@@ -84,8 +92,8 @@ def noise_beats_white_box(at: Radius) -> Iterator[str]:
     for noise in at.runs("noise"):
         if best and at.less(noise, best):
             yield (
-                f"random noise leaves {at.percent(noise)}, the strongest white-box attack"
-                f" ({best.attack}) {at.percent(best)}; the attacks walk in the wrong direction."
+                f"random noise leaves {at.percent(noise)} right, the strongest direct attack"
+                f" ({title(best)}) {at.percent(best)}. The attacks walk in the wrong direction."
             )
 
 
@@ -99,9 +107,9 @@ def one_step_beats_many(at: Radius) -> Iterator[str]:
         many = at.strongest([run for run in own if run.family == "iterative"])
         if one and many and at.less(one, many):
             yield (
-                f"one step ({one.attack}) on {one.source} leaves {at.percent(one)}, many"
-                f" ({many.attack}) {at.percent(many)}; the iterative attacks are weaker than they"
-                " should be."
+                f"one step ({title(one)}) on {one.source} leaves {at.percent(one)} right, many"
+                f" steps ({title(many)}) {at.percent(many)}. Many steps should do better, so"
+                " those attacks are weaker than they should be."
             )
 
 
@@ -114,9 +122,9 @@ def not_monotone_in_eps(evaluation: Evaluation) -> Iterator[str]:
             lower = [run for run in curve[:i] if compared.less(run, later)]
             if lower:
                 yield (
-                    f"{threat} curve: {lower[0].attack} leaves {compared.percent(lower[0])} at eps"
-                    f" {lower[0].eps:g} but {compared.percent(later)} at {later.eps:g}; a larger"
-                    " ball holds the smaller one, so the attack fails."
+                    f"{threat} curve: {title(lower[0])} leaves {compared.percent(lower[0])} right"
+                    f" at eps {lower[0].eps:g}, {compared.percent(later)} at {later.eps:g}. Larger"
+                    " changes include the smaller ones, so the attack failed there."
                 )
                 break
 
@@ -129,9 +137,9 @@ def above_chance_at_half(evaluation: Evaluation) -> Iterator[str]:
         error = standard_error(chance, len(left))
         if run.eps >= 0.5 and left.float().mean().item() > chance + max(MARGIN, 2 * error):
             yield (
-                f"eps {run.eps:g}: white-box {run.attack} leaves {percent(left)}, above chance"
-                f" ({chance:.0%}), where the adversary may replace every image by plain grey; the"
-                " attack fails."
+                f"eps {run.eps:g}: {title(run)} made directly on the target leaves"
+                f" {percent(left)} right, more than chance ({chance:.0%}). At this eps an attacker"
+                " may turn every image plain grey, so the attack failed."
             )
 
 
@@ -144,9 +152,10 @@ def label_leaking(at: Radius) -> Iterator[str]:
         # Noise of this size may hurt as well: less must be left than of either.
         if run.family == "reversed" and all(clearly_lower(left, mask) for mask in (clean, *noise)):
             yield (
-                f"a step on {run.source} that makes the true label *likelier* leaves"
-                f" {percent(left)}, none {percent(clean)}; the target reads the label off the"
-                " attacks it was trained on, so what it withstands of those is not robustness."
+                f"a step on {run.source} towards the *true* label, which should help, leaves"
+                f" {percent(left)} right, no step {percent(clean)}. The target has learned to read"
+                " the label off the attacks it was trained on, so what it keeps under those is not"
+                " robustness."
                 f"{'' if noise else NO_NOISE}"
             )
 
@@ -159,8 +168,8 @@ def square_beats_gradients(at: Radius) -> Iterator[str]:
         more = torch.stack([at.left(each, run) for each in own]).all(0) & ~at.left(run)
         if more.float().mean().item() > MARGIN and int(more.sum()) >= 3:
             yield (
-                f"{run.attack}, which sees answers only, fools {percent(more)} of {len(more)}"
-                " images that withstood every white-box gradient attack; the gradients hide"
+                f"{title(run)}, which sees answers only, fools {percent(more)} of {len(more)}"
+                " images that every direct attack by gradients left right. The gradients hide"
                 " something."
             )
 
@@ -172,9 +181,9 @@ def reweighted_beats_summed(at: Radius) -> Iterator[str]:
     summed, anew = own.get("pgd"), own.get("pgd:reweighted")
     if summed and anew and at.less(anew, summed):
         yield (
-            f"PGD on the members' mean loss leaves {at.percent(summed)}, with members reweighted"
-            f" {at.percent(anew)}; summed, the members' gradients cancel, and any number from a"
-            " summed loss flatters."
+            f"PGD on the members' mean loss leaves {at.percent(summed)} right, with members"
+            f" reweighted {at.percent(anew)}. Added up, the members' gradients cancel, and any"
+            " number from a summed loss is too high."
         )
 
 
@@ -185,6 +194,7 @@ def still_rising(at: Radius) -> Iterator[str]:
     rise = at.evaluation.results[best].rise if best else None
     if best and rise is not None and rise > RISING:
         yield (
-            f"{rise:.0%} of the rise of the objective of {best.attack}, at images not fooled, came"
-            " in the last quarter of its steps; more steps would find more."
+            f"the objective of {title(best)}, at images not fooled, was still rising:"
+            f" {rise:.0%} of its rise came in the last quarter of the steps. More steps would fool"
+            " more images."
         )

@@ -6,11 +6,11 @@ Z95 = 1.959963984540054
 """Quantile of the standard normal distribution for a two-sided interval of 95 %."""
 
 
-def wilson_interval(correct: int, images: int, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(correct: float, images: int, z: float = Z95) -> tuple[float, float]:
     """Interval for an accuracy estimated from `correct` of `images` (Wilson, 1927).
 
     Args:
-        correct: Images classified right.
+        correct: Images classified right; a mean over seeds may be a fraction.
         images: Images in all, at least 1.
         z: Normal quantile; 1.96 for 95 %.
 
@@ -28,7 +28,7 @@ def wilson_interval(correct: int, images: int, z: float = Z95) -> tuple[float, f
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-def paired_interval(gained: int, lost: int, images: int, z: float = Z95) -> tuple[float, float]:
+def paired_interval(gained: float, lost: float, images: int, z: float = Z95) -> tuple[float, float]:
     """Interval for the difference of two shares of the same images (Agresti and Min, 2005).
 
     Wald's interval with half an image added to each of the four outcomes.

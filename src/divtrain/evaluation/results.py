@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool
@@ -84,7 +86,8 @@ class Evaluation:
         return (
             f"Evaluation of {self.target!r}: {len(self.clean)} images,"
             f" {self.clean.float().mean():.1%} right when clean, {len(self.results)} attack runs;"
-            " see .records(), .curve(), .warnings() and .not_asked()"
+            " see .records(), .curve(), .warnings(), .not_asked() and"
+            " .save_html(path)"
         )
 
     def runs(self, threat: Threat, eps: float) -> list[AttackRun]:
@@ -136,6 +139,22 @@ class Evaluation:
         from divtrain.evaluation.signs import not_asked
 
         return not_asked(self)
+
+    def save_html(self, path: str | Path, reference: "Evaluation | None" = None) -> Path:
+        """Write a report card as one HTML page that needs no other file.
+
+        Args:
+            path: The file, e.g. ``card.html``; its folder is made.
+            reference: Another target's evaluation on the same images, to compare with.
+
+        Returns:
+            The path.
+
+        Raises:
+            DivtrainError: for a reference on other images, or a path that cannot be written.
+        """
+        # By name: the report stands above this module, and what it looks like changes no result.
+        return import_module("divtrain.report.card").save_card(self, path, reference)
 
     def correct_on_all(self, run: AttackRun) -> Bool[Tensor, "image"]:
         """Mask over all images; those that the run left out count as not fooled by it."""

@@ -5,9 +5,9 @@ from typing import Literal
 Threat = Literal["clean", "noise", "query", "transfer", "white-box"]
 
 KNOWLEDGE: dict[Threat, str] = {
-    "clean": "no adversary",
-    "noise": "nothing: random noise, no adversary",
-    "query": "the target's answers to his queries, not its weights",
-    "transfer": "data and method, not the target's weights: crafted on a surrogate of his own",
+    "clean": "no attacker",
+    "noise": "nothing: random noise, no attacker",
+    "query": "the target's answers to queries, not its weights",
+    "transfer": "data and method, not the target's weights: made on a surrogate and copied",
     "white-box": "everything: the target's weights",
 }

@@ -262,9 +262,15 @@ class ExperimentConfig:
     surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""
-    analyses: Annotated[tuple[str, ...], Once, ASIDE] = ("coherence", "gaas", "detection", "zeros")
-    """What to analyse of each target, where the other options ask for it: coherence (Figure 4),
-    gaas (Figure 5), detection (section 6), zeros (section 3.4, in sweeps), or MODULE:NAME."""
+    pictures: Annotated[int, Field(ge=0, le=20), ASIDE] = 3
+    """Test images to draw: input gradients, attacks on them, the plane of two gradients; 0 draws
+    none. `divtrain show RUN --images N` draws more of them later."""
+    analyses: Annotated[tuple[str, ...], Once, ASIDE] = (
+        "gradients", "examples", "plane", "coherence", "gaas", "detection", "zeros"
+    )  # fmt: skip
+    """What to analyse, where the other options ask for it: gradients, examples, plane (pictures,
+    Figure 2), coherence (Figure 4), gaas (Figure 5), detection (section 6), zeros (section 3.4, in
+    sweeps), or MODULE:NAME."""
     seed: Annotated[Seed, ASIDE] = 0
     """First seed; everything random follows from it."""
     seeds: Annotated[Count, ASIDE] = 1
@@ -384,6 +390,18 @@ def differences(one: Any, other: Any, *, aside: bool = True) -> dict[str, tuple[
             found |= {f"{name}.{path}": both for path, both in inside.items()}
         elif values[0] != values[1]:
             found[name] = values
+    return found
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every value of a config by path, e.g. ``train.epochs``."""
+    found: dict[str, Any] = {}
+    for name in (each.name for each in fields(config)):
+        value = getattr(config, name)
+        if is_dataclass(value):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
     return found
 
 

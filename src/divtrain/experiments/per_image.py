@@ -93,7 +93,7 @@ def per_image_stage(
         for index, batch in enumerate(split_images(test.to(device_of(ens)), BATCH)):
             found.append(context.cache.get(index, partial(compute, ens, batch, index))[0])
             done += len(batch)
-            context.on_progress(done, len(test), "images")
+            context.on_progress(done, len(test), "")
         joined = {kind: torch.cat([each[kind] for each in found], dim=-1) for kind in found[0]}
         for kind, values in joined.items():
             if not ((values >= low) & (values <= high)).all():  # nor is NaN
@@ -102,6 +102,8 @@ def per_image_stage(
                     f" values from {values.min():g} to {values.max():g}; a diverged training is the"
                     " usual reason (lower the learning rate), or bounds that are too narrow"
                 )
+        means = (f"mean {kind} {values.float().mean():.3g}" for kind, values in joined.items())
+        context.on_progress(len(test), len(test), ", ".join(means))
         write_tensors(context.folder / FILE, joined, None, sealed=False)
 
     def compute(ens: Ensemble, batch: Images, index: int) -> BatchResult:

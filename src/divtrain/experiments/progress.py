@@ -1,12 +1,17 @@
-"""Progress of a run: bars on a terminal, nothing elsewhere."""
+"""Progress of a run: bars on a terminal, a line for each stage elsewhere."""
 
 import sys
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
+
+WIDE = 100
+"""Columns from which a terminal has room for long bars."""
 
 
 class Progress:
@@ -35,37 +40,67 @@ class Progress:
 
 
 class LineProgress(Progress):
-    """Says once, on standard error, where the log is, as soon as there is one."""
+    """A line on standard error for each stage that is done, e.g. for the output file of a job."""
 
     def __init__(self, log: Path):
-        self._log = log
+        self._log, self._count, self._done = log, 0, 0
+        self._found: dict[str, str] = {}
 
     def plan(self, stages: int) -> None:
         """See `Progress`."""
-        del stages
-        print(f"running; progress goes to {self._log}", file=sys.stderr, flush=True)
+        self._count = stages
+        self._say(f"running {stages} stages; more is in {self._log}")
 
     def again(self, reason: str) -> None:
         """See `Progress`."""
-        print(reason, file=sys.stderr, flush=True)
+        self._say(reason)
+
+    def update(self, stage: str, done: int, total: int, detail: str) -> None:
+        """See `Progress`."""
+        self._found[stage] = detail
+
+    def end(self, stage: str, seconds: float) -> None:
+        """See `Progress`."""
+        self._line(f"done {stage} in {seconds:.1f} s", self._found.pop(stage, ""))
+
+    def reused(self, stage: str) -> None:
+        """See `Progress`."""
+        self._line(f"reused {stage}", "")
+
+    def _line(self, text: str, found: str) -> None:
+        self._done += 1
+        self._say(f"{self._done}/{self._count} {text}{f': {found}' if found else ''}")
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
 
 class TerminalProgress(Progress):
     """Live bars, all stages and each running one, and a line for each stage that is done."""
 
     def __init__(self, console: Console):
+        wide = console.width >= WIDE
+        columns: list[ProgressColumn] = [
+            TextColumn(
+                "{task.description}",
+                table_column=Column(no_wrap=True, overflow="ellipsis", max_width=34),
+            ),
+            BarColumn(bar_width=24 if wide else 8),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+            TextColumn("left", style="dim"),
+            TextColumn(
+                "{task.fields[detail]}", style="dim",
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+        ]  # fmt: skip
         self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", style="dim"),
-            console=console,
-            transient=True,
+            *columns, console=console, transient=True, expand=True, speed_estimate_period=3600.0
         )
         self._all: TaskID | None = None
         self._stages: dict[str, TaskID] = {}
+        self._found: dict[str, str] = {}
+        self._count = self._done = 0
 
     def __enter__(self) -> "TerminalProgress":
         self._bars.start()
@@ -81,6 +116,7 @@ class TerminalProgress(Progress):
 
     def plan(self, stages: int) -> None:
         """See `Progress`."""
+        self._count = stages
         self._all = self._bars.add_task("all stages", total=stages, detail="")
 
     def again(self, reason: str) -> None:
@@ -96,15 +132,18 @@ class TerminalProgress(Progress):
     def update(self, stage: str, done: int, total: int, detail: str) -> None:
         """See `Progress`."""
         if stage in self._stages:
+            self._found[stage] = detail
             self._bars.update(self._stages[stage], completed=done, total=total, detail=detail)
 
     def end(self, stage: str, seconds: float) -> None:
         """See `Progress`."""
-        self._close(stage, f"[green]done[/]   {stage}  [dim]{seconds:.1f} s[/]")
+        found = self._found.pop(stage, "")
+        told = f": {found}" if found else ""
+        self._close(stage, f"[green]done[/] {escape(stage)} [dim]{seconds:.1f} s{escape(told)}[/]")
 
     def reused(self, stage: str) -> None:
         """See `Progress`."""
-        self._close(stage, f"[dim]reused {stage}[/]")
+        self._close(stage, f"[dim]reused {escape(stage)}[/]")
 
     def waiting(self, stage: str, holder: str) -> None:
         """See `Progress`."""
@@ -118,6 +157,8 @@ class TerminalProgress(Progress):
         if stage in self._stages:
             self._bars.remove_task(self._stages.pop(stage))
         self._tell("")
+        self._done += 1
         if self._all is not None:
             self._bars.advance(self._all)
-        self._bars.console.print(line)
+        counted = f"[dim]{self._done}/{self._count}[/] {line}"
+        self._bars.console.print(counted, highlight=False, no_wrap=True, overflow="ellipsis")

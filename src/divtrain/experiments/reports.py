@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -22,7 +22,13 @@ from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.graph import target_variants
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.per_image import read_per_image
-from divtrain.experiments.reproduction import describe_preset, read_machines, reductions
+from divtrain.experiments.recipe import BASE
+from divtrain.experiments.reproduction import (
+    describe_preset,
+    describe_settings,
+    read_machines,
+    reductions,
+)
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stage import Stage, file_name
 from divtrain.experiments.stages.coherence import COHERENCE
@@ -33,11 +39,13 @@ from divtrain.experiments.stages.zeros import read_zeros
 from divtrain.fields import from_json
 from divtrain.files import make_folder, read_json, write_bytes, write_json, write_json_lines
 from divtrain.report import (
+    FORMATS,
     CardFacts,
     Report,
     RunFacts,
     card_json,
     card_report,
+    make_rows,
     report_files,
     run_report,
     sweep_report,
@@ -91,25 +99,49 @@ def write_reports(
         for evaluation in evaluations:
             facts = _card_facts(evaluation, done, blueprint, command)
             name = f"card-{file_name(evaluation.target)}"
-            reports.append(card_report(evaluation, facts, name))
+            others = (e for e in evaluations if e.target == BASE and e is not evaluation)
+            reports.append(card_report(evaluation, facts, name, next(others, None)))
             extra[f"{name}.json"] = card_json(evaluation, facts)
     elif isinstance(blueprint, SweepBlueprint):
-        _check_imported(blueprint.config.targets)
+        check_imported(blueprint.config.targets)
         reports = [_sweep_report(blueprint, command, done, evaluations)] if evaluations else []
     else:
         assert isinstance(blueprint, RunBlueprint)
-        _check_imported(blueprint.config.analyses)
+        check_imported(blueprint.config.analyses)
         report = _run_report(blueprint, command, done, evaluations)
         reports = [report] if report is not None else []
     if not reports:
-        raise DivtrainError(
-            f"nothing in {directory.path} has been evaluated yet; run the same command again to"
-            " resume"
-        )
-    return _write(directory.path, reports, evaluations, extra)
+        raise _nothing(directory)
+    return write_report_files(directory.path, reports, evaluations, extra)
 
 
-def _check_imported(names: Sequence[str]) -> None:
+def write_as(directory: RunDirectory, form: str) -> str:
+    """Return every accuracy of a run directory in a format of `divtrain.report.FORMATS`.
+
+    Args:
+        directory: The run directory.
+        form: ``latex``, ``csv`` or ``json``.
+
+    Raises:
+        DivtrainError: when there is no run, or nothing in it has been evaluated yet.
+    """
+    blueprint, done = directory.blueprint(), directory.finished()
+    evaluations = [read_evaluation(stage) for stage in done if stage.kind == "evaluate"]
+    if not evaluations:
+        raise _nothing(directory)
+    rows = make_rows([record for each in evaluations for record in each.records()])
+    known = isinstance(blueprint, (RunBlueprint, SweepBlueprint))
+    title = run_title(blueprint.config) if known else "evaluation"
+    return FORMATS[form](rows, _coherence(done), title)
+
+
+def _nothing(directory: RunDirectory) -> DivtrainError:
+    return DivtrainError(
+        f"nothing in {directory.path} has been evaluated yet; run the same command again to resume"
+    )
+
+
+def check_imported(names: Sequence[str]) -> None:
     """Refuse code of the user's that a file names and no command of this process did."""
     for module, separator, _ in (name.partition(":") for name in names):
         if separator and module not in sys.modules:
@@ -134,7 +166,10 @@ def _run_report(
     ]
     if not evaluations and not sections:
         return None
-    return run_report(facts, evaluations, _coherence(stages), sections)
+    labels = dict.fromkeys(blueprint.config.targets)
+    return run_report(
+        facts, evaluations, _coherence(stages), sections, read_histories(labels, stages)
+    )
 
 
 def _sweep_report(
@@ -148,13 +183,22 @@ def _sweep_report(
         each.label: (each.defence, each.values)
         for each in target_variants(config, make_variants(config, blueprint.sweep))
     }
-    histories: dict[str, list[Any]] = {label: [] for label in swept}
-    for stage in stages:
-        if stage.kind == "train" and stage.target in histories:
-            histories[stage.target].append(read_history(stage))
     zeros = read_zeros([stage for stage in stages if stage.kind == "zeros"])
     facts = _run_facts(config, command, stages)
+    histories = read_histories(swept, stages)
     return sweep_report(facts, evaluations, swept, _coherence(stages), zeros, histories)
+
+
+def read_histories(labels: Iterable[str], stages: Sequence[FinishedStage]) -> dict[str, list[Any]]:
+    """Return what training logged of each target, for each seed."""
+    found: dict[str, list[Any]] = {label: [] for label in labels}
+    for stage in stages:
+        own = stage.kind == "train" and stage.name == file_name(
+            f"train-{stage.target}-s{stage.seed}"
+        )
+        if own and stage.target in found:  # a surrogate may be called as a target is
+            found[stage.target].append(read_history(stage))
+    return found
 
 
 def _coherence(stages: Sequence[FinishedStage]) -> dict[str, float]:
@@ -164,15 +208,20 @@ def _coherence(stages: Sequence[FinishedStage]) -> dict[str, float]:
     return {target: values["coherence"].mean().item() for target, values in found.items()}
 
 
+def run_title(config: ExperimentConfig) -> str:
+    """What the report of an experiment is called."""
+    return f"{config.preset}, held-out training images" if config.data.held_out else config.preset
+
+
 def _run_facts(config: ExperimentConfig, command: str, stages: Sequence[FinishedStage]) -> RunFacts:
-    held_out = bool(config.data.held_out)
     return RunFacts(
-        title=f"{config.preset}, held-out training images" if held_out else config.preset,
+        title=run_title(config),
         about=describe_preset(config),
-        group="" if held_out else config.group,
+        group="" if config.data.held_out else config.group,
         reduced=reductions(config),
         command=command,
         machine=read_machines(stages),
+        settings=describe_settings(config),
     )
 
 
@@ -226,12 +275,21 @@ def _model_facts(stage: FinishedStage, weights: str) -> dict[str, str]:
     }
 
 
-def _write(
+def write_report_files(
     path: Path,
     reports: Sequence[Report],
-    evaluations: Sequence[Evaluation],
-    extra: Mapping[str, Any],
+    evaluations: Sequence[Evaluation] = (),
+    extra: Mapping[str, Any] | None = None,
 ) -> Written:
+    """Write the files of some reports into a folder, in place of those of the last ones there.
+
+    Args:
+        path: The folder.
+        reports: The reports.
+        evaluations: Whose records to write beside them.
+        extra: Further files: JSON-able content by name.
+    """
+    extra = extra or {}
     content = {name: data for report in reports for name, data in report_files(report).items()}
     records = {
         "records.jsonl": [asdict(record) for each in evaluations for record in each.records()],

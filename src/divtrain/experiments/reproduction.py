@@ -3,9 +3,10 @@
 import inspect
 from collections.abc import Sequence
 
-from divtrain.experiments.config import ExperimentConfig, differences
+from divtrain.experiments.config import ExperimentConfig, differences, flat
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.presets import PRESETS
+from divtrain.report.sections.settings import Setting
 
 
 def describe_preset(config: ExperimentConfig) -> str:
@@ -27,6 +28,19 @@ def reductions(config: ExperimentConfig) -> list[str]:
         f"--{name.replace('_', '-')} {_words(name, here)}, not {_words(name, there)}"
         for name, (here, there) in differences(config, papers[0], aside=False).items()
     ]
+
+
+def describe_settings(config: ExperimentConfig) -> list[Setting]:
+    """Return every option of an experiment beside its preset's value."""
+    preset = PRESETS[config.preset]() if config.preset in PRESETS else config
+    values, usual = flat(config), flat(preset)
+    counted = differences(config, preset, aside=False)
+    return [
+        Setting(f"--{name.replace('_', '-')}", _words(name, value), _words(name, usual[name]),
+                name in counted)
+        for name, value in values.items()
+        if name not in ("preset", "group")
+    ]  # fmt: skip
 
 
 def _words(name: str, value: object) -> str:

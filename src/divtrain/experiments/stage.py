@@ -30,7 +30,7 @@ ENSEMBLE = "ensemble.safetensors"
 """Where a stage that yields an ensemble keeps it."""
 
 OnProgress = Callable[[int, int, str], None]
-"""Called with (done, total, a few words on how it goes)."""
+"""Called with (done, total, a few words on how it goes; at the end: what was found)."""
 
 
 @dataclass(frozen=True)

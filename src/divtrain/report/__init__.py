@@ -7,10 +7,12 @@ nothing of run directories.
 
 from divtrain.report.card import CardFacts, card_json, card_report
 from divtrain.report.detection import Scored
+from divtrain.report.formats import FORMATS
 from divtrain.report.html import to_html
 from divtrain.report.markdown import to_markdown
 from divtrain.report.output import report_files
 from divtrain.report.report import Entry, Figure, Report, Section, Table
+from divtrain.report.rows import make_rows
 from divtrain.report.run import RunFacts, run_report, sweep_report
 from divtrain.report.sections.coherence import coherence_section
 from divtrain.report.sections.detection import detection_section
@@ -19,6 +21,7 @@ from divtrain.report.sweep import ZeroMeans, Zeros
 from divtrain.report.terminal import to_terminal
 
 __all__ = [
+    "FORMATS",
     "CardFacts",
     "Entry",
     "Figure",
@@ -35,6 +38,7 @@ __all__ = [
     "coherence_section",
     "detection_section",
     "gaas_section",
+    "make_rows",
     "report_files",
     "run_report",
     "sweep_report",

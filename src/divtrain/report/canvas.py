@@ -1,27 +1,33 @@
-"""What all figures share: the colours of the defences, panels without a display, PNG bytes."""
+"""What all figures share: the colours of the defences, images, panels, PNG bytes; no display."""
 
 import io
 from collections.abc import Iterable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#4C72B0", "#DD8452", "#55A868", "#8C8C8C", "#C44E52", "#8172B3")
-OWN_COLOUR = {"base": 0, "div": 1, "detector": 2, "base+noise": 3}
-"""The defences look alike in every figure; other targets take the remaining colours."""
+COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#56B4E9", "#009E73", "#CC79A7")
+"""Okabe and Ito's, which most colour-blind readers can tell apart."""
+OWN_COLOUR = {"base": 0, "div": 1, "detector": 2, "base+noise": 3, "adv": 4, "adv+div": 5}
+"""Each defence has one colour in every figure, whatever else is shown."""
+OTHER_COLOURS = ("#000000", "#882255", "#999999", "#999933")
+"""Of targets that are none of these, in the order of the figure."""
 STYLES = ("-", "--", ":", "-.")
 """Of lines of one defence that differ in other values swept."""
 
 
 def colour_of(target: str, targets: Sequence[str]) -> str:
-    """Return the colour of a target among those of a figure."""
-    others = [name for name in targets if name not in OWN_COLOUR]
-    free = [i for i in range(len(COLOURS)) if i not in {OWN_COLOUR.get(n) for n in targets}]
+    """Return the colour of a target: a defence's own, or the next free one among the others."""
     own = OWN_COLOUR.get(target)
-    return COLOURS[free[others.index(target) % len(free)] if own is None else own]
+    if own is not None:
+        return COLOURS[own]
+    others = [name for name in dict.fromkeys(targets) if name not in OWN_COLOUR]
+    return OTHER_COLOURS[others.index(target) % len(OTHER_COLOURS)]
 
 
 def looks(defences: Sequence[str], among: Sequence[str]) -> list[dict[str, Any]]:
@@ -72,6 +78,35 @@ def band(
     axis.plot(places, values, "o-", markersize=3, color=colour, label=label)
     low, high = zip(*intervals, strict=True) if intervals else ((), ())
     axis.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def draw_image(axis: "Axes", image: Tensor, title: str = "") -> None:
+    """Draw an image, (channel, height, width) in [0, 1], grey or in colour, without axes."""
+    grey = len(image) != 3
+    pixels = image.mean(0) if grey else image.permute(1, 2, 0)
+    axis.imshow(pixels.tolist(), cmap="gray" if grey else None, vmin=0, vmax=1,
+                interpolation="nearest")  # fmt: skip
+    axis.set_title(title, fontsize=7, pad=3)
+    axis.set_axis_off()
+
+
+def draw_change(
+    axis: "Axes", change: Tensor, title: str = "", largest: float = 0.0, colour: str = "black"
+) -> None:
+    """Draw a change of an image, (channel, height, width), mean over channels: red up, blue down.
+
+    Args:
+        axis: Where.
+        change: The change, or a gradient.
+        title: Stands above it.
+        largest: What has the deepest colour; the largest value if 0.
+        colour: Of the title.
+    """
+    values = change.mean(0)
+    top = largest or values.abs().max().item() or 1.0
+    axis.imshow(values.tolist(), cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
+    axis.set_title(title, fontsize=7, pad=3, color=colour)
+    axis.set_axis_off()
 
 
 def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:

@@ -2,29 +2,48 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from divtrain.attacks import attack_title
-from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, WORST, Evaluation, Record, Threat
+from divtrain.errors import DivtrainError
+from divtrain.evaluation import (
+    CLEAN,
+    EVERY_SURROGATE,
+    KNOWLEDGE,
+    WORST,
+    Evaluation,
+    Record,
+    Threat,
+    wilson_interval,
+)
+from divtrain.files import make_folder, write_bytes
 from divtrain.report.curve import curve_figure
+from divtrain.report.html import to_html
+from divtrain.report.paired import kept_images
 from divtrain.report.report import Entry, Figure, Report, Section, Table
 from divtrain.report.rows import Cell
+from divtrain.report.words import words_section
+from divtrain.version import versions
 
 THREATS: list[Threat] = [threat for threat in KNOWLEDGE if threat != CLEAN]
 """Adversaries, the weakest first."""
+REFERENCE = "reference"
+"""In the place of a threat: rows to compare the target with."""
 MEANING = (
-    "Accuracy in percent over all images, with Wilson's interval of 95 %. Passes: forward +"
-    " backward through the attacked model, mean per image. Worst of all: counts an image only if it"
-    " withstands everything above it (for the white-box adversary everything in the table, noise"
-    " and transfer too)."
+    "Percent of all images that stay right, with Wilson's interval of 95 %. Worst of all: an image"
+    " counts only if nothing above it in the table fools the target on it (for the white-box"
+    " attacker everything in the table, noise and copied attacks too). Passes: forward + backward"
+    " passes through the attacked model that an attack took, mean per image. Reference: other"
+    " models, to compare with; a surrogate itself stands there under the attack made on it."
 )
 NOT_PROVEN = (
-    "Every robust accuracy here is an upper bound: a stronger attack may find more. Transfer"
-    " robustness says nothing about an attacker who has the weights."
+    "A stronger attack may fool the target on more images: numbers under attack are upper bounds."
+    " Whoever withstands copied attacks need not withstand somebody with the weights."
 )
 QUICK = "A quick card, to look and not to judge: few images, attacks and steps."
-NO_SURROGATE = "No surrogate was given: nothing here was transferred."
-NO_WHITE_BOX = "No white-box attack was made: what an adversary with the weights can do is unknown."
+NO_SURROGATE = "No surrogate was given: no copied attack was tried."
+NO_WHITE_BOX = "No white-box attack was made: what an attacker with the weights can do is unknown."
 
 
 @dataclass(frozen=True)
@@ -48,19 +67,27 @@ class CardFacts:
     quick: bool = False
 
 
-def card_report(evaluation: Evaluation, facts: CardFacts, name: str = "card") -> Report:
+def card_report(
+    evaluation: Evaluation,
+    facts: CardFacts,
+    name: str = "card",
+    reference: Evaluation | None = None,
+) -> Report:
     """Report what one target withstands.
 
     Args:
         evaluation: What was measured.
         facts: Of what, with what.
         name: Of the files of the report, and of its figure.
+        reference: Of another target on the same images, e.g. base, to compare with.
     """
     threats = [(threat, f"knows {KNOWLEDGE[threat]}") for threat in THREATS]
     ball = "L-infinity balls of radius eps around the image, pixels in [0, 1]"
     figures: list[Figure] = []
     if curve := evaluation.curve():
-        png = curve_figure(curve, evaluation.target, evaluation.chance)
+        png = curve_figure(
+            curve, evaluation.target, evaluation.chance, _reference_curves(evaluation)
+        )
         figures = [Figure(name, png, f"Accuracy of {evaluation.target} by eps")]
     return Report(
         f"{evaluation.target}: report card",
@@ -68,14 +95,36 @@ def card_report(evaluation: Evaluation, facts: CardFacts, name: str = "card") ->
         warnings=evaluation.warnings(),
         sections=[
             Section(
-                "Accuracy", tables=[_table(evaluation)], figures=figures,
+                "Accuracy", tables=[_table(evaluation, reference)], figures=figures,
                 notes=card_notes(evaluation, facts),
             ),
             Section("Threat models", facts=[*threats, ("all", ball)]),
+            words_section([evaluation.target], [run.attack for run in evaluation.results]),
             Section("What was evaluated", facts=_facts(evaluation, facts)),
         ],
         name=name,
     )  # fmt: skip
+
+
+def save_card(evaluation: Evaluation, path: str | Path, reference: Evaluation | None) -> Path:
+    """Write the card of an evaluation made from Python; see `Evaluation.save_html`."""
+    path = Path(path)
+    if reference is not None and len(reference.clean) != len(evaluation.clean):
+        raise DivtrainError(
+            f"expected a `reference` on the same {len(evaluation.clean)} images, got one on"
+            f" {len(reference.clean)}"
+        )
+    facts = CardFacts(
+        "divtrain.evaluation.evaluate(...)",
+        {"name": evaluation.target},
+        {name: {} for name in evaluation.surrogates},
+        {"images": f"{len(evaluation.clean)} {evaluation.split} images"},
+        {**versions(), "seed of random starts": str(evaluation.seed)},
+    )
+    make_folder(path.parent)
+    page = to_html(card_report(evaluation, facts, path.stem, reference))
+    write_bytes(path, page.encode(errors="replace"))
+    return path
 
 
 def headline(evaluation: Evaluation) -> list[str]:
@@ -92,9 +141,9 @@ def headline(evaluation: Evaluation) -> list[str]:
         query = [record for record in here if record.threat == "query"]
         parts = [f"At eps {eps:g} it keeps"]
         if joint is not None:
-            parts.append(f"{_percent(joint)} against every transferred attack,")
+            parts.append(f"{_percent(joint)} against every copied attack,")
         if white is not None:
-            parts.append(f"{_percent(white)} against an adversary with its weights,")
+            parts.append(f"{_percent(white)} against an attacker with its weights,")
         if joint is None and white is None:
             parts.append(f"{_percent(query[0])} against queries," if query else "unknown,")
         sentences.append(" ".join([*parts, f"clean {clean}."]))
@@ -170,7 +219,7 @@ def card_json(evaluation: Evaluation, facts: CardFacts) -> dict[str, Any]:
     }
 
 
-def _table(evaluation: Evaluation) -> Table:
+def _table(evaluation: Evaluation, reference: Evaluation | None = None) -> Table:
     """An attack by an adversary in each row, a radius in each column, worst cases last."""
     clean, *attacked = evaluation.records()
     radii, total = evaluation.eps(), len(evaluation.clean)
@@ -196,8 +245,56 @@ def _table(evaluation: Evaluation) -> Table:
                 Entry(_passes(list(by_eps.values()))),
             )
         )
+    rows += _reference_rows(evaluation, reference)
     header = ("threat", "crafted on", "attack", *(f"eps {eps:g}" for eps in radii), "passes")
-    return Table(f"Accuracy on {total} {clean.split} images, percent", header, rows, names=3)
+    title = f"Accuracy on {total} {clean.split} images, percent"
+    return Table(title, header, rows, names=3, extra=1)
+
+
+def _reference_rows(evaluation: Evaluation, reference: Evaluation | None) -> list[Sequence[Entry]]:
+    """What others keep: each surrogate under the strongest attack on itself, another target."""
+    radii, rows = evaluation.eps(), list[Sequence[Entry]]()
+    for name in evaluation.surrogates:
+        least: dict[float, Cell] = {}
+        for run, result in evaluation.results.items():
+            if (run.threat, run.source, run.sweep) == ("transfer", name, False) and (
+                result.source is not None
+                and (run.eps not in least or result.source < least[run.eps].mean)
+            ):
+                images = len(result.correct)
+                interval = wilson_interval(result.source * images, images)
+                least[run.eps] = Cell(result.source, None, interval=interval)
+        if least:
+            told = "its strongest attack"
+            rows.append(_reference(f"{name} itself", told, [least.get(eps) for eps in radii]))
+    for threat in ("transfer", "white-box") if reference is not None else ():
+        assert reference is not None
+        masks = [kept_images(reference, threat, eps) for eps in radii]
+        cells = [
+            None if mask is None else Cell(
+                mask.float().mean().item(), None,
+                interval=wilson_interval(int(mask.sum()), len(mask)),
+            )
+            for mask in masks
+        ]  # fmt: skip
+        if any(cells):
+            rows.append(_reference(reference.target, f"worst of all, {threat}", cells))
+    return rows
+
+
+def _reference(name: str, attack: str, cells: Sequence[Cell | None]) -> Sequence[Entry]:
+    entries = [Entry("") if c is None else Entry(f"{c} %", c.brackets) for c in cells]
+    return (Entry(REFERENCE), Entry(name), Entry(attack), *entries, Entry(""))
+
+
+def _reference_curves(evaluation: Evaluation) -> dict[str, dict[float, float]]:
+    """What each surrogate keeps by eps under the attack on itself, where it was looked up."""
+    found: dict[str, dict[float, float]] = {}
+    for run, result in evaluation.results.items():
+        if run.sweep and run.threat == "transfer" and result.source is not None:
+            name = f"{run.source} itself: {attack_title(run.attack)}"
+            found.setdefault(name, {})[run.eps] = result.source
+    return found
 
 
 def _entry(record: Record | None, total: int) -> Entry:

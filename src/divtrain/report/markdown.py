@@ -17,6 +17,7 @@ def to_markdown(report: Report) -> str:
 def _section(section: Section) -> list[str]:
     return [
         f"## {_text(section.title)}",
+        *map(_text, section.explained),
         *map(_text, section.sentences),
         *map(_table, section.tables),
         *(f"![{_text(each.alt)}](figures/{each.name}.png)" for each in section.figures),

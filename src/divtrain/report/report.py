@@ -38,12 +38,14 @@ class Table:
         header: Heading of each column.
         rows: For each row an entry per column.
         names: How many columns at the left hold names; the others hold numbers.
+        extra: How many columns at the right a narrow terminal may leave out.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[Entry]]
     names: int = 1
+    extra: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ class Section:
 
     Attributes:
         title: Heading.
-        sentences: What to say first.
+        sentences: What was found, in words.
         tables: Tables.
         figures: Pictures.
         notes: Small print: units, denominators.
         facts: Names and values, as in a dictionary.
         data: The numbers of the section, as rows of CSV files by file name.
+        explained: What the section shows, for a reader of the page who has to be told.
+        folded: Whether a page opens it only when asked; a terminal leaves it out.
     """
 
     title: str
@@ -82,6 +86,8 @@ class Section:
     notes: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
     data: Mapping[str, Sequence[CsvRow]] = field(default_factory=dict)
+    explained: Sequence[str] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,11 +137,12 @@ class Report:
         if not self.warnings:
             return [*self.cautions, Notice("fine", "No warning sign fired.")]
         count = len(self.warnings)
+        several = f"{count} warning sign{'s' if count > 1 else ''}"
         return [
             *self.cautions,
             Notice(
                 "warning",
-                f"{count} warning sign{'s' if count > 1 else ''}: some numbers below flatter.",
+                f"{several}: some numbers below are probably too high.",
                 items=[(sign.name, sign.sentence) for sign in self.warnings],
                 note="What each means: "
                 + ", ".join(dict.fromkeys(sign.anchor for sign in self.warnings)),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from divtrain.data import Split
-from divtrain.evaluation import CLEAN, ONE_MEMBER, WORST, Record, Threat
+from divtrain.evaluation import CLEAN, ONE_MEMBER, WORST, Record, Threat, wilson_interval
 from divtrain.report.report import Entry
 
 BASE = "base"
@@ -23,7 +23,8 @@ class Cell:
         mean: Mean over the seeds, in [0, 1].
         deviation: Sample standard deviation over the seeds; None for one seed.
         strongest: Whether this attack leaves the lowest accuracy of its row.
-        interval: Interval of 95 %; None for several seeds, which have a deviation.
+        interval: Interval of 95 % for other test images; None where it was not computed. Of several
+            seeds it takes the images for as many as one seed has: wide rather than narrow.
     """
 
     mean: float
@@ -39,7 +40,7 @@ class Cell:
     @property
     def bar(self) -> tuple[float, float]:
         """How far an error bar reaches down and up, in percent: the deviation, or the interval."""
-        if self.interval is None:
+        if self.interval is None or self.deviation is not None:
             return 100 * (self.deviation or 0), 100 * (self.deviation or 0)
         low, high = self.interval
         return 100 * (self.mean - low), 100 * (high - self.mean)
@@ -65,10 +66,9 @@ class Cell:
 
     @property
     def entry(self) -> Entry:
-        """Percent, in bold if the strongest attack's; in small print its interval or deviation."""
-        return Entry(
-            f"{100 * self.mean:.1f}", self.brackets or self._spread.strip(), self.strongest
-        )
+        """Percent, in bold if the strongest attack's; in small print deviation and interval."""
+        note = " ".join(part for part in (self._spread.strip(), self.brackets) if part)
+        return Entry(f"{100 * self.mean:.1f}", note, self.strongest)
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,18 @@ def main_rows(rows: Sequence[Row]) -> list[Row]:
 
     Attacks on one member at a time have rows of their own and are left out too.
     """
-    sources = list(dict.fromkeys(row.surrogate for row in rows if row.threat == "transfer"))
-    base = BASE if BASE in sources else next(iter(sources), "")
+    base = transfer_source(rows)
     return [
         row
         for row in rows
         if (row.surrogate == base if row.threat == "transfer" else row.surrogate != ONE_MEMBER)
     ]
+
+
+def transfer_source(rows: Sequence[Row]) -> str:
+    """The surrogate of the main rows: base, or the first where it is missing."""
+    sources = list(dict.fromkeys(row.surrogate for row in rows if row.threat == "transfer"))
+    return BASE if BASE in sources else next(iter(sources), "")
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
@@ -167,5 +172,6 @@ def _cell(records: list[Record], lowest: float | None) -> Cell:
     values = list(by_seed.values())
     mean = statistics.mean(values) if values else float("nan")
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    interval = records[-1].interval if len(values) == 1 else None
+    images = records[-1].images if records else 0
+    interval = wilson_interval(mean * images, images) if images else None
     return Cell(mean, deviation, lowest is not None and mean == lowest, interval)

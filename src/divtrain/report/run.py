@@ -4,15 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from divtrain.evaluation import KNOWLEDGE, Evaluation, Threat, WarningSign
+from divtrain.report.headline import run_headline
 from divtrain.report.report import Notice, Report, Section
 from divtrain.report.rows import THREATS, Row, describe, main_rows, make_rows
 from divtrain.report.sections.ablation import ablation_section
 from divtrain.report.sections.accuracy import accuracy_section
+from divtrain.report.sections.settings import Setting, settings_section
 from divtrain.report.sections.surrogates import surrogates_section
 from divtrain.report.sections.table2 import compare, table2_section
 from divtrain.report.sections.trade_off import trade_off_section
+from divtrain.report.sections.training import training_section
 from divtrain.report.sweep import SLOPE, Histories, Zeros, sweep_points
 from divtrain.report.transfer import compare_surrogates
+from divtrain.report.words import words_section
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class RunFacts:
         reduced: Where it differs from the paper's experiment, in words.
         command: What it comes from; empty where nobody knows.
         machine: Versions, platform, time.
+        settings: Every option with its value.
     """
 
     title: str
@@ -34,6 +39,7 @@ class RunFacts:
     reduced: Sequence[str] = ()
     command: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
+    settings: Sequence[Setting] = ()
 
 
 def run_report(
@@ -41,6 +47,7 @@ def run_report(
     evaluations: Sequence[Evaluation] = (),
     coherence: Mapping[str, float] | None = None,
     analyses: Sequence[Section] = (),
+    histories: Histories | None = None,
 ) -> Report:
     """Report what a run measured; what it did not measure is left out.
 
@@ -49,6 +56,7 @@ def run_report(
         evaluations: Of each target and seed.
         coherence: Mean coherence by target, which stands beside the accuracies.
         analyses: A section for each analysis that was made.
+        histories: What training logged of each target, for each seed.
     """
     title = facts.title
     rows = make_rows([record for each in evaluations for record in each.records()])
@@ -61,8 +69,11 @@ def run_report(
         sections.append(table2_section(facts.group, compare(facts.group, main_rows(rows))))
     cautions = [*_threats(rows), *_reduced(facts)]
     warnings = _warnings(evaluations) if rows else None
-    return Report(f"{title}: report", _lead(facts, rows), cautions, warnings,
-                  [*sections, *analyses, _again(facts)])  # fmt: skip
+    if (curves := training_section(histories or {}, title)) is not None:
+        analyses = [*analyses, curves]
+    lead = [*run_headline(rows, evaluations), *_lead(facts, rows)]
+    return Report(f"{title}: report", lead, cautions, warnings,
+                  [*sections, *analyses, *_folded(facts, rows), _again(facts)])  # fmt: skip
 
 
 def sweep_report(
@@ -92,7 +103,7 @@ def sweep_report(
         sections.append(ablation_section(points, means, zeros, histories or {}, title))
     cautions = [*_threats(rows), *_reduced(facts)]
     return Report(f"{title}: sweep", _lead(facts, rows), cautions, _warnings(shown),
-                  [*sections, _again(facts)])  # fmt: skip
+                  [*sections, *_folded(facts, rows), _again(facts)])  # fmt: skip
 
 
 def _lead(facts: RunFacts, rows: Sequence[Row]) -> list[str]:
@@ -105,14 +116,14 @@ def _threats(rows: Sequence[Row]) -> list[Notice]:
     threats: list[Threat] = [each for each in THREATS if any(row.threat == each for row in rows)]
     if "transfer" not in threats:
         return []
-    beside = "; his rows stand beside them" if "white-box" in threats else ""
+    beside = "; the white-box rows are about that" if "white-box" in threats else ""
     return [
         Notice(
             "threat",
             "Transfer threat model.",
-            "The headline numbers are about an attacker who knows the data and the method and"
-            " trains surrogates of his own, but never sees the target's weights or answers. They"
-            f" say nothing about one who has the weights{beside}.",
+            "The main numbers are about an attacker who knows the data and the method and trains"
+            " other models to make attacks on, but never sees the target's weights or answers. They"
+            f" say nothing about an attacker who has the weights{beside}.",
             [(threat, f"knows {KNOWLEDGE[threat]}") for threat in threats],
         )
     ]
@@ -127,7 +138,16 @@ def _reduced(facts: RunFacts) -> list[Notice]:
     if facts.group:
         return []
     title = "Not an experiment of the paper:"
-    return [Notice("reduced", title, "there is no published number to compare with.")]
+    changed = [
+        ("", f"{each.option} {each.value}, not {each.preset}")
+        for each in facts.settings
+        if each.value != each.preset and each.changes
+    ]
+    sentence = "there is no published number to compare with."
+    return [
+        Notice("reduced", title, f"{sentence}{' Changed from the preset:' if changed else ''}",
+               changed)
+    ]  # fmt: skip
 
 
 def _warnings(evaluations: Sequence[Evaluation]) -> list[WarningSign]:
@@ -138,6 +158,13 @@ def _warnings(evaluations: Sequence[Evaluation]) -> list[WarningSign]:
         for each in evaluations
         for sign in each.warnings()
     ]
+
+
+def _folded(facts: RunFacts, rows: Sequence[Row]) -> list[Section]:
+    """The words and the settings, to be opened by who asks."""
+    targets = [row.target.partition(" ")[0] for row in rows]  # a sweep's have values behind
+    words = [words_section(targets, [name for row in rows for name in row.cells])] if rows else []
+    return [*words, *([settings_section(facts.settings)] if facts.settings else [])]
 
 
 def _again(facts: RunFacts) -> Section:

@@ -1,7 +1,7 @@
 """A report on a terminal: everything but its pictures and facts, which stand in its files."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -19,11 +19,11 @@ def to_terminal(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(report.title, "bold"), *map(Text, report.lead)]
     for notice in report.notices:
         parts += ["", *_notice(notice)]
-    for section in report.sections:
+    for section in (each for each in report.sections if not each.folded):
         body = [
             *map(Text, section.sentences),
             *map(FittedTable, section.tables),
-            *(Text(note, "dim") for note in section.notes),
+            *(Text(note, "dim") for note in section.notes if section.tables),
         ]
         if body:
             parts += ["", Text(section.title, "bold"), *body]
@@ -44,11 +44,20 @@ class FittedTable:
         separator, widths = " ", _widths(table, lambda entry: [entry.joined()])
         if sum(widths) > room:
             separator, widths = "\n", _widths(table, lambda entry: [entry.text, entry.note])
+            if sum(widths) > room and table.extra:
+                last = len(table.header) - table.extra
+                rows = [row[:last] for row in table.rows]
+                yield from FittedTable(
+                    replace(table, header=table.header[:last], rows=rows, extra=0)
+                ).__rich_console__(console, options)
+                return
             least = _widths(table, lambda entry: entry.joined().split())
             while sum(widths) > room and widths != least:
                 slack = [width - low for width, low in zip(widths, least, strict=True)]
-                names = slack[: table.names]  # numbers stay whole as long as they can
-                widths[slack.index(max(names) or max(slack))] -= 1
+                numbers = [0] * table.names + slack[table.names :]
+                # Small print breaks first; a name is read as a whole.
+                widths[slack.index(max(slack)) if not any(numbers) else
+                       numbers.index(max(numbers))] -= 1  # fmt: skip
         free = room - sum(widths)
         padding = (0, int(free >= len(table.header)), 0, 0)  # beside the blank of the box
         found = RichTable(box=box.SIMPLE_HEAD, padding=padding, show_edge=False)

@@ -55,7 +55,7 @@ def attack_stage(
                 compute = partial(_craft, attack, each, batch, index, seed)
                 crafted.append(_crafted(cache.get(index, compute)))
                 done = place * len(images) + min((index + 1) * batch_size, len(images))
-                context.on_progress(done, len(models) * len(images), "images")
+                context.on_progress(done, len(models) * len(images), "")
             sets.append(join_batches(crafted, images, attack.eps))
         write_tensors(context.folder / FILE, *pack_sets(sets), sealed=False)
 

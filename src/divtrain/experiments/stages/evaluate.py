@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from divtrain.evaluation import (
+    WORST,
     AttackResult,
     AttackRun,
     Evaluation,
@@ -62,7 +63,7 @@ def evaluate_stage(
         for index, (run, stage) in enumerate(attacks.items()):
             packed = context.cache.get(index, partial(ask, run, stage))
             results[run] = unpack_result(*packed, len(run.choose(test)))
-            context.on_progress(index + 1, len(attacks), "crafted sets")
+            context.on_progress(index + 1, len(attacks), "")
         evaluation = Evaluation(
             target,
             correct_mask(own, test.x, test.y),
@@ -73,6 +74,7 @@ def evaluate_stage(
             chance_level(test.y),
             context.dataset.split,
         )
+        context.on_progress(len(attacks), len(attacks), summary(evaluation))
         digests = {name: weights_digest(each) for name, each in others.items()}
         write_json(context.folder / WEIGHTS, {"target": weights_digest(own), "surrogates": digests})
         write_tensors(context.folder / FILE, *pack_evaluation(evaluation), sealed=False)
@@ -86,6 +88,17 @@ def evaluate_stage(
     }
     code = ("divtrain.evaluation",)
     return Stage("evaluate", target, seed, spec, tuple(inputs.values()), work, code)
+
+
+def summary(evaluation: Evaluation) -> str:
+    """Say in a few words what an evaluation found."""
+    worst: dict[float, float] = {}
+    for record in evaluation.records():
+        if record.attack == WORST:
+            worst[record.eps] = min(record.accuracy, worst.get(record.eps, 1.0))
+    told = [f"{100 * least:.1f} % at eps {eps:g}" for eps, least in worst.items()]
+    clean = f"clean {evaluation.clean.float().mean().item():.1%}".replace("%", " %")
+    return f"{clean}, worst case {', '.join(told)}" if told else clean
 
 
 def read_evaluation(stage: FinishedStage) -> Evaluation:

@@ -47,7 +47,7 @@ def gaas_stage(target: str, trained: Stage, config: GaasConfig, seed: int) -> St
         points: list[dict[str, Any]] = []
         for index, eps in enumerate(config.eps):
             points += context.cache.get(index, partial(count, eps))[1]
-            context.on_progress(index + 1, len(config.eps), "radii")
+            context.on_progress(index + 1, len(config.eps), "")
         write_json(context.folder / FILE, points)
 
     spec = {name: value for name, value in asdict(config).items() if name != "targets"}

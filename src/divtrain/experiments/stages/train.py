@@ -213,7 +213,7 @@ class ShowProgress:
 
     def on_step(self, step: int, steps: int, means: dict[str, float]) -> None:
         """Show the running means of the epoch."""
-        shown = {"loss": "loss", "gal": "GAL", "coherence": "coherence", "accuracy": "accuracy"}
+        shown = {"accuracy": "accuracy", "coherence": "coherence", "gal": "GAL", "loss": "loss"}
         parts = [f"{word} {means[name]:.3f}" for name, word in shown.items() if name in means]
         self.on_progress(step, steps, "  ".join(parts))
 

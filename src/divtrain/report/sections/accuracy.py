@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from divtrain.attacks import attack_title
-from divtrain.evaluation import EVERY_SURROGATE, KNOWLEDGE, ONE_MEMBER, Threat
+from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, ONE_MEMBER, WORST, Threat
 from divtrain.report.canvas import colour_of, label_axis, legend_below, panels, to_png
 from divtrain.report.output import percents
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
@@ -13,19 +13,22 @@ from divtrain.report.rows import THREATS, Row, columns_of, describe, main_rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""Targets also differ in their marker, for readers who do not see the colours."""
 TITLES: dict[Threat, str] = {
-    "transfer": "Transfer: crafted on the surrogate, the target's weights unknown",
-    "white-box": "White-box: crafted on the target itself",
-    "query": "Query: from the target's answers alone",
-    "noise": "Noise: random, no adversary",
+    "transfer": "Transfer: copied attacks, made on the surrogate without the target's weights",
+    "white-box": "White-box: direct attacks, made on the target itself",
+    "query": "Query: attacks that see the target's answers only",
+    "noise": "Noise: random, no attacker",
 }
 ANY = "on any of the surrogates, image by image"
 LEGEND = (
-    "Accuracy in percent over all images; eps in [0, 1] pixel units, L-infinity. Worst: share of"
-    " images right when clean and under every attack of the row; for the white-box adversary, who"
-    " has every other attack too, also under those of the other tables. Coherence: mean over the"
-    " images. Transfer robustness says nothing about white-box robustness. Bold: the attack that"
-    " leaves least. In brackets: Wilson's interval of 95 %."
+    "Percent of all images that stay right; eps in [0, 1] pixel units, L-infinity. Worst: an image"
+    " counts only if it is right when clean and no attack of the row fools the target on it; an"
+    " attacker who has the weights (white-box) may use the attacks of the other tables too."
+    " Coherence: mean over the images. Whoever withstands copied attacks need not withstand direct"
+    " ones. Bold: the strongest attack of the row. In brackets: 95 % intervals, for other test"
+    " images (Wilson's); ±: standard deviation over seeds, for other trainings."
 )
 HELD_OUT = (
     "The images were held out of the training images, to choose by: Table 2 of the paper, which is"
@@ -51,12 +54,18 @@ def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title:
             where = f" ({how})" if len(sources) > 1 else ""
             tables.append(_table(f"{TITLES[threat]}{where}; {describe(mine)}", mine, coherence))
     alt = "Bars of clean and robust accuracy, for each threat, eps, attack and target"
-    figure = Figure("accuracy", accuracy_figure(main_rows(rows), title), alt)
+    main = main_rows(rows)
+    figures = [Figure("accuracy", accuracy_figure(main, title), alt)]
+    if both := [row for row in main if WORST in row.cells]:
+        told = "; ".join(
+            f"{r.threat}, eps {r.eps:g}, {r.target}: {r.cells[CLEAN]} clean, {r.cells[WORST]} worst"
+            for r in both
+        )
+        png = clean_worst_figure(both, title)
+        figures.append(Figure("clean-worst", png, f"Clean against worst case, percent. {told}."))
     held_out = [] if all(row.split == "test" for row in rows) else [HELD_OUT]
-    data = {"table.csv": _data(rows)}
-    return Section(
-        "Accuracy", tables=tables, figures=[figure], notes=[LEGEND, *held_out], data=data
-    )
+    data = {"table.csv": accuracy_data(rows, coherence)}
+    return Section("Accuracy", tables=tables, figures=figures, notes=[LEGEND, *held_out], data=data)
 
 
 def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
@@ -82,6 +91,33 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
             axis.set_yticks(range(0, 101, 25))
     legend_below(figure, axes.flat, len(targets))
     return to_png(figure, f"{title} ({describe(rows, which=False)})")
+
+
+def clean_worst_figure(rows: Sequence[Row], title: str) -> bytes:
+    """Draw clean against worst-case accuracy, a point for each target, a panel for each eps.
+
+    Args:
+        rows: Rows that have a worst case.
+        title: Name of the experiment.
+    """
+    places = sorted({(row.threat, row.eps) for row in rows})
+    targets = list(dict.fromkeys(row.target for row in rows))
+    figure, [axes] = panels(2.6 * len(places) + 0.8, 3.0, len(places))
+    for axis, (threat, eps) in zip(axes, places, strict=True):
+        for row in (row for row in rows if (row.threat, row.eps) == (threat, eps)):
+            worst, clean = row.cells[WORST], row.cells[CLEAN]
+            place = targets.index(row.target)
+            axis.errorbar(
+                [100 * worst.mean], [100 * clean.mean],
+                xerr=[[end] for end in worst.bar], yerr=[[end] for end in clean.bar],
+                fmt=MARKERS[place % len(MARKERS)], markersize=5, elinewidth=0.8, capsize=2,
+                color=colour_of(row.target, targets), label=row.target,
+            )  # fmt: skip
+        label_axis(axis, f"{threat}, eps {eps:g}", "worst case, %")
+        axis.margins(0.15)
+    axes[0].set_ylabel("clean, %", fontsize=8)
+    legend_below(figure, axes, len(targets))
+    return to_png(figure, f"{title}: clean against worst case")
 
 
 def _bars(axis: "Axes", row: Row, names: Sequence[str], targets: Sequence[str]) -> None:
@@ -121,7 +157,7 @@ def _table(title: str, rows: Sequence[Row], coherence: Mapping[str, float]) -> T
     return Table(title, header, lines, names=2)
 
 
-def _data(rows: Sequence[Row]) -> list[CsvRow]:
+def accuracy_data(rows: Sequence[Row], coherence: Mapping[str, float]) -> list[CsvRow]:
     """Percent, with Wilson's interval of one seed or the deviation of several; weakest first."""
     weakest_first = sorted(rows, key=lambda row: list(KNOWLEDGE).index(row.threat))
     names = ("accuracy_percent", "deviation_percent", "low_percent", "high_percent")
@@ -135,6 +171,8 @@ def _data(rows: Sequence[Row]) -> list[CsvRow]:
             **percents(names, cell.numbers),
             "images": row.images,
             "seeds": row.seeds,
+            "split": row.split,
+            "coherence": f"{coherence[row.target]:.4f}" if row.target in coherence else None,
         }
         for row in weakest_first
         for name, cell in row.cells.items()

@@ -9,8 +9,8 @@ from divtrain.report.canvas import colour_of, label_axis, legend_below, new_figu
 from divtrain.report.report import Entry, Figure, Section, Table
 
 NOTE = (
-    "The largest cosine between two members' input gradients at an image, in eval mode. 1: some two"
-    " gradients agree; near 0: no two do."
+    "The largest cosine between two members' input gradients at an image, in eval mode. 1: two"
+    " members would be fooled by the same change; 0: no two would."
 )
 
 
