@@ -22,7 +22,7 @@ from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.graph import target_variants
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.per_image import read_per_image
-from divtrain.experiments.recipe import BASE
+from divtrain.experiments.recipe import BASE, target_recipe
 from divtrain.experiments.reproduction import (
     describe_preset,
     describe_settings,
@@ -41,6 +41,7 @@ from divtrain.files import make_folder, read_json, write_bytes, write_json, writ
 from divtrain.report import (
     FORMATS,
     CardFacts,
+    Price,
     Report,
     RunFacts,
     card_json,
@@ -168,7 +169,12 @@ def _run_report(
         return None
     labels = dict.fromkeys(blueprint.config.targets)
     return run_report(
-        facts, evaluations, _coherence(stages), sections, read_histories(labels, stages)
+        facts,
+        evaluations,
+        _coherence(stages),
+        sections,
+        read_histories(labels, stages),
+        _prices(blueprint.config),
     )
 
 
@@ -198,6 +204,20 @@ def read_histories(labels: Iterable[str], stages: Sequence[FinishedStage]) -> di
         )
         if own and stage.target in found:  # a surrogate may be called as a target is
             found[stage.target].append(read_history(stage))
+    return found
+
+
+def _prices(config: ExperimentConfig) -> dict[str, Price]:
+    """What training costs each target; of code that a file names and nothing imported, nothing."""
+    found: dict[str, Price] = {}
+    for name in config.targets:
+        module, separator, _ = name.partition(":")
+        if separator and module not in sys.modules:
+            continue
+        recipe = target_recipe(name, name, config.model, config.train, config.seed)
+        defence = recipe.build_defence()
+        step = defence.cost(len(config.model.members))
+        found[name] = Price(step, step * len(defence.views) * recipe.epochs)
     return found
 
 

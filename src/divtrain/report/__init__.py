@@ -15,6 +15,7 @@ from divtrain.report.report import Entry, Figure, Report, Section, Table
 from divtrain.report.rows import make_rows
 from divtrain.report.run import RunFacts, run_report, sweep_report
 from divtrain.report.sections.coherence import coherence_section
+from divtrain.report.sections.defences import Price
 from divtrain.report.sections.detection import detection_section
 from divtrain.report.sections.gaas import GaasPoint, gaas_section
 from divtrain.report.sweep import ZeroMeans, Zeros
@@ -26,6 +27,7 @@ __all__ = [
     "Entry",
     "Figure",
     "GaasPoint",
+    "Price",
     "Report",
     "RunFacts",
     "Scored",

@@ -9,6 +9,7 @@ from divtrain.report.report import Notice, Report, Section
 from divtrain.report.rows import THREATS, Row, describe, main_rows, make_rows
 from divtrain.report.sections.ablation import ablation_section
 from divtrain.report.sections.accuracy import accuracy_section
+from divtrain.report.sections.defences import Price, defences_section
 from divtrain.report.sections.settings import Setting, settings_section
 from divtrain.report.sections.surrogates import surrogates_section
 from divtrain.report.sections.table2 import compare, table2_section
@@ -48,6 +49,7 @@ def run_report(
     coherence: Mapping[str, float] | None = None,
     analyses: Sequence[Section] = (),
     histories: Histories | None = None,
+    prices: Mapping[str, Price] | None = None,
 ) -> Report:
     """Report what a run measured; what it did not measure is left out.
 
@@ -57,6 +59,7 @@ def run_report(
         coherence: Mean coherence by target, which stands beside the accuracies.
         analyses: A section for each analysis that was made.
         histories: What training logged of each target, for each seed.
+        prices: What training each target costs.
     """
     title = facts.title
     rows = make_rows([record for each in evaluations for record in each.records()])
@@ -64,6 +67,8 @@ def run_report(
     if rows:
         sections.append(accuracy_section(rows, coherence or {}, title))
     if found := compare_surrogates(evaluations):
+        known = evaluations, prices or {}, histories or {}, coherence or {}
+        sections.insert(0, defences_section(rows, *known))
         sections.append(surrogates_section(found, title))
     if facts.group and rows and rows[0].split == "test":
         sections.append(table2_section(facts.group, compare(facts.group, main_rows(rows))))

@@ -12,11 +12,19 @@ from divtrain.experiments.presets.cifar10 import (
     cifar10_resnet20,
     cifar10_resnet20_quick,
 )
+from divtrain.experiments.presets.compare import (
+    compare_cifar10,
+    compare_digits,
+    compare_mnist14,
+)
 from divtrain.experiments.presets.digits import digits
 from divtrain.experiments.presets.mnist import mnist_conv3, mnist_conv3_quick, mnist_quick
 
 PRESETS: dict[str, Callable[[], ExperimentConfig]] = {
     "digits": digits,
+    "compare-digits": compare_digits,
+    "compare-mnist14": compare_mnist14,
+    "compare-cifar10": compare_cifar10,
     "mnist-quick": mnist_quick,
     "mnist-conv3-quick": mnist_conv3_quick,
     "mnist-conv3": mnist_conv3,
