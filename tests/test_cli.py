@@ -37,9 +37,32 @@ def test_run_ends_with_the_table_the_figure_and_the_directory(run: Path, capsys:
         assert part in out
     assert f"wrote {run}/figures/accuracy.png" in out
     assert out.endswith(f"run directory: {run}")
-    assert words(captured.err) == f"running; progress goes to {run}/log.txt"  # no terminal
+    first, *lines = captured.err.splitlines()  # no terminal
+    assert first.endswith(f"more is in {run}/log.txt")
+    assert all(f"/{len(lines)} reused " in line for line in lines)
     assert main(["report", str(run)]) == 0
     assert words(capsys.readouterr().out) == out
+
+
+def test_a_run_is_shown_compared_and_written_in_other_formats(run: Path, capsys: Captured) -> None:
+    assert main(["show", str(run), "--images", "1"]) == 0
+    assert f"wrote {run}/show/figures/plane.png" in capsys.readouterr().out
+    assert main(["compare", str(run), str(run)]) == 0
+    assert "+0.0" in capsys.readouterr().out
+    assert main(["report", str(run), "--format", "csv"]) == 0
+    assert capsys.readouterr().out == (run / "table.csv").read_text()
+    assert main(["show", str(run), "--images", "0"]) == 2
+    assert "--images: expected greater than" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['--help']; from divtrain.__main__ import main; main();"
+        "print([n for n in ('torch', 'numpy', 'tyro', 'rich', 'pydantic') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "divtrain run digits" in done.stdout
+    assert done.stdout.endswith("[]\n")
 
 
 def test_train_prints_the_checkpoints(tmp_path: Path, capsys: Captured) -> None:
@@ -108,6 +131,8 @@ def test_help_tells_the_commands(command: list[str], capsys: Captured) -> None:
         ("sweep digits --help", "--gal-weight [FLOAT"),
         ("evaluate --help", "--targets"),
         ("report --help", "Run directory"),
+        ("show --help", "--images"),
+        ("compare --help", "second minus first"),
         ("doctor --help", "--data-root"),
         ("presets mnist-conv3", "Table 2, first group"),
     ],
@@ -174,6 +199,8 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
         ),
         (["run", "digits", "--data.held-out", "9999"], "from 1 to 1296 of 1297"),
         (["report", "nowhere"], "no run at nowhere"),
+        (["show", "nowhere"], "no run at nowhere"),
+        (["compare", "nowhere", "there"], "no run at nowhere"),
         (["evaluate", "--targets", "b"], "NAME=CHECKPOINT"),
         (["evaluate", "--targets", "b=c"], "no file at"),
         (["evaluate", "--targets", "b=nowhere.models:net"], "cannot import"),

@@ -206,7 +206,7 @@ def test_label_leaking_is_told_from_what_noise_does(
 def test_label_leaking_without_noise_compares_with_clean_images_and_says_so() -> None:
     (sign,) = made_up({moved("reversed"): result(0.8)}).warnings()
     assert sign.name == "label-leaking"
-    assert "leaves 80.0%, none 100.0%" in sign.sentence
+    assert "leaves 80.0% right, no step 100.0%" in sign.sentence
     assert "No random noise of that size was tried" in sign.sentence
     assert made_up({moved("reversed"): result(0.99)}).warnings() == []
     assert made_up({white("reversed"): result(0.8)}).warnings() == []
@@ -294,7 +294,7 @@ def test_a_member_better_than_its_ensemble_is_reported() -> None:
     left = {white("pgd"): result(0.3), ALONE: own(0.6)}
     (sign,) = made_up(left).warnings()
     assert sign.name == "member-beats-ensemble"
-    assert "member 1 alone keeps 60.0%" in sign.sentence
+    assert "member 1 alone keeps 60.0% right" in sign.sentence
     left[ALONE] = own(0.35)
     assert names(made_up(left)) == set()
 

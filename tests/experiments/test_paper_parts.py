@@ -14,6 +14,7 @@ from divtrain.experiments import (
     run_experiment,
     write_reports,
 )
+from divtrain.experiments.analyses import PICTURES
 from divtrain.experiments.blueprints import RunBlueprint
 from divtrain.experiments.config import DetectionConfig
 from divtrain.experiments.graph import experiment_graph, select_parts
@@ -44,7 +45,7 @@ def test_what_each_part_leaves_out_and_all_together_are_the_whole_graph() -> Non
     trained = [stage.name for stage in found["coherence"] if stage.kind == "train"]
     assert not any("surrogate" in name for name in trained)
     assert any("static" in name for name in trained)  # adv needs it
-    everything = [stage.name for stage in select(config, *PARTS)]
+    everything = [stage.name for stage in select(config, *PARTS, *PICTURES)]
     assert everything == [stage.name for stage in experiment_graph(config, COMMON)]
 
 
@@ -69,7 +70,7 @@ def test_the_whole_run_goes_on_from_its_parts_and_ends_the_same(
     part = run_experiment(SMALL, out, watch, parts=["coherence"])
     assert watch.kinds == {"train", "coherence"}
     names = {file.name for file in part.files}
-    assert names == {"coherence.png", "report.html", "report.md"}
+    assert names == {"coherence.png", "training.png", "report.html", "report.md"}
     assert write_reports(RunDirectory(out)).reports == part.reports
     watch = Watching()
     run_experiment(SMALL, out, watch, parts=["table2"])

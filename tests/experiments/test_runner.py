@@ -29,6 +29,8 @@ REPORT = (
     "report.html", "report.md", "table.csv", "table2.csv", "transfer.csv", "gaas.csv",
     "detection.csv", "records.jsonl", "figures/accuracy.png", "figures/coherence.png",
     "figures/gaas.png", "figures/detection.png", "figures/transfer.png",
+    "figures/gradients.png", "figures/plane.png", "figures/examples-transfer.png",
+    "figures/clean-worst.png", "figures/training.png",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from divtrain.evaluation import CLEAN, WORST, Record, Threat
-from divtrain.report.canvas import COLOURS
+from divtrain.report.canvas import COLOURS, OTHER_COLOURS, OWN_COLOUR, colour_of
 from divtrain.report.curve import curve_figure
 from divtrain.report.rows import Cell, Row
-from divtrain.report.sections.accuracy import accuracy_figure
+from divtrain.report.sections.accuracy import accuracy_figure, clean_worst_figure
 from divtrain.report.sections.coherence import coherence_figure
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -97,7 +98,33 @@ def test_several_seeds_show_their_spread() -> None:
     ids=["other attacks", "no worst case", "more targets than colours"],
 )
 def test_rows_of_every_kind_are_drawn(rows: Sequence[Row]) -> None:
-    assert area(accuracy_figure(rows, "t"), COLOURS[0]) > 0
+    colour = colour_of(rows[0].target, [each.target for each in rows])
+    assert area(accuracy_figure(rows, "t"), colour) > 0
+
+
+def test_a_defence_has_one_colour_whatever_else_is_shown() -> None:
+    for name, place in OWN_COLOUR.items():
+        for others in ([], ["base", "div"], ["mine", "adv+div", "yours"]):
+            assert colour_of(name, [*others, name]) == COLOURS[place]
+    own = [colour_of(name, ["base", "mine", "yours"]) for name in ("mine", "yours")]
+    assert own == list(OTHER_COLOURS[:2])
+    assert len({*COLOURS, *OTHER_COLOURS}) == len(COLOURS) + len(OTHER_COLOURS)
+
+
+def test_a_point_stands_at_its_clean_and_worst_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "divtrain.report.sections.accuracy.to_png", lambda f, _: drawn.append(f) or b""
+    )
+    both = replace(row(0.9), cells={CLEAN: Cell(0.9, 0.01), WORST: Cell(0.4, 0.05)})
+    clean_worst_figure([both], "t")
+    (axis,) = drawn[0].axes
+    (container,) = axis.containers
+    points, _, bars = container
+    assert (points.get_xdata()[0], points.get_ydata()[0]) == (40, 90)
+    across, up = (bar.get_segments()[0] for bar in bars)
+    assert across[:, 0].tolist() == pytest.approx([35, 45])
+    assert up[:, 1].tolist() == pytest.approx([89, 91])
 
 
 def test_coherence_histograms_are_shares_of_the_images_from_minus_one_on() -> None:

@@ -129,9 +129,11 @@ def test_one_surrogate_has_no_rival_and_held_out_images_no_table_2() -> None:
 def test_a_run_says_what_it_was_and_what_warns() -> None:
     report = run_report(FACTS, [judged(seed=seed) for seed in (0, 1)])
     text = to_markdown(report)
-    for word in ("quick: report", "Preset: What it is.", "--train.epochs 2, not 10",
-                  "**command**: divtrain run quick", "**torch**: 2.x", "Transfer threat model.",
-                  "the white-box rows are about that", "everything: the target's weights"):  # fmt: skip
+    for word in (
+        "quick: report", "Preset: What it is.", "--train.epochs 2, not 10",
+        "**command**: divtrain run quick", "**torch**: 2.x", "Transfer threat model.",
+        "the white-box rows are about that", "everything: the target's weights",
+    ):  # fmt: skip
         assert word in text
     assert report.warnings
     seeds = {sign.sentence.partition(":")[0] for sign in report.warnings}
