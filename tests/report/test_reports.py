@@ -70,7 +70,7 @@ def test_every_line_of_the_csv_stands_in_its_table(seeds: int) -> None:
     report = run_report(FACTS, evaluations, COHERENCE)
     lines = report.data["table.csv"]
     assert len(lines) == 2 * (2 + 2 * 3 + 2 + 4 + 2)  # noise, surrogates, all, white-box, query
-    shown = report.sections[0].tables
+    (shown,) = (section.tables for section in report.sections if section.title == "Accuracy")
     order = ["Transfer", "Transfer", "Transfer", "White-box", "Query", "Noise"]
     assert [each.title.partition(":")[0] for each in shown] == order
     for line in csv.DictReader(io.StringIO(to_csv(lines))):
@@ -98,7 +98,8 @@ def test_only_the_attack_that_leaves_least_is_strong() -> None:
 
 def test_a_run_compares_surrogates_and_table_2_by_base_alone() -> None:
     report = run_report(FACTS, [judged()], analyses=[gaas_section(POINTS, "t")])
-    assert titles(report) == ["Accuracy", "Which surrogate transfers better", "Table 2, Conv3",
+    assert titles(report) == ["Defences side by side", "Accuracy",
+                              "Which surrogate transfers better", "Table 2, Conv3",
                               "GAAS (Figure 5)", "What the words mean", "Run it again"]  # fmt: skip
     (base, other, every) = table(report, "eps 0.1, worst case")
     assert base["div fooled"].text == "10.0"  # 95 right when clean, 85 when attacked
