@@ -273,7 +273,8 @@ def _presets(words: list[str]) -> int:
     else:
         preset = find_preset(words[0])
         print(f"{words[0]}: {_doc(preset)}\n")
-        read(RunOptions, ["--help"], f"divtrain run {words[0]}", RunOptions(preset()))
+        with contextlib.suppress(SystemExit):  # it prints the help and ends
+            read(RunOptions, ["--help"], f"divtrain run {words[0]}", RunOptions(preset()))
     return 0
 
 
