@@ -36,6 +36,7 @@ ATTACKS = {
     "ifgsm": "Many small steps along the sign of the gradient.",
     "mifgsm": "Many small steps with momentum: gradients of earlier steps count on.",
     "pgdcw": "Many steps from a random start on the margin between the true and the next class.",
+    "pgdcw-tenth": "The same with steps of eps/10 rather than of 0.01: stronger at large eps.",
     "pgd": "Many steps from a random start on the loss.",
     "apgd": "PGD that chooses its step sizes itself.",
     "apgdt": "APGD that aims at several wrong classes in turn.",
