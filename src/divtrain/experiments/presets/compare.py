@@ -28,7 +28,7 @@ TARGETS = (
 """One of each kind. Adversarial training is in its fast form, one step on half of each batch."""
 
 ATTACKS = Suite(
-    transfer=("fgsm", "mifgsm", "pgdcw", "reversed"),
+    transfer=("fgsm", "mifgsm", "pgdcw-tenth", "reversed"),
     white_box=("mifgsm:ce_of_mean_logit", "pgd:reweighted", "apgd:ce_of_mean_logit"),
     query=("square",),
     noise=("noise",),
