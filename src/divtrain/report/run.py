@@ -29,6 +29,7 @@ class RunFacts:
         about: What it is, in a sentence; may be empty.
         group: Group of Table 2 it is compared with; empty for none.
         reduced: Where it differs from the paper's experiment, in words.
+        seeds: Seeds of the experiment.
         command: What it comes from; empty where nobody knows.
         machine: Versions, platform, time.
         settings: Every option with its value.
@@ -38,6 +39,7 @@ class RunFacts:
     about: str = ""
     group: str = ""
     reduced: Sequence[str] = ()
+    seeds: Sequence[int] = ()
     command: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
     settings: Sequence[Setting] = ()
@@ -113,7 +115,10 @@ def sweep_report(
 
 def _lead(facts: RunFacts, rows: Sequence[Row]) -> list[str]:
     about = [f"Preset: {facts.about}"] if facts.about else []
-    return [*about, f"{describe(rows)}."] if rows else about
+    seeds = [str(seed) for seed in facts.seeds]
+    several = f" Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else ""
+    drawn = several or (f" Seed {seeds[0]}." if seeds else "")
+    return [*about, f"{describe(rows)}.{drawn}"] if rows else about
 
 
 def _threats(rows: Sequence[Row]) -> list[Notice]:
