@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.machinery import ModuleSpec
@@ -127,8 +126,9 @@ def _is_beside(package: str, other: str) -> bool:
     """Whether a package or module is another's own, or lies beside it in a folder of the user's."""
     if package == other or "divtrain" in (package, other):
         return package == other
-    folders = {_folder(package), _folder(other)}
-    return len(folders) == 1 and not folders & _installed()
+    folder = _folder(package)
+    installed = folder is None or folder.name in ("site-packages", "dist-packages")
+    return not installed and folder == _folder(other)
 
 
 def _folder(package: str) -> Path | None:
@@ -141,12 +141,6 @@ def _folder(package: str) -> Path | None:
         return None
     file = Path(found.origin)
     return file.parent.parent if found.submodule_search_locations else file.parent
-
-
-@functools.cache
-def _installed() -> set[Path | None]:
-    """Folders of what is installed, and no folder at all."""
-    return {None, *(Path(path) for path in sysconfig.get_paths().values())}
 
 
 def _imported_from(node: ast.ImportFrom, inside: ModuleSpec) -> list[str]:

@@ -201,6 +201,8 @@ def test_images_need_not_be_square(tmp_path: Path) -> None:
     x = DRAW.integers(0, 256, (6, 4, 7)).astype(np.uint8)
     dataset = load_dataset(save(tmp_path, x_train=x, x_test=x[:4]))
     assert torch.equal(dataset.train.x, torch.from_numpy(x[:, None]) / 255)
+    thin = DRAW.random((6, 9, 3)).astype(np.float32)
+    assert load_dataset(save(tmp_path, x_train=thin, x_test=thin[:4])).train.x.shape == (6, 1, 9, 3)
     narrow = DRAW.random((6, 2, 9, 3)).astype(np.float32)  # channels last
     dataset = load_dataset(save(tmp_path, x_train=narrow, x_test=narrow[:4]))
     assert dataset.train.x.shape == (6, 3, 2, 9)

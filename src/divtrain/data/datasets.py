@@ -226,14 +226,16 @@ def _channels_first(name: str, array: np.ndarray) -> np.ndarray:
     Raises:
         DivtrainError: for any other shape than theirs, or one that may mean two things.
     """
-    if array.ndim == 3:
-        array = array[:, None]
+    grey = array.ndim == 3
+    array = array[:, None] if grey else array
     if array.ndim != 4 or array.size == 0:
         raise DivtrainError(
             f"{name}: expected images (image, height, width), (image, height, width, channel) or"
             f" (image, channel, height, width), got shape {array.shape}"
         )
     _, first, middle, last = array.shape
+    if grey:
+        return array
     if last in (1, 3) and (first not in (1, 3) or first == middle != last):
         return array.transpose(0, 3, 1, 2)
     if last in (1, 3) and middle != last and max(first, last) > 1:

@@ -89,9 +89,9 @@ def shared_initial_weights(evaluation: Evaluation) -> Iterator[str]:
     for name, check in evaluation.surrogates.items():
         if check.shared_start and not check.same_answers:
             yield (
-                f"surrogate {name} was trained from the same initial weights as the target: an"
-                " attacker does not know them, and attacks transfer better from there. Train one"
-                " with another seed."
+                f"surrogate {name} was trained from the same initial weights as the target, or from"
+                " the target: an attacker does not know them, and attacks transfer better from"
+                " there. Train one with another seed."
             )
 
 

@@ -114,11 +114,11 @@ def sweep_report(
 
 
 def _lead(facts: RunFacts, rows: Sequence[Row]) -> list[str]:
-    about = [f"Preset: {facts.about}"] if facts.about else []
-    seeds = [str(seed) for seed in facts.seeds]
-    several = f" Seeds {seeds[0]} to {seeds[-1]}." if len(seeds) > 1 else ""
-    drawn = several or (f" Seed {seeds[0]}." if seeds else "")
-    return [*about, f"{describe(rows)}.{drawn}"] if rows else about
+    first, *more = facts.seeds or [0]
+    seeds = f"Seeds {first} to {more[-1]}." if more else f"Seed {first}." if facts.seeds else ""
+    over = f"{describe(rows)}." if rows else ""
+    numbers = " ".join(part for part in (over, seeds) if part)
+    return [line for line in (facts.about and f"Preset: {facts.about}", numbers) if line]
 
 
 def _threats(rows: Sequence[Row]) -> list[Notice]:
