@@ -29,20 +29,20 @@ class RunFacts:
         about: What it is, in a sentence; may be empty.
         group: Group of Table 2 it is compared with; empty for none.
         reduced: Where it differs from the paper's experiment, in words.
-        seeds: Seeds of the experiment.
         command: What it comes from; empty where nobody knows.
         machine: Versions, platform, time.
         settings: Every option with its value.
+        seeds: Seeds of the experiment.
     """
 
     title: str
     about: str = ""
     group: str = ""
     reduced: Sequence[str] = ()
-    seeds: Sequence[int] = ()
     command: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
     settings: Sequence[Setting] = ()
+    seeds: Sequence[int] = ()
 
 
 def run_report(
