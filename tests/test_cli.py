@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import divtrain as dt
-import divtrain_command
+from divtrain.__main__ import main as command_main
 from divtrain.cli import main
 from divtrain.experiments import LocalExecutor
 
@@ -298,7 +298,7 @@ def test_a_stop_while_torch_is_imported_leaves_no_traceback(
     monkeypatch.delenv("OMP_WAIT_POLICY")
     monkeypatch.delitem(sys.modules, "divtrain.cli")
     monkeypatch.setattr(sys, "meta_path", [Stop, *sys.meta_path])
-    assert divtrain_command.main() == 130
+    assert command_main() == 130
     assert capsys.readouterr().err == "stopped before anything began\n"
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
@@ -306,7 +306,7 @@ def test_a_stop_while_torch_is_imported_leaves_no_traceback(
 def test_the_command_is_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setattr(sys, "argv", ["divtrain", "--version"])
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert divtrain_command.main() == 0
+    assert command_main() == 0
     assert capsys.readouterr().out == f"{dt.__version__}\n"
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"  # the user's word
 

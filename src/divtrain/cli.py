@@ -329,7 +329,11 @@ def _with_preset(command: str, kind: Callable[..., T], words: list[str]) -> tupl
     preset = find_preset(name)()
     prog, default = f"divtrain {command} {name}", kind(preset)
     data = read(type(default), rest, prog, default)["config"]["data"]["name"]
-    if data != preset.data.name and command != "train" and not is_given("attack.eps", rest):
+    if (
+        Path(data).name != preset.data.name
+        and command != "train"
+        and not is_given("attack.eps", rest)
+    ):
         eps = usual_radii(data, preset.attack.eps)
         default = kind(replace(preset, attack=replace(preset.attack, eps=eps)))
     return name, parse(type(default), rest, prog, default)

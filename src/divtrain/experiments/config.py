@@ -32,6 +32,9 @@ from divtrain.training import ScheduleName, Strategy
 Precision = Literal["fp32", "bf16", "auto"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
+AUTO = "auto"
+"""A precision that is chosen for the machine where a run begins (`divtrain.experiments.precision`).
+"""
 ASIDE = "aside"
 """Marks, inside `Annotated`, a field that may differ from the paper's experiment which a run is
 compared with: it changes how the work is done, or adds to it."""

@@ -7,7 +7,6 @@ import torch
 
 from divtrain.experiments.config import Precision
 
-AUTO = "auto"
 CPU_FLAGS = Path("/proc/cpuinfo")
 UNITS = {"avx512_bf16", "amx_bf16", "bf16"}
 """What torch and Linux call units that multiply bfloat16, the last on ARM."""

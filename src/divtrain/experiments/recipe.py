@@ -10,7 +10,7 @@ from divtrain.data import Dataset, Outside, check_outside
 from divtrain.defences import DEFENCES, Defence, build_defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, arguments_as, unknown_name
-from divtrain.experiments.config import ModelConfig, TrainConfig
+from divtrain.experiments.config import AUTO, ModelConfig, TrainConfig
 from divtrain.forward import leading
 from divtrain.models import ARCHITECTURES, build
 from divtrain.training import check_devices, training_processes
@@ -171,6 +171,10 @@ def parse_recipe(
             else:
                 turns = (model.members * number)[:number]
                 model = replace(model, members=turns)
+        elif part == f"precision={AUTO}":
+            raise DivtrainError(
+                f"surrogate {word!r}: {part} is for a run as a whole, as --train.precision {AUTO}"
+            )
         elif key in SETTINGS and value:
             with arguments_as(**{key: f"{key} in {word}"}):
                 train = replace(train, **{key: value})

@@ -4,9 +4,8 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 
-from divtrain.experiments.config import ExperimentConfig, differences, flat
+from divtrain.experiments.config import AUTO, ExperimentConfig, differences, flat
 from divtrain.experiments.manifest import FinishedStage
-from divtrain.experiments.precision import AUTO
 from divtrain.experiments.presets import PRESETS
 from divtrain.report.sections.settings import Setting
 

@@ -11,9 +11,9 @@ from divtrain.experiments.blueprints import (
     RunBlueprint,
     SweepBlueprint,
 )
-from divtrain.experiments.config import EvaluationConfig, ExperimentConfig, SweepConfig
+from divtrain.experiments.config import AUTO, EvaluationConfig, ExperimentConfig, SweepConfig
 from divtrain.experiments.executors import Executor, LocalExecutor
-from divtrain.experiments.precision import AUTO, choose_precision
+from divtrain.experiments.precision import choose_precision
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.reports import Written, write_reports
 from divtrain.experiments.run_directory import RunDirectory

@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 from divtrain.defences import DEFENCES
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import check_channels, check_other_weights, check_same_task
-from divtrain.experiments.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig
+from divtrain.experiments.config import AUTO, DataConfig, EvaluationConfig, ModelConfig, TrainConfig
 from divtrain.experiments.devices import open_fabric
 from divtrain.experiments.graph import evaluation_graph
 from divtrain.experiments.model_source import ModelSource, is_source, open_model
 from divtrain.experiments.open_data import ENOUGH, FEW, common_inputs, open_enough
-from divtrain.experiments.precision import AUTO
 from divtrain.experiments.recipe import OWN, Recipe, is_defence, parse_recipe
 from divtrain.experiments.stage import Graph
 from divtrain.experiments.stages.pretrained import check_fits
