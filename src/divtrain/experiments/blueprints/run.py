@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from divtrain.analysis import check_orders
 from divtrain.attacks import find_attack
 from divtrain.data import Dataset, check_outside, open_outside
-from divtrain.defences import build_defence
 from divtrain.errors import DivtrainError, check_all
 from divtrain.evaluation import check_channels
 from divtrain.experiments.analyses import find_analysis
@@ -64,9 +63,12 @@ def check_named(config: ExperimentConfig) -> None:
     Raises:
         DivtrainError: for all that cannot be.
     """
-    settings = vars(config.train)
+
+    def target(name: str) -> None:
+        target_recipe(name, name, config.model, config.train, config.seed).build_defence()
+
     check_all([
-        *(partial(build_defence, name, **settings) for name in config.targets),
+        *(partial(target, name) for name in config.targets),
         partial(attackers, config.surrogates, config.model, config.train, config.seed),
         *(partial(find_attack, name) for name in config.attack.attacks),
         *(partial(find_analysis, name) for name in config.analyses),
