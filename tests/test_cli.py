@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import divtrain as dt
+from divtrain.__main__ import main as command_main
 from divtrain.cli import main
 from divtrain.experiments import LocalExecutor
 
@@ -177,6 +180,48 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
         (["run", "digits", "--only", "gaas"], "give --gaas.images N, e.g. 100"),
         (["run", "digits", "--surrogates", "div"], "to name base"),
         (
+            ["run", "digits", "--surrogates", "base", "div,member=8"],
+            "did you mean 'members=8' or 'seed=8'? Known: relu",
+        ),
+        (["run", "digits", "--surrogates", "base", "dov,relu"], "did you mean 'div'"),
+        (
+            [
+                "run",
+                "digits",
+                "--data.test-size=-1",
+                "--analyses=goas",
+                "--surrogates",
+                "base",
+                "div,members=0",
+                "--attack.transfer=fgms",
+                "--targets=dov",
+            ],
+            "error: 5 mistakes:",
+        ),
+        (
+            [
+                "run",
+                "digits",
+                "--targets=base",
+                "nowhere:Mine",
+                "--attack.transfer",
+                "fgsm",
+                "nowhere:Half",
+                "--analyses",
+                "nowhere:look",
+            ],
+            "defence 'nowhere:Mine': cannot import 'nowhere': No module named 'nowhere'; run from"
+            " the folder that holds it, or install it unknown attack 'nowhere'.",
+        ),
+        (["run", "digits", "--analyses", "goas"], "unknown analysis 'goas': did you mean 'gaas'"),
+        (["run", "digits", "--data.name", "set.npz"], "give --attack.eps, in units of pixels"),
+        (
+            ["sweep", "digits", "--slope", "0", "--data.name=folder/"],
+            "usual for folder/: give --attack.eps",
+        ),
+        (["run", "digits", "--data.name", "file"], "file is no data set"),
+        (["evaluate", "--targets", "b=file"], "Any other model goes by the name of a function"),
+        (
             ["run", "digits", "--data.train-size=160", "--train.epochs=1", "--train.gal-every=6"],
             "--train.gal-every 6 is more than the 5 steps",
         ),
@@ -212,6 +257,8 @@ def test_mistakes_are_explained_without_a_traceback(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
+    (tmp_path / "set.npz").write_text("")
+    (tmp_path / "folder").mkdir()
     assert main(command) == 2
     captured = capsys.readouterr()
     assert words(captured.err).startswith("error: ")  # nothing ran, so nothing says so
@@ -236,6 +283,32 @@ def test_a_stop_says_how_to_resume(
     monkeypatch.setattr(LocalExecutor, "run", stop)
     assert main(["run", "digits", f"--out={tmp_path / 'run'}", *SMALL]) == 130
     assert "the same command resumes from here" in capsys.readouterr().err
+
+
+def test_a_stop_while_torch_is_imported_leaves_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    class Stop:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "divtrain.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # to be as it was at the end
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.delitem(sys.modules, "divtrain.cli")
+    monkeypatch.setattr(sys, "meta_path", [Stop, *sys.meta_path])
+    assert command_main() == 130
+    assert capsys.readouterr().err == "stopped before anything began\n"
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_the_command_is_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(sys, "argv", ["divtrain", "--version"])
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert command_main() == 0
+    assert capsys.readouterr().out == f"{dt.__version__}\n"
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"  # the user's word
 
 
 def test_a_missing_device_is_told_before_anything_is_made(tmp_path: Path, capsys: Captured) -> None:

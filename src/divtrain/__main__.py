@@ -1,17 +1,26 @@
 """The `divtrain` command, also as `python -m divtrain`: help at once, all else by the cli."""
 
+import os
 import sys
 
 
 def main() -> int:
-    """Run the command that was given; return the exit status."""
+    """Run the command that was given; return the exit status.
+
+    Threads that wait for each other are to sleep, unless the user says otherwise: torch's would
+    spin, and take a core from any other process that computes on it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from divtrain.usage import quick_answer
 
     if (text := quick_answer(sys.argv[1:])) is not None:
         print(text)
         return 0
-    from divtrain.cli import main as run
-
+    try:
+        from divtrain.cli import main as run
+    except KeyboardInterrupt:  # torch takes seconds
+        print("stopped before anything began", file=sys.stderr)
+        return 130
     return run()
 
 

@@ -56,7 +56,11 @@ def check_label_shape(y: Tensor, batch: int) -> None:
     if not isinstance(y, Tensor):
         raise DivtrainError(f"expected labels as a torch.Tensor, got {type(y).__name__}")
     if y.shape != (batch,):
-        hint = "; turn one-hot labels into classes with y.argmax(1)" if y.ndim == 2 else ""
+        hint = ""
+        if y.shape == (batch, 1):
+            hint = "; take the column away with y.squeeze(1)"
+        elif y.ndim == 2 and len(y) == batch and (y.sum(1) == 1).all():
+            hint = "; turn one-hot labels into classes with y.argmax(1)"
         raise DivtrainError(
             f"expected one label per image, shape ({batch},), got {tuple(y.shape)}{hint}"
         )

@@ -43,7 +43,8 @@ from divtrain.experiments import (
     write_reports,
 )
 from divtrain.experiments.doctor import examine
-from divtrain.experiments.options import parse, read, with_flags
+from divtrain.experiments.options import is_given, parse, read, with_flags
+from divtrain.experiments.radii import usual_radii
 from divtrain.report import to_terminal
 from divtrain.usage import quick_answer
 
@@ -52,8 +53,6 @@ if not console.is_terminal:
     console = Console(width=120)
 errors = Console(stderr=True)
 
-QUICK_IMAGES = 200
-"""Test images of `divtrain evaluate --quick` when nothing is said."""
 
 Config = tyro.conf.arg(name="")
 """Marks a field whose own fields are flags without a prefix."""
@@ -227,9 +226,12 @@ def _evaluate(words: list[str]) -> int:
     prog = "divtrain evaluate"
     asked = read(EvaluateOptions, words, prog)
     known = defaults_from(asked["config"]["targets"])  # of the first target's checkpoint
+    data = asked["config"]["data"]["name"] or known.data.name
+    if data and not is_given("attack.eps", words):
+        eps = usual_radii(data, known.attack.eps)
+        known = replace(known, attack=replace(known.attack, eps=eps))
     if asked["quick"]:
-        few = replace(known.data, test_size=QUICK_IMAGES)
-        known = replace(known, attack=quick(known.attack), data=few)
+        known = replace(known, attack=quick(known.attack))
     options = parse(EvaluateOptions, words, prog, EvaluateOptions(known))
     names = [word.partition("=")[0] for word in options.config.targets]
     out = options.out or Path("runs") / f"evaluate-{'-'.join(names)}"
@@ -325,8 +327,17 @@ def _with_preset(command: str, kind: Callable[..., T], words: list[str]) -> tupl
     name, *rest = words
     if name.startswith("-"):
         raise DivtrainError(f"expected a preset first, got {name!r}. Known: {known}.")
-    default = kind(find_preset(name)())
-    return name, parse(type(default), rest, f"divtrain {command} {name}", default)
+    preset = find_preset(name)()
+    prog, default = f"divtrain {command} {name}", kind(preset)
+    data = read(type(default), rest, prog, default)["config"]["data"]["name"]
+    if (
+        Path(data).name != preset.data.name
+        and command != "train"
+        and not is_given("attack.eps", rest)
+    ):
+        eps = usual_radii(data, preset.attack.eps)
+        default = kind(replace(preset, attack=replace(preset.attack, eps=eps)))
+    return name, parse(type(default), rest, prog, default)
 
 
 def _command_line(command: str, words: list[str]) -> str:

@@ -65,6 +65,8 @@ def key_of(spec: Any) -> str:
 def code_digest(modules: Iterable[str], alone: Iterable[str] = ()) -> str:
     """Return a digest of the code of modules and of all they import from their own package.
 
+    For modules that are not installed, all that they import from the same folder counts too.
+
     Comments, docstrings and layout do not count, and neither do modules called ``registry``: which
     class a name means stands in specs. A package's ``__init__`` counts where something is imported
     from the package itself.
@@ -115,8 +117,30 @@ def _read(name: str) -> tuple[str, list[str]]:
             ast.get_docstring(node, clean=False) is not None
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    inside = [each for each in imported if each.partition(".")[0] == package]
+    beside = functools.partial(_is_beside, package)
+    inside = [each for each in imported if each and beside(each.partition(".")[0])]
     return ast.unparse(tree), inside
+
+
+def _is_beside(package: str, other: str) -> bool:
+    """Whether a package or module is another's own, or lies beside it in a folder of the user's."""
+    if package == other or "divtrain" in (package, other):
+        return package == other
+    folder = _folder(package)
+    installed = folder is None or folder.name in ("site-packages", "dist-packages")
+    return not installed and folder == _folder(other)
+
+
+def _folder(package: str) -> Path | None:
+    """The folder that holds a package or module at the top."""
+    try:
+        found = importlib.util.find_spec(package)
+    except ValueError:  # __main__ without a file
+        return None
+    if found is None or found.origin is None:
+        return None
+    file = Path(found.origin)
+    return file.parent.parent if found.submodule_search_locations else file.parent
 
 
 def _imported_from(node: ast.ImportFrom, inside: ModuleSpec) -> list[str]:

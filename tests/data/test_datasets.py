@@ -108,7 +108,7 @@ def test_npz_labels_of_any_integer_type_may_be_a_column(
     assert (dataset.classes, Path(dataset.name).name) == (3, "mine.npz")
 
 
-UINT8 = np.zeros((6, 5, 5), np.uint8)
+UINT8 = DRAW.integers(0, 256, (6, 5, 5)).astype(np.uint8)
 FLOAT = np.full((6, 5, 5), 0.5)
 
 
@@ -126,23 +126,48 @@ def one_pixel(value: float) -> np.ndarray:
         ({"x_train": one_pixel(np.inf)}, "NaN or infinite"),
         ({"x_train": one_pixel(1.5)}, r"numbers in \[0, 1\], got float64 from 0.5 to 1.5; divide"),
         ({"x_test": one_pixel(-0.25)[:4]}, r"numbers in \[0, 1\], got float64 from -0.25 to 0.5"),
-        ({"x_train": UINT8.astype(int) + 255}, "got int64 from 255 to 255; divide"),
+        ({"x_train": UINT8.astype(int) * 0 + 255}, "got int64 from 255 to 255; divide"),
+        ({"x_train": 16 * FLOAT + one_pixel(0)}, "from 8 to 8.5; divide .*, 255"),
+        ({"x_train": 8000 * FLOAT}, "from 4000 to 4000; divide .*, 4095"),
+        ({"x_train": 9000 * FLOAT}, "from 4500 to 4500; divide .*, 65535"),
+        ({"x_train": one_pixel(-0.5)}, r"-0.5 to 0.5; take them from .* with \(x \+ 1\) / 2"),
+        ({"x_train": 2 * one_pixel(-0.5)}, r"-1 to 1; take them from .* with \(x \+ 1\) / 2"),
+        ({"x_train": 4 * one_pixel(-0.5)}, r"-2 to 2; undo the normalisation, as in x \* std"),
         ({"x_train": np.zeros((6,))}, r"expected images .* got shape \(6,\)"),
         ({"x_train": np.zeros((6, 5))}, r"expected images .* got shape \(6, 5\)"),
         ({"x_train": np.zeros((6, 1, 5, 5, 1))}, r"got shape \(6, 1, 5, 5, 1\)"),
         ({"x_train": np.float32(0)}, r"got shape \(\)"),
         ({"x_train": UINT8[:0], "y_train": LABELS[:0]}, r"got shape \(0, 1, 5, 5\)"),
         ({"x_train": np.zeros((6, 0, 0)), "x_test": np.zeros((4, 0, 0))}, "expected"),
-        ({"x_train": UINT8[:, 1:], "x_test": UINT8[:4, 1:]}, r"square images, got \(4, 5\)"),
         ({"x_test": UINT8[:4, 1:, 1:]}, r"\(1, 5, 5\), test images \(1, 4, 4\); they must agree"),
         ({"x_test": np.zeros((4, 5, 5, 3))}, r"\(1, 5, 5\), test images \(3, 5, 5\)"),
-        ({"x_train": UINT8.astype(bool)}, "expected images of numbers, got dtype bool"),
+        ({"x_train": UINT8 // 255, "x_test": UINT8[:4] // 255}, "show nothing|lie in"),
+        ({"x_train": UINT8 % 2}, r"training images lie in \[0, 0.0039\].*25 times their range"),
+        ({"x_train": UINT8 % 64}, r"training images lie in \[0, 0.25\].* float32 in \[0, 1\]"),
+        ({"x_train": UINT8.astype(np.uint16)}, r"lie in \[0, 0.0039\]"),
+        ({"x_train": UINT8 / 255 / 255}, r"lie in \[0, 0.0039\]"),
+        ({"x_test": UINT8[:4] % 16}, r"test images lie in \[0, 0.059\]"),
+        ({"x_train": UINT8 * 0 + 255}, "training images show nothing: every pixel is 1"),
+        ({"x_test": FLOAT[:4]}, "test images show nothing"),
+        ({"x_train": DRAW.random((6, 8, 8, 4))}, r"channels last, with 4 channels.*x\[..., :3\]"),
+        (
+            {"x_train": DRAW.random((6, 8, 9, 2))},
+            r"channels last, with 2.*transpose\(0, 3, 1, 2\)$",
+        ),
+        ({"x_train": DRAW.random((6, 12, 12, 7))}, "look channels last, with 7 channels"),
+        ({"x_train": DRAW.random((6, 3, 8, 3))}, "channels first or last"),
+        ({"x_train": UINT8.astype(bool)}, "numbers, got dtype bool; convert with astype"),
         ({"x_train": UINT8.astype(str)}, "expected images of numbers, got dtype"),
         ({"y_train": LABELS * 0, "y_test": LABELS[:4] * 0}, "at least two classes, got 1"),
         ({"y_train": LABELS - 1}, "expected labels from 0 up, got -1"),
-        ({"y_train": LABELS.astype(float)}, "6 integer labels, one per image, got float64"),
+        ({"y_train": LABELS.astype(float)}, r"got float64 of shape \(6,\); .*y.astype\(int\)"),
         ({"y_train": LABELS[:5]}, r"6 integer labels, one per image, got int64 of shape \(5,\)"),
-        ({"y_test": np.eye(4, dtype=int)}, r"4 integer labels, .* shape \(4, 4\)"),
+        ({"y_test": np.eye(4, dtype=int)}, r"4 integer labels, .* shape \(4, 4\); .*argmax\(1\)"),
+        ({"y_test": 1 - np.eye(4, dtype=int)}, r"shape \(4, 4\); an image has one class here"),
+        (
+            {"y_test": LABELS[:4, None] / 1},
+            r"float64 of shape \(4,\); convert with y.astype\(int\)",
+        ),
         ({"y_train": LABELS.astype(str)}, "6 integer labels"),
     ],
 )
@@ -151,6 +176,107 @@ def test_npz_of_another_form_is_refused_with_a_reason(
 ) -> None:
     with pytest.raises(DivtrainError, match=match):
         load_dataset(save(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST's
+        ("X_train", "Y_train", "X_test", "Y_test"),
+        ("train_x", "train_y", "test_x", "test_y"),
+    ],
+)
+def test_arrays_may_have_the_names_that_others_give_them(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    arrays = keras()
+    plain = load_dataset(save(tmp_path, **arrays))
+    column = {key: each[:, None] if "y_" in key else each for key, each in arrays.items()}
+    others = dict(zip(names, column.values(), strict=True))
+    np.savez(tmp_path / "theirs.npz", val_images=arrays["x_test"], **others)
+    assert load_dataset(str(tmp_path / "theirs.npz")).fingerprint == plain.fingerprint
+
+
+def test_images_need_not_be_square(tmp_path: Path) -> None:
+    x = DRAW.integers(0, 256, (6, 4, 7)).astype(np.uint8)
+    dataset = load_dataset(save(tmp_path, x_train=x, x_test=x[:4]))
+    assert torch.equal(dataset.train.x, torch.from_numpy(x[:, None]) / 255)
+    thin = DRAW.random((6, 9, 3)).astype(np.float32)
+    assert load_dataset(save(tmp_path, x_train=thin, x_test=thin[:4])).train.x.shape == (6, 1, 9, 3)
+    narrow = DRAW.random((6, 2, 9, 3)).astype(np.float32)  # channels last
+    dataset = load_dataset(save(tmp_path, x_train=narrow, x_test=narrow[:4]))
+    assert dataset.train.x.shape == (6, 3, 2, 9)
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff", "pgm"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_grey_images_of_16_bits_are_divided_by_their_largest_value(
+    tmp_path: Path, ending: str, mixed: bool
+) -> None:
+    deep = DRAW.integers(0, 2**16, (4, 6, 6)).astype(np.uint16)
+    for index, (part, label) in enumerate(
+        [(part, label) for part in ("train", "test") for label in ("cat", "dog")]
+    ):
+        (tmp_path / part / label).mkdir(parents=True)
+        Image.fromarray(deep[index]).save(tmp_path / part / label / f"0.{ending}")
+    if mixed:
+        Image.fromarray((deep[0] >> 8).astype(np.uint8)).save(tmp_path / "train/cat/1.png")
+    dataset = load_dataset(f"{tmp_path}/")
+    expected = torch.from_numpy(deep[0].astype(np.float32) / 65535).expand(3, 6, 6)
+    assert torch.allclose(dataset.train.x[0], expected)
+    assert torch.allclose(dataset.test.x[1, 2], torch.from_numpy(deep[3] / 65535).float())
+    if mixed:
+        assert torch.allclose(dataset.train.x[1], (expected * 65535 / 256).floor() / 255)
+
+
+@pytest.mark.parametrize(
+    ("mode", "array"),
+    [("F", DRAW.random((6, 6)).astype(np.float32)), ("I", np.arange(36, dtype=np.int32) * 10**6)],
+)
+def test_pixels_without_a_range_of_their_own_are_refused_by_the_name_of_their_mode(
+    tmp_path: Path, mode: str, array: np.ndarray
+) -> None:
+    save_folder(tmp_path, pets())
+    Image.fromarray(array.reshape(6, 6)).save(tmp_path / "train/dog/1.tiff")
+    with pytest.raises(DivtrainError, match=rf"dog/1.tiff has pixels of Pillow's mode {mode}, "):
+        load_dataset(f"{tmp_path}/")
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_images_are_turned_as_their_exif_says(tmp_path: Path, turn: int, ending: str) -> None:
+    """A white corner goes where EXIF 2.3, tag 274, puts the first row and the first column."""
+    save_folder(tmp_path, {part: {"a": [], "b": []} for part in ("train", "test")})
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[274] = turn
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            Image.fromarray(pixels).save(tmp_path / part / label / f"0.{ending}", exif=exif)
+    x = load_dataset(f"{tmp_path}/").train.x[0, 0]
+    assert x.shape == ((16, 24) if turn < 5 else (24, 16))
+    bottom, right = turn in (3, 4, 7, 8), turn in (2, 3, 6, 7)
+    corner = x[-8 * bottom :][:8] if bottom else x[:8]
+    corner = corner[:, -8:] if right else corner[:, :8]
+    assert corner.min() > 0.9 and (x > 0.5).float().mean() < 0.25
+
+
+def test_files_and_folders_that_begin_with_a_dot_are_left_out(tmp_path: Path) -> None:
+    plain = load_dataset(save_folder(tmp_path, pets()))
+    for place in ("train", "test", "train/cat"):
+        (tmp_path / place / ".ipynb_checkpoints").mkdir()
+        Image.fromarray(colour()).save(tmp_path / place / ".ipynb_checkpoints" / "0.png")
+    (tmp_path / "train/dog/._0.png").write_bytes(b"what macOS writes beside a file")
+    assert load_dataset(str(tmp_path)).fingerprint == plain.fingerprint
+
+
+def test_a_data_set_is_shown_in_a_line() -> None:
+    digits = load_dataset("digits")
+    assert repr(digits) == (
+        "Dataset 'digits': 10 classes, 1297 images of shape (1, 8, 8) to train on, 500 test images"
+    )
+    assert repr(digits.test) == "500 images of shape (1, 8, 8)"
 
 
 @pytest.mark.parametrize("content", [b"no zip file", b"\x00" * 500, b""])
@@ -217,8 +343,9 @@ def test_image_folders_of_another_form_are_refused_with_a_reason(
         ("nothing_like_it", "unknown data set 'nothing_like_it'. Known: digits, mnist, cifar10"),
         (
             "no/such/folder",
-            "no data set at no/such/folder: expected a folder with train/ and test/",
+            "no data set at no/such/folder: expected a FILE.npz, or a folder with train/ and test/",
         ),
+        (__file__, "is no data set: expected .* a model goes to `divtrain evaluate` as --targets"),
         ("no/such/file.npz", "no file at no/such/file.npz"),
         ("~no_such_user/file.npz", "no_such_user"),
     ],

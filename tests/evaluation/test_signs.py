@@ -373,7 +373,8 @@ def test_what_is_left_out_is_told() -> None:
         "transfer-beats-white-box", "transfer-beats-best-white-box", "member-beats-ensemble",
         "one-step-beats-many", "not-monotone-in-eps", "above-chance-at-half",
         "square-beats-gradients", "reweighted-beats-summed", "still-rising", "weak-surrogate",
-        "label-leaking", "noise-beats-white-box",
+        "label-leaking", "noise-beats-white-box", "surrogate-is-the-target",
+        "shared-initial-weights",
     }  # fmt: skip
 
 

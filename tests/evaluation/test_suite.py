@@ -11,7 +11,7 @@ from torch import nn
 from divtrain.attacks import APGDT, FGSM, PGD
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
-from divtrain.evaluation import PAPER_SUITE, Suite, evaluate, make_plan, quick
+from divtrain.evaluation import PAPER_SUITE, Suite, check_channels, evaluate, make_plan, quick
 
 SUITE = Suite(eps=(0.1, 0.2), sweep=(0.0, 0.3, 0.5))
 
@@ -24,6 +24,14 @@ def test_quick_keeps_the_radii_and_does_less_of_everything_else() -> None:
     for name in ("steps", "queries", "probe_images", "sweep_images"):
         assert getattr(less, name) < getattr(SUITE, name)
     assert quick(replace(SUITE, sweep=())).sweep == ()
+
+
+def test_an_attack_on_colours_alone_is_refused_on_grey_images_before_anything_is_computed() -> None:
+    asked = replace(SUITE, transfer=("fgsm", "tifgsm"))
+    with pytest.raises(DivtrainError, match="'tifgsm' takes images of 3 channels, these have 1"):
+        check_channels(asked, 1)
+    check_channels(asked, 3)
+    check_channels(SUITE, 1)
 
 
 def test_the_papers_suite_is_its_five_attacks_and_one_of_them_white_box() -> None:

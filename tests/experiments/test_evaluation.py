@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import textwrap
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from divtrain.experiments import (
     train_ensembles,
     write_reports,
 )
+from divtrain.experiments.blueprints import EvaluationBlueprint
 from divtrain.experiments.model_source import open_model, weights_digest
 from divtrain.experiments.open_data import open_dataset
 from divtrain.files import read_json_lines, read_tensors
@@ -212,6 +214,70 @@ def test_a_surrogate_by_recipe_shares_no_weights_with_its_target(
     assert not any(torch.equal(one, other) for one, other in zip(*pair, strict=True))
 
 
+@pytest.mark.parametrize("recipe", ["base", "own", "own,epochs=2"])
+def test_a_recipe_that_would_give_the_target_itself_takes_another_seed(
+    config: EvaluationConfig, trained: dict[str, str], tmp_path: Path, recipe: str
+) -> None:
+    """A surrogate of an earlier run, and one that an earlier evaluation trained, as targets."""
+    target = trained["surrogate"]
+    if recipe != "base":
+        first = replace(config, surrogates=(recipe,), attack=FEW)
+        evaluate_models(first, tmp_path / "first", Progress())
+        (found,) = (tmp_path / "first").glob("stages/train-*/ensemble.safetensors")
+        target = str(found)
+    again = replace(config, targets=(f"mine={target}",), surrogates=(recipe,), attack=FEW)
+    evaluate_models(again, tmp_path / "run", Progress())
+    (about,) = surrogates_of(tmp_path / "run")
+    taken = dt.load_ensemble(target)[1]["spec"]["own_seed"]
+    assert about["spec"]["own_seed"] != taken and about["seed"] == 1
+    assert "shared-initial-weights" not in (tmp_path / "run/card-mine.md").read_text()
+    if recipe == "base":
+        return
+    explicit = replace(again, surrogates=("own,seed=0",))
+    (named,) = explicit.surrogates
+    with pytest.raises(dt.DivtrainError, match="would begin with the target's own initial weights"):
+        _, about = dt.load_ensemble(target)
+        path = tmp_path / "named.safetensors"
+        about["spec"]["own_seed"] = zlib.crc32(f"0 attacker's {named}".encode())
+        save_ensemble(path, dt.load_ensemble(target)[0], about)
+        evaluate_models(replace(explicit, targets=(f"mine={path}",)), tmp_path / "no", Progress())
+
+
+def test_a_surrogate_with_the_targets_initial_weights_is_a_warning_sign(
+    config: EvaluationConfig, trained: dict[str, str], tmp_path: Path
+) -> None:
+    """Two targets of one run; known by their seed even where the weights no longer tell."""
+    ens, about = dt.load_ensemble(trained["base"])
+    for weight in ens.parameters():
+        weight.data = weight.data.flip(-1)
+    save_ensemble(tmp_path / "far.safetensors", ens, about)
+    for place, file in (("near", trained["base"]), ("far", str(tmp_path / "far.safetensors"))):
+        asked = replace(config, surrogates=(f"other={file}",), attack=FEW)
+        evaluate_models(asked, tmp_path / place, Progress())
+        assert "**shared-initial-weights**" in (tmp_path / place / "card-mine.md").read_text()
+
+
+def test_networks_by_name_take_images_that_are_not_square(
+    config: EvaluationConfig, tmp_path: Path
+) -> None:
+    draw, y = np.random.default_rng(0), np.arange(60) % 3
+    x = draw.random((60, 8, 12)).astype(np.float32)
+    np.savez(tmp_path / "wide.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    ens = dt.Ensemble([dt.models.build(name, 1, (8, 12), 3) for name in ("conv3", "resnet20")])
+    save_ensemble(tmp_path / "t.safetensors", ens)
+    asked = replace(
+        config,
+        targets=(f"mine={tmp_path / 't.safetensors'}",),
+        surrogates=("base",),
+        data=DataConfig(name=str(tmp_path / "wide.npz")),
+        train=replace(config.train, batch_size=20),
+        attack=FEW,
+    )
+    evaluate_models(asked, tmp_path / "run", Progress())
+    (about,) = surrogates_of(tmp_path / "run")
+    assert about["defence"] == "base"
+
+
 # Models that are imported
 
 MODELS = """
@@ -341,7 +407,7 @@ def test_mistakes_are_found_before_anything_is_computed(
     module: Path, trained: dict[str, str], config: EvaluationConfig, change: dict[str, Any],
     message: str,
 ) -> None:  # fmt: skip
-    x, y = np.zeros((20, 12, 12), np.uint8), np.arange(20) % 10
+    x, y = 8 * np.arange(2880, dtype=np.uint8).reshape(20, 12, 12), np.arange(20) % 10
     np.savez(module / "large.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     if change.get("data") == DataConfig(name="FILE"):
         change = {"data": DataConfig(name=str(module / "large.npz"))}
@@ -393,8 +459,9 @@ def test_quick_means_fewer_images_and_attacks_in_either_form(
 ) -> None:
     seen: list[EvaluationConfig] = []
 
-    def stop(config: EvaluationConfig, *_: object) -> None:
+    def stop(config: EvaluationConfig, *rest: object) -> None:
         seen.append(config)
+        assert rest[3] is True
         raise KeyboardInterrupt
 
     monkeypatch.setattr("divtrain.cli.evaluate_models", stop)
@@ -403,7 +470,9 @@ def test_quick_means_fewer_images_and_attacks_in_either_form(
         assert main([*words, *more]) == 130
         assert (seen[-1].model, seen[-1].train) == (TRAINING.model, TRAINING.train)
         assert seen[-1].attack.transfer == ("fgsm", "mifgsm", "reversed")
-        assert seen[-1].attack.eps == Suite().eps
-    assert seen[0].data.test_size == 200
+        assert seen[-1].attack.eps == (0.1, 0.2)  # digits'
+    assert len(EvaluationBlueprint(seen[0], quick=True).build().dataset.test) == 200
+    few = replace(seen[0], data=replace(seen[0].data, held_out=0, test_size=30))
+    assert len(EvaluationBlueprint(few, quick=True).build().dataset.test) == 30
     assert seen[1].attack.white_box == ("apgdt",)  # what is said stands
     assert seen[1].data.test_size == 50

@@ -101,6 +101,9 @@ def test_an_edited_module_does_again_what_hangs_on_it_and_nothing_else(
     assert again() == attacks | evaluations
     assert {name.split("/")[0] for name in before if result(out)[name] != before[name]} >= attacks
 
+    edit("their_helper", "eps / 2", "eps / 3")  # which the attack imports from beside it
+    assert again() == attacks | evaluations
+
     edit("their_defence", "noise: float = 0.0", "noise: float = 0.0\n    least_members = 2")
     assert again() == {name for name in everything if name.startswith(
         (f"train-{OWN}", f"evaluate-{OWN}", f"coherence-{OWN}"))}  # fmt: skip

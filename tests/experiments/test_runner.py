@@ -20,6 +20,7 @@ from divtrain.experiments import (
     write_reports,
 )
 from divtrain.experiments.blueprints import RunBlueprint
+from divtrain.experiments.blueprints.run import check_named, check_with_data
 from divtrain.experiments.open_data import open_dataset
 from divtrain.experiments.stages.evaluate import read_evaluation
 from divtrain.experiments.stages.train import read_history
@@ -267,6 +268,26 @@ def test_a_full_disk_keeps_what_was_computed(
     run_experiment(FULL, run, watch)
     assert watch.began == [chosen.name]
     assert result(run) == result(full)
+
+
+def test_targets_with_settings_of_their_own_are_no_mistake() -> None:
+    check_named(replace(SMALL, targets=("base", "div,gal_weight=1")))
+    with pytest.raises(dt.DivtrainError, match="gal_weigth"):
+        check_named(replace(SMALL, targets=("base", "div,gal_weigth=1")))
+
+
+def test_an_attack_on_colours_alone_is_refused_on_grey_images() -> None:
+    """Whether or not the library that it comes from is installed."""
+    asked = replace(SMALL, attack=replace(SMALL.attack, transfer=("tifgsm",)))
+    with pytest.raises(dt.DivtrainError, match="'tifgsm' takes images of 3 channels"):
+        check_with_data(asked, open_dataset(SMALL.data))
+
+
+def test_a_target_at_chance_is_a_warning_sign_of_a_run(tmp_path: Path) -> None:
+    still = replace(SMALL.train, learning_rate=1e-9)
+    config = replace(SMALL, train=still, targets=("base",))
+    report = run_experiment(config, tmp_path / "run", Progress()).reports[0]
+    assert "unfit-for-the-images" in {sign.name for sign in report.warnings or ()}
 
 
 @pytest.mark.parametrize(

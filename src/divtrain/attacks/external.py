@@ -132,6 +132,7 @@ class ExternalAttack:
         kind: Its class there.
         run: Given the class, a model and eps, returns a callable (x, y) -> adversarial examples.
         install: How to get the library.
+        channels: Channels of the only images it takes; None for any.
     """
 
     name: str
@@ -140,6 +141,7 @@ class ExternalAttack:
     kind: str
     run: Callable[[Any, nn.Module, float], OnImages]
     install: str
+    channels: int | None = None
 
     family: ClassVar[Family] = "iterative"
     budgeted: ClassVar[Mapping[str, str]] = {}
@@ -188,9 +190,9 @@ def _autoattack(kind: Any, model: nn.Module, eps: float) -> OnImages:
     return attack
 
 
-def _of_torchattack(name: str, title: str) -> ExternalAttack:
+def _of_torchattack(name: str, title: str, channels: int | None = None) -> ExternalAttack:
     how = "pip install --editable '.[torchattack]' in a clone"
-    return ExternalAttack(name, title, "torchattack", name.upper(), _torchattack, how)
+    return ExternalAttack(name, title, "torchattack", name.upper(), _torchattack, how, channels)
 
 
 EXTERNAL = {
@@ -198,7 +200,7 @@ EXTERNAL = {
     for each in (
         _of_torchattack("nifgsm", "NI-FGSM"),
         _of_torchattack("difgsm", "DI-FGSM"),
-        _of_torchattack("tifgsm", "TI-FGSM"),
+        _of_torchattack("tifgsm", "TI-FGSM", channels=3),
         _of_torchattack("vmifgsm", "VMI-FGSM"),
         ExternalAttack(
             "autoattack", "AutoAttack", "autoattack", "AutoAttack", _autoattack,

@@ -7,6 +7,7 @@ from typing import Any, cast, get_args
 from divtrain.attacks.apgd import APGD, APGDT
 from divtrain.attacks.attack import Attack, Family, LinfAttack
 from divtrain.attacks.external import EXTERNAL
+from divtrain.attacks.given import GIVEN, GivenAttack, give
 from divtrain.attacks.noise import RandomNoise
 from divtrain.attacks.objectives import OBJECTIVE_TITLES, ObjectiveName
 from divtrain.attacks.papers import FGSM, IFGSM, MIFGSM, PGDCW, RFGSM, PGDCWTenth, ReversedFGSM
@@ -14,7 +15,7 @@ from divtrain.attacks.pgd import PGD
 from divtrain.attacks.search import SearchAttack
 from divtrain.attacks.square import Square
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.importing import import_named
+from divtrain.importing import NAMED, import_named
 
 AttackKind = Callable[..., Attack]
 """A class of attacks, or a function that builds one: called with ``eps=...`` and more."""
@@ -34,6 +35,8 @@ ATTACKS: Mapping[str, AttackKind] = {
     "reversed": ReversedFGSM,
     **EXTERNAL,
 }
+_GIVEN: dict[str, GivenAttack] = {}
+"""Objects that `attack_name` was asked about, by the name it gave them."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ def find_attack(name: str) -> NamedAttack:
     """
     head, _, objective = name.partition(":")
     kind = ATTACKS.get(head)
+    if head == GIVEN:
+        if name not in _GIVEN:
+            raise DivtrainError(
+                f"{name!r} was given as an object to another process; name it as MODULE:CLASS"
+            )
+        kind, objective = _GIVEN[name], ""
     if kind is None:
         attribute, _, objective = objective.partition(":")
         kind = _import(name, head, attribute)
@@ -107,7 +116,8 @@ def build_attack(
     found = find_attack(name)
     given = {"objective": found.objective or None, "steps": steps, "restarts": restarts}
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if isinstance(found.kind, type) and issubclass(found.kind, SearchAttack):
+    like = getattr(found.kind, "like", found.kind)
+    if isinstance(like, type) and issubclass(like, SearchAttack):
         chosen["stop_when_fooled"] = white_box
     try:
         return found.kind(eps=eps, **chosen)
@@ -132,14 +142,30 @@ def attack_title(name: str) -> str:
     return f"{title or head} ({told})" if told else title or head
 
 
-def attack_name(kind: type) -> str:
-    """Return the name that `find_attack` knows a class by.
+def attack_name(attack: Any) -> str:
+    """Return the name that `find_attack` knows an attack by: its class, what builds it, or itself.
+
+    What cannot be imported by name is remembered, and known in this process alone.
+
+    Raises:
+        DivtrainError: for something that is no attack.
 
     >>> attack_name(PGD)
     'pgd'
     """
-    known = [name for name, each in ATTACKS.items() if each is kind]
-    return known[0] if known else f"{kind.__module__}:{kind.__qualname__}"
+    known = [name for name, each in ATTACKS.items() if each is attack]
+    if known:
+        return known[0]
+    name = f"{getattr(attack, '__module__', '')}:{getattr(attack, '__qualname__', '')}"
+    if NAMED.fullmatch(name):
+        return name
+    made, count = give(attack), 1
+    name = made.name
+    while name in _GIVEN and _GIVEN[name].same != made.same:  # two functions of one name
+        count += 1
+        name = f"{made.name}-{count}"
+    _GIVEN[name] = made
+    return name
 
 
 def _import(name: str, module: str, attribute: str) -> AttackKind:

@@ -17,6 +17,9 @@ from divtrain.errors import DivtrainError, unknown_name
 
 DIGITS_TEST_SIZE = 500
 
+BRIGHTEST = 1 / 4
+"""Largest pixel below which images were divided by more than the largest value they may have."""
+
 Split = Literal["test", "held-out training"]
 """Which images of a data set are evaluated on."""
 
@@ -36,6 +39,10 @@ class Images:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.y)
+
+    def __repr__(self) -> str:
+        """Number and shape."""
+        return f"{len(self)} images of shape {tuple(self.x.shape[1:])}"
 
     def to(self, device: torch.device) -> "Images":
         """Return the images on `device`."""
@@ -59,6 +66,13 @@ class Dataset:
     test: Images
     classes: int
     split: Split = "test"
+
+    def __repr__(self) -> str:
+        """Name, sizes and classes."""
+        return (
+            f"Dataset {self.name!r}: {self.classes} classes, {self.train} to train on,"
+            f" {len(self.test)} {self.split} images"
+        )
 
     @cached_property
     def channel_mean(self) -> tuple[float, ...]:
@@ -85,8 +99,8 @@ def load_dataset(name: str, root: str | Path = "data") -> Dataset:
 
     Args:
         name: ``digits`` (scikit-learn's, no download), ``mnist`` or ``cifar10`` (torchvision's
-            files), a path that ends in ``.npz`` (Keras' format: x_train, y_train, x_test, y_test),
-            or a folder with ``train/CLASS/*`` and ``test/CLASS/*`` images of one size.
+            files), a path that ends in ``.npz`` (Keras' names x_train, y_train, x_test, y_test, or
+            MedMNIST's), or a folder with ``train/CLASS/*`` and ``test/CLASS/*`` images of one size.
         root: Where torchvision's files are, or are downloaded to when they are missing.
 
     Raises:
@@ -101,8 +115,15 @@ def load_dataset(name: str, root: str | Path = "data") -> Dataset:
         from divtrain.data.image_folder import read_image_folders  # here: it imports Pillow
 
         return _dataset(name, *read_image_folders(path))
+    if path.is_file():
+        raise DivtrainError(
+            f"{name} is no data set: expected {', '.join(DATASETS)}, a FILE.npz or a FOLDER with"
+            " train/ and test/ in it; a model goes to `divtrain evaluate` as --targets NAME=FILE"
+        )
     if "/" in name:
-        raise DivtrainError(f"no data set at {name}: expected a folder with train/ and test/ in it")
+        raise DivtrainError(
+            f"no data set at {name}: expected a FILE.npz, or a folder with train/ and test/ in it"
+        )
     raise unknown_name("data set", name, [*DATASETS, "FILE.npz", "FOLDER/"])
 
 
@@ -162,8 +183,8 @@ def _dataset(
             f"{name}: training images are {tuple(train.x.shape[1:])}, test images"
             f" {tuple(test.x.shape[1:])}; they must agree"
         )
-    if train.x.shape[2] != train.x.shape[3]:
-        raise DivtrainError(f"{name}: expected square images, got {tuple(train.x.shape[2:])}")
+    _check_content(f"{name}: the training images", train.x, BRIGHTEST)
+    _check_content(f"{name}: the test images", test.x, BRIGHTEST / 4)  # of which there may be few
     present = torch.cat([train.y, test.y]).unique()
     classes = 1 + int(present.max())
     if len(present) < 2:
@@ -182,26 +203,82 @@ def _as_images(name: str, x: np.ndarray, y: np.ndarray) -> Images:
 
 def _as_pixels(name: str, array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "uif":
-        raise DivtrainError(f"{name}: expected images of numbers, got dtype {array.dtype}")
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
+        hint = "; convert with astype(np.float32)" if array.dtype.kind == "b" else ""
+        raise DivtrainError(f"{name}: expected images of numbers, got dtype {array.dtype}{hint}")
+    array = _channels_first(name, array)
+    whole = array.dtype in (np.uint8, np.uint16)  # whose range is known
+    scale = np.iinfo(array.dtype).max if whole else 1
+    x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) / scale
+    if not torch.isfinite(x).all():
+        raise DivtrainError(f"{name}: expected finite pixels, got NaN or infinite ones")
+    low, high = x.min().item(), x.max().item()
+    if low < 0 or high > 1:
+        raise DivtrainError(
+            f"{name}: expected 8-bit images or numbers in [0, 1], got {array.dtype} from {low:.4g}"
+            f" to {high:.4g}; {_into_range(low, high)}"
+        )
+    return x
+
+
+def _channels_first(name: str, array: np.ndarray) -> np.ndarray:
+    """Return images as (image, channel, height, width).
+
+    Raises:
+        DivtrainError: for any other shape than theirs, or one that may mean two things.
+    """
+    grey = array.ndim == 3
+    array = array[:, None] if grey else array
     if array.ndim != 4 or array.size == 0:
         raise DivtrainError(
             f"{name}: expected images (image, height, width), (image, height, width, channel) or"
             f" (image, channel, height, width), got shape {array.shape}"
         )
-    scale = 255 if array.dtype == np.uint8 else 1
-    x = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)) / scale
-    if not torch.isfinite(x).all():
-        raise DivtrainError(f"{name}: expected finite pixels, got NaN or infinite ones")
-    if x.min() < 0 or x.max() > 1:
+    _, first, middle, last = array.shape
+    if grey:
+        return array
+    if last in (1, 3) and (first not in (1, 3) or first == middle != last):
+        return array.transpose(0, 3, 1, 2)
+    if last in (1, 3) and middle != last and max(first, last) > 1:
         raise DivtrainError(
-            f"{name}: expected 8-bit images or numbers in [0, 1], got {array.dtype} from"
-            f" {x.min():.4g} to {x.max():.4g}; divide by the largest value"
+            f"{name}: images of shape {array.shape} may have their channels first or last; give"
+            " them first, as (image, channel, height, width), padded to more pixels"
         )
-    return x
+    if first > 4 and last != middle and (last <= 4 or first == middle):
+        raise DivtrainError(
+            f"{name}: expected (image, channel, height, width), got images of shape {array.shape},"
+            f" which look channels last, with {last} channels; transpose them with"
+            f" x.transpose(0, 3, 1, 2){', or leave transparency out, x[..., :3]' * (last == 4)}"
+        )
+    return array
+
+
+def _into_range(low: float, high: float) -> str:
+    """What takes pixels from `low` to `high` into [0, 1]."""
+    if low < -1 or (low < 0 and high > 1):
+        return "undo the normalisation, as in x * std + mean, and normalise inside the model"
+    if low < 0:
+        return "take them from [-1, 1] with (x + 1) / 2, and normalise inside the model"
+    largest = next((top for top in (255, 4095, 65535) if high <= top), "their largest value")
+    return f"divide by the largest value they may have, {largest}"
+
+
+def _check_content(what: str, x: Tensor, least: float) -> None:
+    """Check that images show something, and that some pixel is at `least` so bright.
+
+    Raises:
+        DivtrainError: for images that are all of one colour, or in a small part of [0, 1].
+    """
+    low, high = x.min().item(), x.max().item()
+    if low == high:
+        raise DivtrainError(
+            f"{what} show nothing: every pixel is {high:g}; look at how they were converted"
+        )
+    if high < least:
+        raise DivtrainError(
+            f"{what} lie in [0, {high:.2g}] once 8 bits are divided by 255 and 16 by 65535, and an"
+            f" eps of 0.1 would be {0.1 / high:.2g} times their range; give them in an .npz file as"
+            " float32 in [0, 1], divided by the largest value that they may have"
+        )
 
 
 def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
@@ -210,12 +287,24 @@ def _as_labels(name: str, array: np.ndarray, images: int) -> Tensor:
     if array.shape != (images,) or array.dtype.kind not in "ui":
         raise DivtrainError(
             f"{name}: expected {images} integer labels, one per image, got {array.dtype} of shape"
-            f" {array.shape}; turn one-hot labels into classes with argmax(1)"
+            f" {array.shape}{_into_labels(array, images)}"
         )
     low, high = array.min(), array.max()
     if low < 0 or high > np.iinfo(np.int64).max:
         raise DivtrainError(f"{name}: expected labels from 0 up, got {low if low < 0 else high}")
     return torch.from_numpy(array.astype(np.int64))
+
+
+def _into_labels(array: np.ndarray, images: int) -> str:
+    """What makes labels of an array of another kind, if anything does."""
+    if array.shape == (images,):
+        whole = array.dtype.kind == "f" and (array == array.round()).all()
+        return "; convert with y.astype(int)" if whole else "; number the classes from 0"
+    if array.ndim != 2 or len(array) != images or array.dtype.kind not in "biuf":
+        return ""
+    if ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all():
+        return "; turn one-hot labels into classes with argmax(1)"
+    return "; an image has one class here, so choose one of its labels"
 
 
 DATASETS: dict[str, Callable[[Path], Dataset]] = {

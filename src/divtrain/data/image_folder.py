@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from divtrain.errors import DivtrainError
 
@@ -13,19 +13,26 @@ FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Decoders that may run, whatever a file contains: others of Pillow's start programs."""
 LARGEST_IMAGE = 4096 * 4096
 """Pixels beyond which an image is taken for a decompression bomb."""
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+"""Pillow's modes of 8 bits per channel or less, all of which it turns into RGB."""
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_image_folders(path: Path) -> list[np.ndarray]:
     """Read images and labels to train on, then to test with.
 
-    Classes are numbered in alphabetical order, images are in the order of their paths, in RGB.
+    Classes are numbered in alphabetical order, images are in the order of their paths, in RGB,
+    turned upright as their EXIF orientation says. Files and folders whose names begin with a dot
+    are left out: they are copies and notes of other programs.
 
     Returns:
-        Images (image, channel, height, width) in 8 bits, labels (image,), twice.
+        Images (image, channel, height, width), labels (image,), twice. Images are in 8 bits, or
+        where any has 16 in float32, each divided by the largest value of its format.
 
     Raises:
         DivtrainError: for folders of another form, a link that leads out of them, a file that is
-            no image, images of different sizes, or larger than `LARGEST_IMAGE`.
+            no image, a format without a range of its own, images of different sizes, or larger
+            than `LARGEST_IMAGE`.
     """
     arrays: list[np.ndarray] = []
     classes: list[list[str]] = []
@@ -56,17 +63,19 @@ def _list_images(root: Path, split: Path) -> dict[str, list[Path]]:
     _check_no_link(split)
     found: dict[str, list[Path]] = {}
     for folder in sorted(split.iterdir()):
-        if not folder.is_dir():
+        if folder.name.startswith(".") or not folder.is_dir():
             continue
         _check_no_link(folder)
         found[folder.name] = []
-        for inside, folders, names in sorted(os.walk(folder)):
+        for inside, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in folders:
                 _check_no_link(Path(inside) / name)
-            for file in (Path(inside) / name for name in sorted(names)):
+            for file in (Path(inside) / name for name in names if not name.startswith(".")):
                 if file.suffix.lower() in ENDINGS:
                     _check_inside(root, file)
                     found[folder.name].append(file)
+        found[folder.name].sort(key=lambda file: (str(file.parent), file.name))
     return found
 
 
@@ -93,14 +102,15 @@ def _check_inside(root: Path, file: Path) -> None:
 def _read_images(split: Path, files: list[Path]) -> np.ndarray:
     """Decode images of one size, (image, channel, height, width)."""
     images: list[np.ndarray] = []
-    sizes: set[tuple[int, int]] = set()
+    sizes: set[tuple[int, ...]] = set()
     for file in files:
         try:
             with file.open("rb") as raw, Image.open(raw, formats=FORMATS) as image:
                 width, height = image.size
-                sizes.add((height, width))
-                if len(sizes) == 1 and width * height <= LARGEST_IMAGE:
-                    images.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+                if width * height <= LARGEST_IMAGE:
+                    images.append(_decode(image))
+        except DivtrainError as error:
+            raise DivtrainError(f"{file} {error}") from error
         except Exception as error:  # Pillow's decoders raise many kinds for damage
             raise DivtrainError(f"{file} is not a readable image ({error})") from error
         if width * height > LARGEST_IMAGE:
@@ -108,9 +118,31 @@ def _read_images(split: Path, files: list[Path]) -> np.ndarray:
                 f"{file} is an image of {width}x{height} pixels, too many for a classifier; scale"
                 " it down, or remove it if it is a decompression bomb"
             )
+        sizes.add(images[-1].shape[1:])
         if len(sizes) > 1:
             raise DivtrainError(
                 f"the images in {split} have different sizes, e.g."
                 f" {', '.join(f'{h}x{w}' for h, w in sorted(sizes)[:3])}; resize them to one"
             )
+    if len({image.dtype for image in images}) > 1:
+        images = [each / np.float32(255) if each.dtype == np.uint8 else each for each in images]
     return np.stack(images)
+
+
+def _decode(image: Image.Image) -> np.ndarray:
+    """Return an image upright, in RGB, (channel, height, width): in 8 bits, or float32 in [0, 1].
+
+    Raises:
+        DivtrainError: for a mode whose pixels have no range of their own.
+    """
+    sixteen = image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if not sixteen and image.mode not in EIGHT_BITS:
+        raise DivtrainError(
+            f"has pixels of Pillow's mode {image.mode}, whose largest value nobody knows; convert"
+            " it to 8 or 16 bits"
+        )
+    upright = ImageOps.exif_transpose(image)
+    if not sixteen:
+        return np.asarray(upright.convert("RGB")).transpose(2, 0, 1)
+    grey = np.asarray(upright).astype(np.float32) / 65535
+    return np.stack([grey] * 3)

@@ -13,18 +13,23 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-NAMES = ("x_train", "y_train", "x_test", "y_test")
-"""Keras' names."""
+NAMES = {
+    "x_train": ("train_images", "train_x", "train_data"),
+    "y_train": ("train_labels", "train_y"),
+    "x_test": ("test_images", "test_x", "test_data"),
+    "y_test": ("test_labels", "test_y"),
+}
+"""Keras' names, and others that are in use: MedMNIST's first. Capitals do not matter."""
 LARGE = 1 << 30
 BOMB = 100
 """A zip bomb is more than `LARGE` bytes and `BOMB` times its file; images shrink to a tenth."""
 
 
 def read_npz(path: Path) -> list[np.ndarray]:
-    """Read Keras' arrays: images and labels to train on, then to test with.
+    """Read arrays by Keras' or MedMNIST's names: images and labels to train on, then to test with.
 
-    Every array must fill its entry of the archive to the last byte, so that the checksums of the
-    archive cover it.
+    Others, such as those of images to validate with, are left alone. Every array must fill its
+    entry of the archive to the last byte, so that the checksums of the archive cover it.
 
     Raises:
         DivtrainError: when the file is missing, damaged or of another format, lacks an array,
@@ -35,14 +40,21 @@ def read_npz(path: Path) -> list[np.ndarray]:
         # zipfile would leave a damaged file open if it opened it itself.
         with path.open("rb") as raw, zipfile.ZipFile(raw) as archive:
             entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [name for name in NAMES if name not in entries]
-            if missing:
+            by_name = {name.lower(): info for name, info in entries.items()}
+            found = {
+                name: next((by_name[each] for each in (name, *others) if each in by_name), None)
+                for name, others in NAMES.items()
+            }
+            chosen = [info for info in found.values() if info is not None]
+            if len(chosen) < len(NAMES):
+                missing = [name for name, info in found.items() if info is None]
                 raise DivtrainError(
                     f"{path} lacks {', '.join(missing)}: expected the arrays {', '.join(NAMES)}"
-                    f" (Keras' format), found {', '.join(entries) or 'none'}"
+                    " (Keras' names, or MedMNIST's train_images, train_labels, ...), found"
+                    f" {', '.join(entries) or 'none'}"
                 )
-            _check_sizes(path, [entries[name] for name in NAMES])
-            return [_read_array(archive, entries[name]) for name in NAMES]
+            _check_sizes(path, chosen)
+            return [_read_array(archive, info) for info in chosen]
     except DivtrainError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise many kinds for damage

@@ -28,6 +28,7 @@ from divtrain.evaluation.evaluation import (
     has_members,
 )
 from divtrain.evaluation.intervals import paired_interval, wilson_interval
+from divtrain.evaluation.likeness import check_other_weights
 from divtrain.evaluation.packing import (
     pack_evaluation,
     pack_result,
@@ -40,15 +41,16 @@ from divtrain.evaluation.plan import EVERY_SURROGATE, ONE_MEMBER, AttackRun, mak
 from divtrain.evaluation.records import CLEAN, WORST, Record, WarningSign
 from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
 from divtrain.evaluation.signs import SIGNS
-from divtrain.evaluation.suite import PAPER_SUITE, Suite, quick
+from divtrain.evaluation.suite import PAPER_SUITE, Suite, check_channels, quick
 from divtrain.evaluation.threat import KNOWLEDGE, Threat
 
 __all__ = [
     "CLEAN", "EVERY_SURROGATE", "KNOWLEDGE", "ONE_MEMBER", "PAPER_SUITE", "SIGNS", "WORST",
     "AttackResult", "AttackRun", "CraftedBatch", "CraftedSet", "Diagnosis", "Evaluation", "Passes",
     "Record", "Suite", "SurrogateCheck", "Threat", "Violations", "WarningSign",
-    "attack_model", "attacked", "chance_level", "check_same_task", "check_surrogate", "check_task",
-    "classify", "correct_batch", "correct_mask", "count_passes", "craft", "craft_batch", "diagnose",
+    "attack_model", "attacked", "chance_level", "check_channels", "check_other_weights",
+    "check_same_task", "check_surrogate", "check_task", "classify", "correct_batch",
+    "correct_mask", "count_passes", "craft", "craft_batch", "diagnose",
     "diagnose_model", "enforce_threat_model", "evaluate", "has_members", "is_differentiable",
     "join_batches", "make_plan", "pack_evaluation", "pack_result", "pack_sets", "paired_interval",
     "quick", "split_images", "unpack_evaluation", "unpack_result", "unpack_sets", "wilson_interval",

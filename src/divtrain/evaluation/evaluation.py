@@ -14,9 +14,14 @@ from divtrain.evaluation.classifying import check_same_task, correct_mask
 from divtrain.evaluation.crafting import CraftedSet, OnBatch, Violations, craft
 from divtrain.evaluation.diagnosis import Diagnosis, diagnose
 from divtrain.evaluation.effort import Passes, rise_at_the_end
+from divtrain.evaluation.likeness import (
+    check_other_weights,
+    has_same_answers,
+    has_shared_start,
+)
 from divtrain.evaluation.plan import AttackRun, choose_images, make_plan
 from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
-from divtrain.evaluation.suite import Suite
+from divtrain.evaluation.suite import Suite, check_channels
 
 DIAGNOSED = 256
 """Clean images that a diagnosis looks at."""
@@ -53,6 +58,7 @@ def evaluate(
     """
     suite, surrogates = suite or Suite(), {} if surrogates is None else surrogates
     check_task(target, images, surrogates)
+    check_channels(suite, images.x.shape[1])
     clean = correct_mask(target, images.x, images.y)
     diagnosis = diagnose_model(target, images)
     plan = make_plan(
@@ -64,7 +70,7 @@ def evaluate(
         attacked = target if surrogate is None else surrogate
         sets = attack_model(run, attacked, images, suite.batch_size, seed, on_batch)
         results[run] = classify(run, sets, target, images, surrogate)
-    checks = {name: check_surrogate(each, images) for name, each in surrogates.items()}
+    checks = {name: check_surrogate(each, target, images) for name, each in surrogates.items()}
     return Evaluation(
         target_name, clean, results, diagnosis, seed, checks, chance_level(images.y), split
     )
@@ -93,6 +99,7 @@ def check_task(target: nn.Module, images: Images, surrogates: Mapping[str, nn.Mo
                 f"surrogate {name!r} is the target itself, which is white-box and done anyway"
             )
         check_same_task(surrogate, target, images, name)
+        check_other_weights(surrogate, target, name)
 
 
 def has_members(model: nn.Module) -> bool:
@@ -105,10 +112,26 @@ def diagnose_model(model: nn.Module, images: Images) -> Diagnosis:
     return diagnose(model, choose_images(images, DIAGNOSED))
 
 
-def check_surrogate(surrogate: nn.Module, images: Images) -> SurrogateCheck:
-    """Diagnose a surrogate as a target is diagnosed."""
+def check_surrogate(
+    surrogate: nn.Module, target: nn.Module, images: Images, shared_start: bool = False
+) -> SurrogateCheck:
+    """Diagnose a surrogate as a target is diagnosed, and compare it with the target.
+
+    Args:
+        surrogate: The surrogate.
+        target: The target.
+        images: All images of the evaluation.
+        shared_start: Whether both are known to have been trained from the same weights; otherwise
+            their weights are compared.
+    """
     clean = correct_mask(surrogate, images.x, images.y).float().mean().item()
-    return SurrogateCheck(clean, diagnose_model(surrogate, images))
+    seen = diagnose_model(surrogate, images)
+    return SurrogateCheck(
+        clean,
+        seen,
+        has_same_answers(surrogate, target, choose_images(images, DIAGNOSED)),
+        shared_start or has_shared_start(surrogate, target, seen.classes),
+    )
 
 
 def chance_level(y: Tensor) -> float:

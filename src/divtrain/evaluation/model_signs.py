@@ -73,14 +73,37 @@ def weak_surrogate(evaluation: Evaluation) -> Iterator[str]:
             )
 
 
+def surrogate_is_the_target(evaluation: Evaluation) -> Iterator[str]:
+    """Report a surrogate that is the target under another name."""
+    for name, check in evaluation.surrogates.items():
+        if check.same_answers:
+            yield (
+                f"surrogate {name} answers all {check.diagnosis.images} clean images looked at as"
+                " the target does: it is the target in other words, and what is called transferred"
+                " from it is white-box."
+            )
+
+
+def shared_initial_weights(evaluation: Evaluation) -> Iterator[str]:
+    """Report a surrogate whose training began with the target's weights, as no attacker's does."""
+    for name, check in evaluation.surrogates.items():
+        if check.shared_start and not check.same_answers:
+            yield (
+                f"surrogate {name} was trained from the same initial weights as the target, or from"
+                " the target: an attacker does not know them, and attacks transfer better from"
+                " there. Train one with another seed."
+            )
+
+
 def unfit_for_the_images(evaluation: Evaluation) -> Iterator[str]:
     """Report a target that is no better than chance when clean, or wants another input range."""
     accuracy, seen = evaluation.clean.float().mean().item(), evaluation.diagnosis
     if seen.other_range:
         yield (
             f"the target classifies {accuracy:.1%} of the clean images right, and far more when"
-            f" they are {seen.other_range}: it wants another range of pixels. Wrap it so that it"
-            " takes [0, 1] and changes the range inside."
+            f" they are {seen.other_range}: either it wants that range of pixels, then wrap it so"
+            " that it takes [0, 1] and changes the range inside; or it was hardly trained yet, and"
+            " more contrast helps it."
         )
     elif accuracy < evaluation.chance + 2 * standard_error(
         evaluation.chance, len(evaluation.clean)

@@ -51,10 +51,14 @@ class SurrogateCheck:
     Attributes:
         clean: Its accuracy on the clean images, in [0, 1].
         diagnosis: What was seen on it.
+        same_answers: Whether it answers every image looked at as the target does.
+        shared_start: Whether its training began with the target's weights.
     """
 
     clean: Share
     diagnosis: Diagnosis
+    same_answers: bool = False
+    shared_start: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ SIGNS: dict[str, Sign] = {
     "still-rising": attack_signs.still_rising,
     "randomised": model_signs.randomised,
     "weak-surrogate": model_signs.weak_surrogate,
+    "surrogate-is-the-target": model_signs.surrogate_is_the_target,
+    "shared-initial-weights": model_signs.shared_initial_weights,
     "unfit-for-the-images": model_signs.unfit_for_the_images,
 }
 """Every sign by name; the documentation has a section of that name for each."""
@@ -76,6 +78,9 @@ def not_asked(evaluation: Evaluation) -> dict[str, str]:
             {"pgd", "pgd:reweighted"} <= names, "white-box pgd and pgd:reweighted"
         ),
         "still-rising": (any(at.searches for at in radii), "white-box pgd or apgd"),
-        "weak-surrogate": (evaluation.surrogates, "a surrogate"),
+        **dict.fromkeys(
+            ("weak-surrogate", "surrogate-is-the-target", "shared-initial-weights"),
+            (evaluation.surrogates, "a surrogate"),
+        ),
     }  # fmt: skip
     return {name: missing for name, (asked, missing) in needs.items() if not asked}

@@ -16,8 +16,9 @@ from divtrain.fields import Count, checked
 class Suite:
     """Attacks, radii and budgets of an evaluation.
 
-    Attacks go by name, see `divtrain.attacks.build_attack`; from Python also by their class. What a
-    name of MODULE:CLASS stands for is imported, and checked, where a plan is made.
+    Attacks go by name, see `divtrain.attacks.build_attack`; from Python also by their class, by
+    what builds one when it is called with ``eps=...``, or as objects, whose radius is replaced.
+    What a name of MODULE:CLASS stands for is imported, and checked, where a plan is made.
 
     Raises:
         DivtrainError: naming every field that makes no sense, and why.
@@ -71,7 +72,7 @@ class Suite:
     def _name_classes(cls, names: Any) -> Any:
         if not isinstance(names, (list, tuple)):
             return names
-        return tuple(attack_name(each) if isinstance(each, type) else each for each in names)
+        return tuple(each if isinstance(each, str) else attack_name(each) for each in names)
 
     @field_validator("eps", "sweep")
     @classmethod
@@ -105,6 +106,11 @@ class Suite:
             find_attack(name)
         return name
 
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Every attack by name, whatever it is used for."""
+        return (*self.transfer, *self.white_box, *self.query, *self.noise, *self.members)
+
     @model_validator(mode="after")
     def _check_any(self) -> "Suite":
         if not self.transfer and not self.white_box and not self.query:
@@ -136,6 +142,21 @@ def check_family(name: str, field: str) -> None:
     if field in ("query", "noise") and family != field:
         known = {"query": "square", "noise": "noise"}[field]
         raise DivtrainError(f"expected {known} in `{field}`, got {name}, which is {family}")
+
+
+def check_channels(suite: Suite, channels: int) -> None:
+    """Check that every attack of a suite takes images of so many channels.
+
+    Raises:
+        DivtrainError: naming the first that does not.
+    """
+    for name in suite.attacks:
+        only = getattr(ATTACKS.get(name.partition(":")[0]), "channels", None)
+        if only not in (None, channels):
+            raise DivtrainError(
+                f"attack {name!r} takes images of {only} channels, these have {channels}; leave it"
+                " out"
+            )
 
 
 PAPER_SUITE = Suite(

@@ -29,9 +29,12 @@ from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
 from divtrain.training import ScheduleName, Strategy
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "auto"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 
+AUTO = "auto"
+"""A precision that is chosen for the machine where a run begins (`divtrain.experiments.precision`).
+"""
 ASIDE = "aside"
 """Marks, inside `Annotated`, a field that may differ from the paper's experiment which a run is
 compared with: it changes how the work is done, or adds to it."""
@@ -68,6 +71,20 @@ def _check_defence(word: str) -> None:
         build_defence(name)
 
 
+def _check_analysis(name: str) -> None:
+    from divtrain.experiments.analyses import find_analysis  # which imports configs
+
+    if ":" not in name:
+        find_analysis(name)
+
+
+def _check_surrogate(word: str) -> None:
+    from divtrain.experiments.recipe import parse_recipe  # which imports configs
+
+    if ":" not in word and word.split(",")[0] != "own":
+        parse_recipe(word, None, ModelConfig(), TrainConfig(), 0)
+
+
 def _check_different(names: tuple[str, ...]) -> None:
     if any(same_source(*pair) for pair in itertools.combinations(names, 2)):
         raise DivtrainError(f"expected each kind once, got {', '.join(names)}")
@@ -85,6 +102,8 @@ Once = _each(_check_once)
 Some = _each(_check_some)
 Outside = Annotated[str, _each(check_outside_name)]
 Defence = Annotated[str, _each(_check_defence)]
+Surrogate = Annotated[str, _each(_check_surrogate)]
+AnalysisName = Annotated[str, _each(_check_analysis)]
 
 
 @checked
@@ -194,7 +213,7 @@ class TrainConfig:
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of label-smoothing: the probability that the labels spread over all classes."""
     precision: Precision = "fp32"
-    """fp32, or bf16 for mixed precision."""
+    """fp32, bf16 for mixed precision, or auto: bf16 where the hardware multiplies it, else fp32."""
     save_every: Annotated[NotNegative, ASIDE] = 120.0
     """Seconds between saved training states."""
     by_member: Annotated[bool, ASIDE] = False
@@ -259,13 +278,13 @@ class ExperimentConfig:
     """Defences to train and evaluate: base, base+noise, div, adv, adv+div, pgd-at, cross, dverge
     and the others of docs/defences.md, or MODULE:CLASS of your own; each with settings of its own
     if you like: div,gal_weight=1."""
-    surrogates: Annotated[tuple[str, ...], Some, Once, ASIDE] = ("base",)
+    surrogates: Annotated[tuple[Surrogate, ...], Some, Once, ASIDE] = ("base",)
     """Defences of the attacker's own ensembles: base, which Table 2 is about, and others whose
     examples are compared with its: div, adv, also with changes: div,members=8  base,relu."""
     pictures: Annotated[int, Field(ge=0, le=20), ASIDE] = 3
     """Test images to draw: input gradients, attacks on them, the plane of two gradients; 0 draws
     none. `divtrain show RUN --images N` draws more of them later."""
-    analyses: Annotated[tuple[str, ...], Once, ASIDE] = (
+    analyses: Annotated[tuple[AnalysisName, ...], Once, ASIDE] = (
         "gradients", "examples", "plane", "coherence", "gaas", "detection", "zeros"
     )  # fmt: skip
     """What to analyse, where the other options ask for it: gradients, examples, plane (pictures,

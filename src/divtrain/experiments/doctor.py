@@ -9,6 +9,7 @@ import torch
 from divtrain.data import load_dataset
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
+from divtrain.experiments.precision import choose_precision
 from divtrain.files import make_folder, write_text
 from divtrain.gal import diversity_loss, gradient_alignment_loss
 from divtrain.models import build
@@ -42,6 +43,7 @@ def examine(data_root: Path, out: Path) -> list[Check]:
     return [
         *(Check(name, True, version) for name, version in versions().items()),
         Check("accelerator", torch.cuda.is_available(), _devices(), needed=False),
+        Check("--train.precision auto", True, " because ".join(choose_precision("auto"))),
         _loss(),
         _step(),
         _digits(),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from divtrain.attacks.attack import frozen_in_eval_mode
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
+from divtrain.experiments.stage import OWN_SEED
 from divtrain.importing import NAMED, calling, import_named
 from divtrain.module_state import device_of
 from divtrain.training import load_ensemble
@@ -35,6 +36,13 @@ class ModelSource:
     about: dict[str, Any]
     digest: str
 
+    @property
+    def own_seed(self) -> int | None:
+        """Seed that its initial weights were drawn from, where its checkpoint says so."""
+        spec = self.about.get("spec")
+        found = spec.get(OWN_SEED) if isinstance(spec, dict) else None
+        return found if isinstance(found, int) else None
+
 
 def is_source(word: str) -> bool:
     """Whether a word names a file or something importable, rather than a recipe."""
@@ -54,7 +62,13 @@ def open_model(name: str, word: str) -> ModelSource:
     if NAMED.fullmatch(word) and not Path(word).exists():
         model, about = _import(word), {}
     else:
-        model, about = load_ensemble(word)
+        try:
+            model, about = load_ensemble(word)
+        except DivtrainError as error:
+            raise type(error)(
+                f"{error}. Any other model goes by the name of a function that returns it:"
+                f" {name}=MODULE:ATTRIBUTE"
+            ) from error
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return ModelSource(name, word, model.eval(), about, weights_digest(model))
 

@@ -7,8 +7,8 @@ from divtrain.data import Dataset, Split, balanced_subset, hold_out, load_datase
 from divtrain.errors import arguments_as
 from divtrain.experiments.config import DataConfig
 
-ENOUGH = 1000
-"""Test images attacked in a report card if no number is given and there are more."""
+ENOUGH, FEW = 1000, 200
+"""Test images of a report card, and of a quick one, if no number is given and there are more."""
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -34,16 +34,16 @@ def open_dataset(config: DataConfig) -> Dataset:
     return Dataset(full.name, train, test, full.classes, split)
 
 
-def open_enough(config: DataConfig) -> tuple[Dataset, int]:
-    """Load the data set with a thousand test images if no number is given and there are more.
+def open_enough(config: DataConfig, enough: int = ENOUGH) -> tuple[Dataset, int]:
+    """Load the data set with `enough` test images if no number is given and there are more.
 
     Returns:
         The data set, and how many test images there are.
     """
     dataset = open_dataset(config)
     of = len(dataset.test)
-    if config.test_size is None and of > ENOUGH:
-        return open_dataset(replace(config, test_size=ENOUGH)), of
+    if config.test_size is None and of > enough:
+        return open_dataset(replace(config, test_size=enough)), of
     return dataset, of
 
 

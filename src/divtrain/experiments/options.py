@@ -55,6 +55,15 @@ def read(
         return found  # dictionaries, by the rules of `_registry`
 
 
+def is_given(name: str, words: Sequence[str]) -> bool:
+    """Whether the words of a command give an option, in either form.
+
+    >>> is_given("attack.eps", ["--attack.eps=0.1"]), is_given("attack.eps", ["--attack.steps=3"])
+    (True, False)
+    """
+    return any(word.partition("=")[0].replace("_", "-") == _flag(name) for word in words)
+
+
 def build(kind: type[T], values: dict[str, Any]) -> T:
     """Build options from what `read` returned.
 

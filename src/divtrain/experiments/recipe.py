@@ -10,7 +10,7 @@ from divtrain.data import Dataset, Outside, check_outside
 from divtrain.defences import DEFENCES, Defence, build_defence
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, arguments_as, unknown_name
-from divtrain.experiments.config import ModelConfig, TrainConfig
+from divtrain.experiments.config import AUTO, ModelConfig, TrainConfig
 from divtrain.forward import leading
 from divtrain.models import ARCHITECTURES, build
 from divtrain.training import check_devices, training_processes
@@ -18,6 +18,7 @@ from divtrain.training import check_devices, training_processes
 BASE = "base"
 OWN = "own"
 CHANGES = ("relu", "single", "members=N", "model=NAME", "seed=N", "SETTING=VALUE")
+"""What may follow a defence in a recipe."""
 SETTINGS = tuple(each.name for each in fields(TrainConfig))
 
 
@@ -61,7 +62,8 @@ class Recipe:
 
     def build_ensemble(self, dataset: Dataset) -> Ensemble:
         """Build the members for the images of a data set, normalised by its training images."""
-        _, channels, size, _ = dataset.train.x.shape
+        _, channels, height, width = dataset.train.x.shape
+        size = height if height == width else (height, width)
         model, mean, std = self.model, dataset.channel_mean, dataset.channel_std
         members = [
             build(name, channels, size, dataset.classes, model.activation, model.slope, mean, std)
@@ -149,6 +151,7 @@ def parse_recipe(
         defence, parts = own_defence, parts[1:]
     elif parts[0] in DEFENCES or is_defence(parts[0]):
         defence, parts = parts[0], parts[1:]
+    first = parts[0] if parts and len(parts) == len(word.split(",")) else ""  # no defence yet
     for part in parts:
         key, _, value = part.partition("=")
         if part == "relu":
@@ -168,12 +171,18 @@ def parse_recipe(
             else:
                 turns = (model.members * number)[:number]
                 model = replace(model, members=turns)
+        elif part == f"precision={AUTO}":
+            raise DivtrainError(
+                f"surrogate {word!r}: {part} is for a run as a whole, as --train.precision {AUTO}"
+            )
         elif key in SETTINGS and value:
             with arguments_as(**{key: f"{key} in {word}"}):
                 train = replace(train, **{key: value})
         else:
-            known = [OWN, *DEFENCES, *CHANGES, "a checkpoint", "MODULE:NAME"]
-            raise unknown_name(f"part of surrogate {word!r}:", part, known)
+            changes = [each.removesuffix("N") + value if each.endswith("=N") and value.isdigit()
+                       else each for each in CHANGES]  # fmt: skip
+            defences = [OWN, *DEFENCES, "a checkpoint", "MODULE:NAME"] if part == first else []
+            raise unknown_name(f"part of surrogate {word!r}:", part, [*defences, *changes])
     return Recipe(word, defence, model, train, seed)
 
 

@@ -239,6 +239,7 @@ def _run_facts(config: ExperimentConfig, command: str, stages: Sequence[Finished
         about=describe_preset(config),
         group="" if config.data.held_out else config.group,
         reduced=reductions(config),
+        seeds=range(config.seed, config.seed + config.seeds),
         command=command,
         machine=read_machines(stages),
         settings=describe_settings(config),
@@ -290,6 +291,7 @@ def _model_facts(stage: FinishedStage, weights: str) -> dict[str, str]:
         "members": " ".join(model["members"]),
         "activation": model["activation"],
         "epochs": str(stage.spec["epochs"]),
+        "precision": stage.spec["precision"],
         "seed": str(stage.seed),
         "weights": weights[:16],
     }

@@ -2,17 +2,29 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 
-from divtrain.experiments.config import ExperimentConfig, differences, flat
+from divtrain.experiments.config import AUTO, ExperimentConfig, differences, flat
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.presets import PRESETS
 from divtrain.report.sections.settings import Setting
 
 
 def describe_preset(config: ExperimentConfig) -> str:
-    """Return the first line of the preset's method section; empty for one that is not known."""
+    """Return the first line of the preset's method section, or how a run differs from the preset.
+
+    Empty for a preset that is not known.
+    """
     preset = PRESETS.get(config.preset)
-    return "" if preset is None else (inspect.getdoc(preset) or "").splitlines()[0]
+    if preset is None:
+        return ""
+    usual = preset()
+    if usual.train.precision == AUTO:
+        usual = replace(usual, train=replace(usual.train, precision=config.train.precision))
+    changes = _list_changes(config, usual)
+    if changes:
+        return f"{config.preset}, but for {'; '.join(changes)}."
+    return (inspect.getdoc(preset) or "").splitlines()[0]
 
 
 def reductions(config: ExperimentConfig) -> list[str]:
@@ -24,9 +36,14 @@ def reductions(config: ExperimentConfig) -> list[str]:
     ]
     if not papers:
         return []
+    return _list_changes(config, papers[0])
+
+
+def _list_changes(config: ExperimentConfig, usual: ExperimentConfig) -> list[str]:
+    """Describe where an experiment differs from another, as flags."""
     return [
         f"--{name.replace('_', '-')} {_words(name, here)}, not {_words(name, there)}"
-        for name, (here, there) in differences(config, papers[0], aside=False).items()
+        for name, (here, there) in differences(config, usual, aside=False).items()
     ]
 
 
@@ -55,6 +72,8 @@ def read_machines(stages: Sequence[FinishedStage]) -> dict[str, str]:
     for stage in stages:
         for name, value in stage.versions.items():
             told.setdefault(name, {})[value] = None
+        if "precision" in stage.spec:
+            told.setdefault("trained in", {})[stage.spec["precision"]] = None
     seconds = sum(stage.seconds for stage in stages)
     spent = f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
     return {name: " or ".join(values) for name, values in told.items()} | {"all stages": spent}

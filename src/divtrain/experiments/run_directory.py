@@ -68,7 +68,9 @@ class RunDirectory:
 
     path: Path
 
-    def open(self, blueprint: Blueprint, stages: Sequence[Stage], command: str = "") -> list[str]:
+    def open(
+        self, blueprint: Blueprint, stages: Sequence[Stage], command: str = "", note: str = ""
+    ) -> list[str]:
         """Write the config and the plan; results of earlier commands stay.
 
         Results of other stages stay, so a later command may ask for more seeds, targets or attacks.
@@ -79,6 +81,7 @@ class RunDirectory:
             blueprint: What is asked for.
             stages: Its graph.
             command: How it was asked for.
+            note: A line for the log, if there is something to say.
 
         Returns:
             A line for each reason to do stages again, if there are any.
@@ -107,7 +110,7 @@ class RunDirectory:
             for reason in self._changes(stage):
                 again.setdefault(reason, []).append(stage.name)
         lines = [f"again {', '.join(names)}: {reason}" for reason, names in again.items()]
-        for line in lines:
+        for line in [note, *lines] if note else lines:
             self.log(line)
         return lines
 

@@ -1,23 +1,27 @@
 """Runs a blueprint: builds its graph, has an executor complete it, writes the report."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from divtrain.experiments.blueprints import (
-    Blueprint,
     EvaluationBlueprint,
     RunBlueprint,
     SweepBlueprint,
 )
-from divtrain.experiments.config import EvaluationConfig, ExperimentConfig, SweepConfig
+from divtrain.experiments.config import AUTO, EvaluationConfig, ExperimentConfig, SweepConfig
 from divtrain.experiments.executors import Executor, LocalExecutor
+from divtrain.experiments.precision import choose_precision
 from divtrain.experiments.progress import Progress
 from divtrain.experiments.reports import Written, write_reports
 from divtrain.experiments.run_directory import RunDirectory
 from divtrain.experiments.stage import Graph
 from divtrain.experiments.stages.train import STATIC
 from divtrain.experiments.torchrun import by_first
+
+Asked = TypeVar("Asked", RunBlueprint, SweepBlueprint, EvaluationBlueprint)
 
 
 def run_experiment(
@@ -98,31 +102,50 @@ def train_ensembles(
         same directory takes them up.
     """
     blueprint, directory = RunBlueprint(config, only_train=tuple(names)), RunDirectory(out)
-    graph = _work_off(blueprint, directory, progress, executor, command)
+    _, graph = _work_off(blueprint, directory, progress, executor, command)
     return [directory.folder(stage) for stage in graph.stages if stage.target != STATIC]
 
 
 def _run(
-    blueprint: Blueprint, out: Path, progress: Progress, executor: Executor | None, command: str
+    asked: Asked, out: Path, progress: Progress, executor: Executor | None, command: str
 ) -> Written:
     directory = RunDirectory(out)
-    graph = _work_off(blueprint, directory, progress, executor, command)
+    blueprint, graph = _work_off(asked, directory, progress, executor, command)
     write = partial(write_reports, directory, blueprint, graph.stages, command)
     return by_first(graph.accelerator, write)
 
 
 def _work_off(
-    blueprint: Blueprint,
+    asked: Asked,
     directory: RunDirectory,
     progress: Progress,
     executor: Executor | None,
     command: str,
-) -> Graph:
+) -> tuple[Asked, Graph]:
+    config = asked.config
+    config, why = by_first(config.accelerator, partial(_settle, config, directory))
+    blueprint = replace(asked, config=config)
     graph = blueprint.build()
-    open_it = partial(directory.open, blueprint, graph.stages, command)
+    open_it = partial(directory.open, blueprint, graph.stages, command, why)
     for line in by_first(graph.accelerator, open_it):
         progress.again(line)
     progress.plan(len(graph.stages))
     (executor or LocalExecutor()).run(blueprint, graph, directory, progress)
     directory.check_unchanged(graph.stages)
-    return graph
+    return blueprint, graph
+
+
+def _settle(config: Any, directory: RunDirectory) -> tuple[Any, str]:
+    """Return a config with the precision that ``auto`` comes to, and a line on that.
+
+    A run that is resumed keeps its own, whatever machine it began on.
+    """
+    if config.train.precision != AUTO:
+        return config, ""
+    if directory.is_open():
+        before: Any = directory.blueprint()
+        precision, why = before.config.train.precision, "as the run began"
+    else:
+        precision, why = choose_precision(config.accelerator)
+    train = replace(config.train, precision=precision)
+    return replace(config, train=train), f"precision {precision}: {why}"

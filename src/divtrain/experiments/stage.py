@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 ENSEMBLE = "ensemble.safetensors"
 """Where a stage that yields an ensemble keeps it."""
 
+OWN_SEED = "own_seed"
+"""What a training's spec calls the seed of all that it draws, initial weights first."""
+
 OnProgress = Callable[[int, int, str], None]
 """Called with (done, total, a few words on how it goes; at the end: what was found)."""
 

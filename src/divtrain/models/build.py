@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.fields import checked
+from divtrain.fields import Count, checked
 from divtrain.models.activation import Activation, ActivationName
 from divtrain.models.conv import CONV3, CONV4, ConvNet
 from divtrain.models.resnet import ResNet
@@ -23,17 +23,23 @@ class Architecture:
 
     name: str
     in_channels: Annotated[int, Field(ge=1)]
-    image_size: Annotated[int, Field(ge=1)]
+    image_size: Count | tuple[Count, Count]
     classes: Annotated[int, Field(ge=2)]
     activation: ActivationName = "leaky_relu"
     slope: Annotated[float, Field(ge=-FLOAT32, le=FLOAT32)] = 0.1
     mean: tuple[float, ...] = (0.5,)
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.5,)
 
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        """Of the images, in pixels."""
+        size = self.image_size
+        return size if isinstance(size, tuple) else (size, size)
+
 
 ARCHITECTURES: dict[str, Callable[[Architecture, Activation], nn.Module]] = {
-    "conv3": lambda a, act: ConvNet(CONV3, a.in_channels, a.image_size, a.classes, act),
-    "conv4": lambda a, act: ConvNet(CONV4, a.in_channels, a.image_size, a.classes, act),
+    "conv3": lambda a, act: ConvNet(CONV3, a.in_channels, a.height_and_width, a.classes, act),
+    "conv4": lambda a, act: ConvNet(CONV4, a.in_channels, a.height_and_width, a.classes, act),
     "resnet20": lambda a, act: ResNet(3, a.in_channels, a.classes, act),
     "resnet26": lambda a, act: ResNet(4, a.in_channels, a.classes, act),
 }
@@ -59,7 +65,7 @@ class Normalized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images in [0, 1], (batch, channel, height, width), to logits (batch, class)."""
-        expected = (self.architecture.in_channels, *2 * (self.architecture.image_size,))
+        expected = (self.architecture.in_channels, *self.architecture.height_and_width)
         if x.shape[1:] != expected:
             raise DivtrainError(
                 f"expected images of shape (batch, {', '.join(map(str, expected))}) for this"
@@ -71,7 +77,7 @@ class Normalized(nn.Module):
 def build(
     name: str,
     in_channels: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     classes: int,
     activation: ActivationName = "leaky_relu",
     slope: float = 0.1,
@@ -85,7 +91,7 @@ def build(
     Args:
         name: ``conv3``, ``conv4``, ``resnet20`` or ``resnet26``.
         in_channels: Channels of the images.
-        image_size: Height and width of the images, in pixels.
+        image_size: Height and width of the images, in pixels; one number if they are square.
         classes: Number of classes.
         activation: ``leaky_relu`` (the paper's) or ``relu``, after every convolution.
         slope: LeakyReLU's slope below zero.

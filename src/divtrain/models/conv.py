@@ -19,7 +19,7 @@ class ConvNet(nn.Module):
     Args:
         layout: Channels of each convolution, with ``"M"`` for a pooling layer.
         in_channels: Channels of the images.
-        image_size: Height and width of the (square) images, in pixels.
+        image_size: Height and width of the images, in pixels.
         classes: Number of classes.
         activation: Makes the activation that follows each convolution and the hidden layer.
     """
@@ -28,13 +28,13 @@ class ConvNet(nn.Module):
         self,
         layout: Sequence[int | str],
         in_channels: int,
-        image_size: int,
+        image_size: tuple[int, int],
         classes: int,
         activation: Activation,
     ):
         super().__init__()
         layers: list[nn.Module] = []
-        channels, size = in_channels, image_size
+        channels, (height, width) = in_channels, image_size
         for entry in layout:
             if isinstance(entry, int):
                 layers += [nn.Conv2d(channels, entry, 3, padding="same"), activation()]
@@ -44,15 +44,15 @@ class ConvNet(nn.Module):
                 # maximum and a function that does not decrease commute.
                 rising = getattr(layers[-1], "negative_slope", 0.0) >= 0
                 layers.insert(len(layers) - rising, nn.MaxPool2d(2))
-                size //= 2
-        if size < 1:
+                height, width = height // 2, width // 2
+        if min(height, width) < 1:
             raise DivtrainError(
                 f"expected images of at least 4x4 pixels (they are halved twice), got"
-                f" {image_size}x{image_size}"
+                f" {image_size[0]}x{image_size[1]}"
             )
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
-            nn.Linear(channels * size * size, 1024), activation(), nn.Linear(1024, classes)
+            nn.Linear(channels * height * width, 1024), activation(), nn.Linear(1024, classes)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ class RunFacts:
         command: What it comes from; empty where nobody knows.
         machine: Versions, platform, time.
         settings: Every option with its value.
+        seeds: Seeds of the experiment.
     """
 
     title: str
@@ -41,6 +42,7 @@ class RunFacts:
     command: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
     settings: Sequence[Setting] = ()
+    seeds: Sequence[int] = ()
 
 
 def run_report(
@@ -112,8 +114,11 @@ def sweep_report(
 
 
 def _lead(facts: RunFacts, rows: Sequence[Row]) -> list[str]:
-    about = [f"Preset: {facts.about}"] if facts.about else []
-    return [*about, f"{describe(rows)}."] if rows else about
+    first, *more = facts.seeds or [0]
+    seeds = f"Seeds {first} to {more[-1]}." if more else f"Seed {first}." if facts.seeds else ""
+    over = f"{describe(rows)}." if rows else ""
+    numbers = " ".join(part for part in (over, seeds) if part)
+    return [line for line in (facts.about and f"Preset: {facts.about}", numbers) if line]
 
 
 def _threats(rows: Sequence[Row]) -> list[Notice]:

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 
 from divtrain.defences import DEFENCES
 from divtrain.errors import DivtrainError
-from divtrain.evaluation import check_same_task
-from divtrain.experiments.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig
+from divtrain.evaluation import check_channels, check_other_weights, check_same_task
+from divtrain.experiments.config import AUTO, DataConfig, EvaluationConfig, ModelConfig, TrainConfig
 from divtrain.experiments.devices import open_fabric
 from divtrain.experiments.graph import evaluation_graph
 from divtrain.experiments.model_source import ModelSource, is_source, open_model
-from divtrain.experiments.open_data import common_inputs, open_enough
+from divtrain.experiments.open_data import ENOUGH, FEW, common_inputs, open_enough
 from divtrain.experiments.recipe import OWN, Recipe, is_defence, parse_recipe
 from divtrain.experiments.stage import Graph
 from divtrain.experiments.stages.pretrained import check_fits
+from divtrain.experiments.stages.train import with_other_seed
 from divtrain.fields import from_json
 
 
@@ -44,7 +45,8 @@ class EvaluationBlueprint:
             raise DivtrainError(
                 f"{targets[0].where} does not say what it was trained on; give `data.name`"
             )
-        dataset, of = open_enough(config.data)
+        dataset, of = open_enough(config.data, FEW if self.quick else ENOUGH)
+        check_channels(config.attack, dataset.test.x.shape[1])
         for target in targets:
             check_fits(target, dataset.test)
             for each in surrogates[target.name]:
@@ -111,17 +113,16 @@ def open_surrogates(target: ModelSource, config: EvaluationConfig) -> list[Model
             defence = target.about.get("defence")
             own = defence if defence in DEFENCES else None  # no code because a file names it
             usual = _as_trained(target, config) if word.split(",")[0] == OWN else config
-            each = parse_recipe(word, own, usual.model, usual.train, config.seed)
+            settings = replace(usual.train, precision=config.train.precision)
+            recipe = parse_recipe(word, own, usual.model, settings, config.seed)
+            each = with_other_seed(recipe, target.own_seed)
         if each.name in found:
             raise DivtrainError(
                 f"{each.name!r} names two surrogates; give surrogates as NAME=CHECKPOINT with names"
                 " of their own"
             )
-        if isinstance(each, ModelSource) and each.digest == target.digest:
-            raise DivtrainError(
-                f"surrogate {each.name!r} has the weights of target {target.name!r} itself: that is"
-                " white-box, which is done anyway"
-            )
+        if isinstance(each, ModelSource):
+            check_other_weights(each.model, target.model, each.name, f"target {target.name!r}")
         found[each.name] = each
     return list(found.values())
 
@@ -137,4 +138,6 @@ def _as_trained(target: ModelSource, config: EvaluationConfig) -> EvaluationConf
     }
     if "data" in told:  # a card is about test images, whatever was held out in training
         told["data"] = replace(told["data"], held_out=0)
+    if "train" in told and told["train"].precision == "bf16":  # which this machine may lack
+        told["train"] = replace(told["train"], precision=AUTO)
     return replace(config, **told)

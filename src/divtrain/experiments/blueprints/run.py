@@ -6,8 +6,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 from divtrain.analysis import check_orders
+from divtrain.attacks import find_attack
 from divtrain.data import Dataset, check_outside, open_outside
 from divtrain.errors import DivtrainError, check_all
+from divtrain.evaluation import check_channels
+from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.devices import open_fabric
 from divtrain.experiments.graph import (
@@ -40,6 +43,7 @@ class RunBlueprint:
     def build(self) -> Graph:
         """See `Blueprint.build`."""
         config = self.config
+        check_named(config)
         self._stages({})  # what it refuses is refused before any data is fetched
         open_fabric(config.accelerator)
         dataset = open_dataset(config.data)
@@ -51,6 +55,24 @@ class RunBlueprint:
         if self.only_train:
             return training_graph(self.config, common, self.only_train)
         return select_parts(experiment_graph(self.config, common), self.parts, self.config.analyses)
+
+
+def check_named(config: ExperimentConfig) -> None:
+    """Import everything of the user's that a config names.
+
+    Raises:
+        DivtrainError: for all that cannot be.
+    """
+
+    def target(name: str) -> None:
+        target_recipe(name, name, config.model, config.train, config.seed).build_defence()
+
+    check_all([
+        *(partial(target, name) for name in config.targets),
+        partial(attackers, config.surrogates, config.model, config.train, config.seed),
+        *(partial(find_attack, name) for name in config.attack.attacks),
+        *(partial(find_analysis, name) for name in config.analyses),
+    ])  # fmt: skip
 
 
 def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
@@ -81,6 +103,7 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
 
     checks: list[Callable[[], object]] = [
         recipes,
+        partial(check_channels, config.attack, dataset.test.x.shape[1]),
         partial(images, "gaas", gaas.images),
         partial(images, "detection", detection.images),
     ]

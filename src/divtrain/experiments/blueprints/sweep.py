@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar
 
 from divtrain.errors import DivtrainError
-from divtrain.experiments.blueprints.run import check_with_data
+from divtrain.experiments.blueprints.run import check_named, check_with_data
 from divtrain.experiments.config import (
     DetectionConfig,
     ExperimentConfig,
@@ -41,6 +41,7 @@ class SweepBlueprint:
 
     def build(self) -> Graph:
         """See `Blueprint.build`."""
+        check_named(self.config)
         variants = make_variants(self.config, self.sweep)
         open_fabric(self.config.accelerator)
         dataset = open_dataset(self.config.data)

@@ -65,8 +65,8 @@ def compare_mnist14() -> ExperimentConfig:
     """Every defence on MNIST averaged to 14x14 pixels, reduced: hours on two cores, resumable.
 
     10,000 images, three Conv3, every ensemble trained for as many passes as 12 epochs of base cost,
-    one-cycle Adam to 3e-3 in bf16; 1,000 test images. Give the images as `--data.name FILE.npz`:
-    MNIST itself (28x28) is four times as dear.
+    one-cycle Adam to 3e-3, bf16 where the hardware has it; 1,000 test images. Give the images as
+    `--data.name FILE.npz`: MNIST itself (28x28) is four times as dear.
     """
     full = mnist_conv3()
     return replace(
@@ -75,7 +75,7 @@ def compare_mnist14() -> ExperimentConfig:
         data=replace(full.data, name="mnist14.npz", train_size=10_000, test_size=1_000, shift=1),
         model=replace(full.model, members=("conv3",) * 3),
         train=replace(
-            full.train, budget=12, schedule="one_cycle", learning_rate=3e-3, precision="bf16"
+            full.train, budget=12, schedule="one_cycle", learning_rate=3e-3, precision="auto"
         ),
         attack=replace(ATTACKS, eps=(0.1, 0.2)),
         targets=TARGETS,

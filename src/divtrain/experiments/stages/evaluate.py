@@ -11,6 +11,7 @@ from divtrain.evaluation import (
     AttackRun,
     Evaluation,
     chance_level,
+    check_other_weights,
     check_surrogate,
     classify,
     correct_mask,
@@ -23,7 +24,7 @@ from divtrain.evaluation import (
 from divtrain.experiments.batch_cache import BatchResult
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.model_source import weights_digest
-from divtrain.experiments.stage import Context, Stage
+from divtrain.experiments.stage import OWN_SEED, Context, Stage
 from divtrain.experiments.stages.attack import FILE as EXAMPLES
 from divtrain.experiments.stages.attack import read_examples
 from divtrain.fields import from_json
@@ -53,6 +54,8 @@ def evaluate_stage(
     def work(context: Context) -> None:
         own, test = context.load(model), context.dataset.test
         others = {name: context.load(stage) for name, stage in surrogates.items()}
+        for name, each in others.items():
+            check_other_weights(each, own, name, f"target {target!r}")
 
         def ask(run: AttackRun, stage: Stage) -> BatchResult:
             sets = read_examples(context.file(stage, EXAMPLES), run.choose(test).x.shape)
@@ -70,7 +73,10 @@ def evaluate_stage(
             results,
             diagnose_model(own, test),
             seed,
-            {name: check_surrogate(each, test) for name, each in others.items()},
+            {
+                name: check_surrogate(each, own, test, _same_seed(surrogates[name], model))
+                for name, each in others.items()
+            },
             chance_level(test.y),
             context.dataset.split,
         )
@@ -121,3 +127,9 @@ def read_weights(stage: FinishedStage) -> tuple[str, dict[str, str]]:
         return from_json(str, about["target"], file), from_json(
             dict[str, str], about["surrogates"], file
         )
+
+
+def _same_seed(surrogate: Stage, target: Stage) -> bool:
+    """Whether two models' weights are known to have been drawn from the same seed."""
+    seeds = {stage.spec.get(OWN_SEED) for stage in (surrogate, target)}
+    return len(seeds) == 1 and None not in seeds

@@ -9,7 +9,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import correct_mask
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.model_source import ModelSource, behaviour_digest
-from divtrain.experiments.stage import Context, Stage
+from divtrain.experiments.stage import OWN_SEED, Context, Stage
 from divtrain.fields import from_json
 from divtrain.files import read_json, write_json
 
@@ -47,6 +47,8 @@ def pretrained_stage(
 
     behaviour = behaviour_digest(source.model, images)
     spec = {**common, "weights": source.digest, "behaviour": behaviour}
+    if source.own_seed is not None:
+        spec[OWN_SEED] = source.own_seed
     return Stage("pretrained", source.name, seed, spec, (), work, detail=role, model=source.model)
 
 

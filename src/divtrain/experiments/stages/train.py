@@ -9,12 +9,12 @@ import torch
 
 from divtrain.data import Stream
 from divtrain.defences import Defence
-from divtrain.errors import DamagedFileError
+from divtrain.errors import DamagedFileError, DivtrainError
 from divtrain.evaluation.classifying import correct_batch
 from divtrain.experiments.config import DataConfig
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.recipe import BASE, Recipe, static_recipe
-from divtrain.experiments.stage import ENSEMBLE, Context, OnProgress, Stage, load_trained
+from divtrain.experiments.stage import ENSEMBLE, OWN_SEED, Context, OnProgress, Stage, load_trained
 from divtrain.fields import from_json, to_json
 from divtrain.files import read_json_lines, write_json_lines
 from divtrain.identity import key_of, spec_of
@@ -47,9 +47,7 @@ def train_recipe(recipe: Recipe, role: str, data: DataConfig, common: Mapping[st
         data: Augmentation.
         common: What every stage depends on: the data's fingerprint, the device.
     """
-    drawn = role
-    if role == SURROGATE and recipe.name != BASE:
-        drawn = f"attacker's {recipe.name}"
+    drawn = _drawn(recipe, role)
     defence = recipe.build_defence().with_outside(data.root)
     static: list[Stage] = []
     for kind in recipe.train.static_recipes if defence.needs_static_nets else ():
@@ -59,6 +57,32 @@ def train_recipe(recipe: Recipe, role: str, data: DataConfig, common: Mapping[st
         built = nets.build_defence().with_outside(data.root)
         static.append(_train_stage(nets, built, STATIC, own, data, common))
     return _train_stage(recipe, defence, role, drawn, data, common, static)
+
+
+def with_other_seed(recipe: Recipe, taken: object) -> Recipe:
+    """Return a surrogate's recipe with the next seed, if its own draws what a target drew.
+
+    Args:
+        recipe: The surrogate.
+        taken: What the target's `OWN_SEED` is, if known.
+    """
+    if _own_seed(recipe, _drawn(recipe, SURROGATE)) != taken:
+        return recipe
+    if "seed=" in recipe.name:
+        raise DivtrainError(
+            f"surrogate {recipe.name!r} would begin with the target's own initial weights, since"
+            " the target was trained with that recipe and seed; leave the seed out, or name another"
+        )
+    return replace(recipe, seed=recipe.seed + 1)
+
+
+def _drawn(recipe: Recipe, role: str) -> str:
+    """What determines, with the seed, all that a training draws at random."""
+    return f"attacker's {recipe.name}" if role == SURROGATE and recipe.name != BASE else role
+
+
+def _own_seed(recipe: Recipe, drawn: str) -> int:
+    return zlib.crc32(f"{recipe.seed} {drawn}".encode())
 
 
 def _train_stage(
@@ -82,7 +106,7 @@ def _train_stage(
         static: The stages that train the static nets, for defences that need them.
     """
     model, settings = recipe.model, recipe.train
-    own_seed = zlib.crc32(f"{recipe.seed} {drawn}".encode())
+    own_seed = _own_seed(recipe, drawn)
     spec = {
         **common,
         "defence": {"name": recipe.defence, **spec_of(defence)},
@@ -94,7 +118,7 @@ def _train_stage(
         "learning_rate": settings.learning_rate,
         "schedule": settings.schedule,
         "precision": settings.precision,
-        "own_seed": own_seed,
+        OWN_SEED: own_seed,
     }
     told = {
         "name": recipe.name,
