@@ -15,6 +15,8 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from divtrain.allocator import keep_freed_memory
 from divtrain.errors import DivtrainError, unknown_name
@@ -268,8 +270,10 @@ def _presets(words: list[str]) -> int:
     if words in (["-h"], ["--help"]):
         print("usage: divtrain presets [NAME]\n\nThe presets, or one in full.")
     elif not words:
+        listed = Table.grid(padding=(0, 2))
         for name, preset in PRESETS.items():
-            console.print(f"[bold]{name:22}[/] {_doc(preset).splitlines()[0]}", soft_wrap=True)
+            listed.add_row(Text(name, "bold", no_wrap=True), _doc(preset).splitlines()[0])
+        console.print(listed, highlight=False)
     elif len(words) > 1:
         raise DivtrainError(f"expected one preset, got {' '.join(words)}")
     else:

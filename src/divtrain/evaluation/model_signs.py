@@ -68,8 +68,8 @@ def weak_surrogate(evaluation: Evaluation) -> Iterator[str]:
             faults.append(f"is right far more often on images {seen.other_range}")
         if faults:
             yield (
-                f"surrogate {name} {' and '.join(faults)}; what is transferred from it says nothing"
-                " of the target."
+                f"surrogate {name} {' and '.join(faults)}; attacks copied from it say nothing about"
+                " the target."
             )
 
 

@@ -46,9 +46,9 @@ def compare_runs(first: Path, second: Path) -> Report:
         )
     both = one.config is not None and other.config is not None
     changed = differences(one.config, other.config) if both else {}
-    sides = [Side(str(run.path), run.evaluations) for run in (one, other)]
+    first_side, second_side = (Side(str(run.path), run.evaluations) for run in (one, other))
     settings = {f"--{name.replace('_', '-')}": values for name, values in changed.items()}
-    report = comparison_report(*sides, settings)
+    report = comparison_report(first_side, second_side, settings)
     if report is None:
         raise DivtrainError(
             f"{first} and {second} have no target and eps in common: {_names(one)} and"

@@ -10,8 +10,9 @@ from divtrain.report.report import Entry, Figure, Section, Table
 from divtrain.report.rows import one_or_other
 
 NOTE = (
-    "At how many images, all classified right, k orthogonal directions, all as aligned with the"
-    " target's own gradient as k can be, fool the target at once. White-box; k = 1 is FGSM; eps in"
+    "Percent of images, all right when clean, at which k changes of size eps all fool the target."
+    " The k directions are at right angles to each other, and each lies as close to the target's"
+    " own gradient as k such directions can. The attacker has the weights; k = 1 is FGSM; eps in"
     " [0, 1] pixel units, L-infinity."
 )
 

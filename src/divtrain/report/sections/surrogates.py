@@ -12,7 +12,7 @@ from divtrain.report.rows import Cell, over_seeds
 from divtrain.report.transfer import EVERY, Fooled
 
 NOTE = (
-    "Transfer threat model: the attacker trains surrogates of his own and never sees the target's"
+    "Copied attacks: the attacker trains other models, the surrogates, and never sees the target's"
     " weights. Fooled: share of all images, in percent, that the target classifies right when clean"
     " and wrong when attacked. Worst case: by any of the attacks, image by image. Best of all: by"
     " any attack on any of the surrogates, image by image. In parentheses: points above what is"
