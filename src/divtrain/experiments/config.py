@@ -344,7 +344,8 @@ class EvaluationConfig:
     """Which models to evaluate, and against what."""
 
     targets: Annotated[tuple[str, ...], Some, Once]
-    """NAME=CHECKPOINT or NAME=MODULE:ATTRIBUTE of each model to evaluate."""
+    """NAME=CHECKPOINT or NAME=MODULE:ATTRIBUTE of each model to evaluate: a module, TorchScript, an
+    exported program, a function of images, or a function without arguments that returns one."""
     surrogates: Annotated[tuple[str, ...], Once] = ("base",)
     """What attacks are transferred from: NAME=CHECKPOINT, NAME=MODULE:ATTRIBUTE, or recipes that
     are trained first: base, own (the target's own recipe), base+noise, div, each with changes:

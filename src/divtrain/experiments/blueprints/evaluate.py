@@ -117,7 +117,8 @@ def open_surrogates(target: ModelSource, config: EvaluationConfig) -> list[Model
                 f"{each.name!r} names two surrogates; give surrogates as NAME=CHECKPOINT with names"
                 " of their own"
             )
-        if isinstance(each, ModelSource) and each.digest == target.digest:
+        same = isinstance(each, ModelSource) and each.digest == target.digest
+        if same and (target.model.state_dict() or each.where == target.where):
             raise DivtrainError(
                 f"surrogate {each.name!r} has the weights of target {target.name!r} itself: that is"
                 " white-box, which is done anyway"
