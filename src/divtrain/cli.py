@@ -45,9 +45,11 @@ from divtrain.experiments import (
     write_reports,
 )
 from divtrain.experiments.doctor import examine
+from divtrain.experiments.model_source import open_model
 from divtrain.experiments.options import is_given, parse, read, with_flags
 from divtrain.experiments.radii import usual_radii
 from divtrain.report import to_terminal
+from divtrain.training import export_model, image_shape
 from divtrain.usage import quick_answer
 
 console = Console()
@@ -182,6 +184,21 @@ class ShowOptions:
 
 
 @dataclass(frozen=True)
+class ExportOptions:
+    """Write a model for other runtimes, of any batch size; read again and compared with the model.
+
+    It takes images in [0, 1] and answers as the ensemble does.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """CHECKPOINT or MODULE:ATTRIBUTE."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """OUT.pt2, for torch.export.load, or OUT.onnx."""
+    image: tuple[int, int, int] | None = None
+    """Channels, height and width of an image; a checkpoint of divtrain's networks knows them."""
+
+
+@dataclass(frozen=True)
 class DoctorOptions:
     """Check versions, devices, the loss, the data and the output folder."""
 
@@ -266,6 +283,17 @@ def _show(words: list[str]) -> int:
     return _print(written)
 
 
+def _export(words: list[str]) -> int:
+    options = parse(ExportOptions, words, "divtrain export")
+    model = open_model(options.out.stem, options.model).model
+    image = options.image or image_shape(model)
+    difference = export_model(model, options.out, image)
+    shape = ", ".join(map(str, image))
+    print(f"wrote {options.out}: images (batch, {shape}) in [0, 1] to logits")
+    print(f"its answers differ from the model's by {difference:.2g} at most")
+    return 0
+
+
 def _presets(words: list[str]) -> int:
     if words in (["-h"], ["--help"]):
         print("usage: divtrain presets [NAME]\n\nThe presets, or one in full.")
@@ -306,6 +334,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "report": _report,
     "compare": _compare,
     "show": _show,
+    "export": _export,
     "doctor": _doctor,
 }
 OPTIONS: dict[str, type[Any]] = {
@@ -314,6 +343,7 @@ OPTIONS: dict[str, type[Any]] = {
     "sweep": SweepOptions,
     "evaluate": EvaluateOptions,
     "show": ShowOptions,
+    "export": ExportOptions,
 }
 """Whose flags an error's names of fields are turned into."""
 

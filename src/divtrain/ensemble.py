@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from divtrain.errors import DivtrainError, unknown_name
 
@@ -95,19 +96,9 @@ class Ensemble(nn.Module):
                 member of float32 fails for float64 images.
         """
         inputs = x.unbind() if x.ndim == 5 else (x,) * len(self)
-        batch = x.shape[-4]
         outputs = [_answer(member, x) for member, x in zip(self.members, inputs, strict=True)]
-        shapes = [tuple(output.shape) for output in outputs]
-        if any(len(shape) != 2 or shape[0] != batch for shape in shapes):
-            raise DivtrainError(
-                f"expected every member to return logits of shape ({batch}, classes) for"
-                f" {batch} images, got {_by_member(shapes)}"
-            )
-        if len(set(shapes)) > 1:
-            raise DivtrainError(
-                "expected members with the same classes, got outputs of shape"
-                f" {_by_member(shapes)}; give every member the same last layer"
-            )
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # where sizes are symbols
+            _check_outputs(outputs, x.shape[-4])
         return torch.stack(outputs)
 
     def forward(
@@ -115,6 +106,45 @@ class Ensemble(nn.Module):
     ) -> Float[Tensor, "batch classes"]:
         """Aggregate the members' answers; argmax over the last dimension is the prediction."""
         return aggregate_logits(self.member_logits(x), self.aggregate)
+
+
+class _InForward:
+    """An ensemble in `DistributedDataParallel`, which shares gradients of what its forward runs."""
+
+    def __init__(self, wrapper: DistributedDataParallel):
+        self.wrapper = wrapper
+        self.members = wrapper.module.members
+
+    def member_logits(self, x: Tensor) -> Tensor:
+        """See `HasMembers`; runs as the forward pass of the wrapper."""
+        ens = self.wrapper.module
+        ens.forward = ens.member_logits
+        try:
+            return self.wrapper(x)
+        finally:
+            del ens.forward  # the instance's; the class's is there again
+
+
+def reach(model: object, shared: bool) -> object:
+    """Return the ensemble in a wrapper for several processes, ready for a pass of its members.
+
+    Args:
+        model: What was wrapped by `DistributedDataParallel` or Fabric; or anything else, which is
+            returned as it is.
+        shared: Whether the pass is for a loss whose gradients the processes share: then every
+            process must make it. Else it is this process's own affair.
+    """
+    ens = getattr(model, "module", None)
+    if not isinstance(ens, HasMembers):
+        return model
+    if not shared:
+        return ens
+    if isinstance(model, DistributedDataParallel):
+        return _InForward(model)
+    mark = getattr(model, "mark_forward_method", None)
+    if mark is not None:  # Fabric's: run it as forward passes are
+        mark("member_logits")
+    return model
 
 
 def aggregate_logits(
@@ -142,6 +172,21 @@ def _answer(member: nn.Module, x: Tensor) -> Tensor:
                 f" torch.float64 (numpy's default); convert with x.float(). Torch's error: {error}"
             ) from error
         raise
+
+
+def _check_outputs(outputs: list[Tensor], batch: int) -> None:
+    """Check that every member returned (batch, class), with the same classes."""
+    shapes = [tuple(output.shape) for output in outputs]
+    if any(len(shape) != 2 or shape[0] != batch for shape in shapes):
+        raise DivtrainError(
+            f"expected every member to return logits of shape ({batch}, classes) for"
+            f" {batch} images, got {_by_member(shapes)}"
+        )
+    if any(shape != shapes[0] for shape in shapes):
+        raise DivtrainError(
+            "expected members with the same classes, got outputs of shape"
+            f" {_by_member(shapes)}; give every member the same last layer"
+        )
 
 
 def _by_member(shapes: list[tuple[int, ...]]) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from divtrain.checks import check_images, check_label_shape, check_labels
-from divtrain.ensemble import HasMembers
+from divtrain.ensemble import HasMembers, reach
 from divtrain.errors import DivtrainError
 from divtrain.forward import Batch, MemberPass, member_pass
 
@@ -50,7 +50,8 @@ def input_gradients(
 
 
 def _checked_pass(ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool) -> MemberPass:
-    if not isinstance(ens, HasMembers):
+    found = reach(ens, shared=create_graph)
+    if not isinstance(found, HasMembers):
         raise DivtrainError(
             f"expected an Ensemble, got {type(ens).__name__}; wrap your modules:"
             " divtrain.Ensemble([net_a, net_b])"
@@ -58,7 +59,7 @@ def _checked_pass(ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool) -> 
     check_images(x)
     check_label_shape(y, len(x))
     # A label made under inference_mode cannot be saved for the backward pass: clone it here.
-    forward = member_pass(ens, Batch(x, y.clone()), create_graph=create_graph)
+    forward = member_pass(found, Batch(x, y.clone()), create_graph=create_graph)
     check_labels(y, len(x), forward.logits.shape[-1])
     return forward
 
@@ -175,7 +176,8 @@ def diversity_loss(
     """Diversity Training's loss (Eq. 9) on one batch, from one forward pass per member.
 
     Args:
-        ens: An `Ensemble` of at least two members, in the mode you train in.
+        ens: An `Ensemble` of at least two members, in the mode you train in; bare, or wrapped by
+            `DistributedDataParallel` or Fabric, whose processes share the gradients as usual.
         x: Images in [0, 1], (batch, channel, height, width).
         y: Labels, (batch,).
         gal_weight: The paper's lambda; 0.5 there.

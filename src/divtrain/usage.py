@@ -16,6 +16,7 @@ divtrain {__version__}: train ensembles whose members do not fail together, and 
   divtrain report RUN        write the report of a run again; --format latex | csv | json
   divtrain compare RUN RUN   the differences of two runs, image by image
   divtrain show RUN          draw gradients, attacks, and who is fooled where
+  divtrain export MODEL OUT  write a model for other runtimes, as OUT.pt2 or OUT.onnx
   divtrain doctor            look at this machine
 
 `divtrain COMMAND --help` and `divtrain run PRESET --help` list every option.

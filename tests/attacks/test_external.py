@@ -217,20 +217,20 @@ def test_names_of_torchattack_mean_its_classes(name: str) -> None:
     torch.testing.assert_close(attack(net, x, y, seeded()), direct, atol=0, rtol=0)
 
 
-# Libraries that are not there, and AutoAttack
+# AutoAttack, and libraries that are not there
 
 
 @pytest.mark.parametrize(
     ("name", "how"),
     [
         *((name, r"pip install --editable '\.\[torchattack\]'") for name in TORCHATTACK),
-        ("autoattack", r"pip install git\+https://github.com/fra31/auto-attack"),
+        ("autoattack", r"pip install --editable '\.\[autoattack\]'"),
     ],
 )
 def test_a_library_that_is_missing_is_told_with_how_to_get_it(
     name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("torchattack", "autoattack"):
+    for module in ("torchattack", "pyautoattack"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError):
         importlib.import_module("torchattack")
@@ -239,40 +239,41 @@ def test_a_library_that_is_missing_is_told_with_how_to_get_it(
     assert repr(name) in str(error.value)
 
 
-def test_autoattack_is_called_in_its_standard_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a stand-in: the library is not on PyPI."""
-    made: list[tuple[Any, ...]] = []
+def test_autoattack_leaves_no_more_than_our_apgd_and_is_the_standard_one() -> None:
+    pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
+    net, x, y = digits()
+    net, x, y = single(net).train(), x[:12].float(), y[:12]
+    eps, version = 0.15, importlib.metadata.version("pyautoattack")
+    attack = build_attack("autoattack", eps)
+    assert repr(attack) == f"Adapter(name='autoattack', eps={eps}, version={version!r})"
+    crafted = craft(attack, net, Images(x, y))
+    assert net.training
+    assert crafted.violations == dt.evaluation.Violations(0, 0, 0)
+    assert crafted.passes.forward > 20
+    net.eval()
+    apgd = build_attack("apgd", eps, steps=100)(net, x, y, seeded())
+    left = [int((net(points).argmax(1) == y).sum()) for points in (x, apgd, crafted.x_adv)]
+    assert left[0] > left[1] >= left[2]
 
-    class AutoAttack:
-        def __init__(self, model: nn.Module, **options: Any) -> None:
-            made.append((model, options))
 
-        def run_standard_evaluation(self, x: Tensor, y: Tensor, bs: int) -> Tensor:
-            made.append((x, y, bs))
-            return x + 0.05
-
-    stand_in = ModuleType("autoattack")
-    stand_in.AutoAttack = AutoAttack  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "autoattack", stand_in)
-    attack, net = build_attack("autoattack", EPS), ensemble()
-    assert made == []
-    assert torch.equal(attack(net, X, Y), X + 0.05)
-    (model, options), (x, y, size) = made
-    assert model is net
-    assert isinstance(options.pop("seed"), int)  # else it seeds itself by the clock
-    assert options == {
-        "norm": "Linf", "eps": EPS, "version": "standard", "verbose": False, "device": X.device,
-    }  # fmt: skip
-    assert torch.equal(x, X)
-    assert torch.equal(y, Y)
-    assert size == len(X)
+@pytest.mark.parametrize("classes", [3, 5])
+def test_autoattack_aims_at_the_classes_there_are(classes: int) -> None:
+    pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
+    net = linear(18, classes)
+    x, attack = torch.rand(3, 2, 3, 3), build_attack("autoattack", 0.5)
+    y = net(x).argmax(1)
+    if classes < 4:
+        with pytest.raises(dt.DivtrainError, match="at least 4 classes, got 3"):
+            attack(net, x, y)
+    else:
+        assert (net(attack(net, x, y)).argmax(1) == y).sum() == 0
 
 
 @pytest.mark.parametrize("name", EXTERNAL)
 def test_steps_and_restarts_of_other_libraries_are_refused_not_ignored(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("torchattack", "autoattack"):
+    for module in ("torchattack", "pyautoattack"):
         stand_in = ModuleType(module)
         stand_in.__getattr__ = lambda attribute: object  # pyright: ignore
         monkeypatch.setitem(sys.modules, module, stand_in)

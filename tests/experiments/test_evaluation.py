@@ -281,6 +281,8 @@ def test_networks_by_name_take_images_that_are_not_square(
 # Models that are imported
 
 MODELS = """
+    import warnings
+
     import torch
     from torch import nn
 
@@ -306,6 +308,27 @@ MODELS = """
     class Asserting(nn.Module):
         def forward(self, x):
             assert x.shape[-1] == 224, "224 pixels"
+
+    def predict(x):
+        return net(torch.from_numpy(x.numpy())).detach().numpy()
+
+    def scripted():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.script(net)
+
+    def exported():
+        free = {0: torch.export.Dim("batch", min=1, max=512)}
+        return torch.export.export(net, (torch.rand(2, 1, 8, 8),), dynamic_shapes=(free,))
+
+    def quantised():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+
+    class Needs(nn.Module):
+        def __init__(self, classes):
+            super().__init__()
 
     cut, pair, asserting, nothing = Cut(), Pair(), Asserting(), 3
     small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
@@ -340,6 +363,35 @@ def test_anything_importable_is_evaluated(module: Path, config: EvaluationConfig
         found[row.pop("target")].append(row)
     assert found["net"] == found["made"]
     assert not any(row["surrogate"] == "one member at a time" for row in rows(out))
+
+
+def test_torchscript_exports_functions_and_quantised_models_have_cards_and_are_reused(
+    module: Path, config: EvaluationConfig
+) -> None:
+    names = ("net", "scripted", "exported", "predict", "quantised")
+    targets = tuple(f"{name}=users_models:{name}" for name in names)
+    asked = replace(config, targets=targets, surrogates=("f=users_models:predict2",))
+    with (module / "users_models.py").open("a") as file:
+        file.write("predict2 = lambda x: predict(x) + 0.0\n")
+    evaluate_models(asked, module / "run", Progress())
+    found = {name: [row for row in rows(module / "run") if row["target"] == name] for name in names}
+    kinds = {name: {row["threat"] for row in of} for name, of in found.items()}
+    without = {"clean", "noise", "query", "transfer"}
+    for name in ("net", "scripted", "exported"):
+        assert kinds[name] == {*without, "white-box"}
+        for row, plain in zip(found[name], found["net"], strict=True):
+            assert row["accuracy"] == pytest.approx(plain["accuracy"], abs=0.05)
+            assert row["backward"] == pytest.approx(plain["backward"], rel=0.2)
+    assert kinds["predict"] == kinds["quantised"] == without
+    crafted = {row["attack"] for of in found.values() for row in of if row["threat"] == "transfer"}
+    assert crafted == {"square", "worst"}  # the surrogate has no gradient
+    card = json.loads((module / "run/card-predict.json").read_text())
+    (sign,) = (each for each in card["warnings"] if each["name"] == "vanishing-gradients")
+    assert "torch: Can't call numpy()" in sign["sentence"]
+    sys.modules.pop("users_models")
+    watch = Watching()
+    evaluate_models(asked, module / "run", watch)
+    assert not watch.began
 
 
 def test_a_model_autograd_cannot_see_through_is_still_evaluated(
@@ -390,6 +442,7 @@ def test_weights_are_told_apart_by_their_hash(module: Path, trained: dict[str, s
         ({"targets": ("net=users_models:absent",)}, "has no 'absent'"),
         ({"targets": ("net=nowhere_at_all:net",)}, "cannot import 'nowhere_at_all'"),
         ({"targets": ("net=users_models:nothing",)}, "expected .* a torch.nn.Module .* got int"),
+        ({"targets": ("net=users_models:Needs",)}, "cannot be built: TypeError: .*'classes'"),
         ({"targets": ("net=users_models:wide",)}, "does not fit the data"),
         ({"targets": ("net=users_models:small",)}, "4 classes"),
         ({"targets": ("net=users_models:pair",)}, r"expected logits of shape .*, got tuple"),

@@ -14,7 +14,7 @@ from divtrain.evaluation.crafting import (
     join_batches,
     split_images,
 )
-from divtrain.evaluation.diagnosis import Diagnosis, diagnose, is_differentiable
+from divtrain.evaluation.diagnosis import Diagnosis, diagnose, is_differentiable, try_gradient
 from divtrain.evaluation.effort import Passes, count_passes
 from divtrain.evaluation.evaluation import (
     attack_model,
@@ -43,15 +43,16 @@ from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
 from divtrain.evaluation.signs import SIGNS
 from divtrain.evaluation.suite import PAPER_SUITE, Suite, check_channels, quick
 from divtrain.evaluation.threat import KNOWLEDGE, Threat
+from divtrain.evaluation.wrapping import as_module
 
 __all__ = [
     "CLEAN", "EVERY_SURROGATE", "KNOWLEDGE", "ONE_MEMBER", "PAPER_SUITE", "SIGNS", "WORST",
     "AttackResult", "AttackRun", "CraftedBatch", "CraftedSet", "Diagnosis", "Evaluation", "Passes",
     "Record", "Suite", "SurrogateCheck", "Threat", "Violations", "WarningSign",
-    "attack_model", "attacked", "chance_level", "check_channels", "check_other_weights",
+    "as_module", "attack_model", "attacked", "chance_level", "check_channels", "check_other_weights",
     "check_same_task", "check_surrogate", "check_task", "classify", "correct_batch",
     "correct_mask", "count_passes", "craft", "craft_batch", "diagnose",
     "diagnose_model", "enforce_threat_model", "evaluate", "has_members", "is_differentiable",
     "join_batches", "make_plan", "pack_evaluation", "pack_result", "pack_sets", "paired_interval",
-    "quick", "split_images", "unpack_evaluation", "unpack_result", "unpack_sets", "wilson_interval",
+    "quick", "split_images", "try_gradient", "unpack_evaluation", "unpack_result", "unpack_sets", "wilson_interval",
 ]  # fmt: skip

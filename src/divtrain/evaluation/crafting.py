@@ -13,6 +13,7 @@ from divtrain.attacks.attack import Attack, LinfAttack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.effort import GrowthTracker, Passes, count_passes
+from divtrain.evaluation.wrapping import Model, as_module
 from divtrain.fields import Whole, checked
 from divtrain.module_state import device_of
 
@@ -105,7 +106,7 @@ class CraftedSet:
 
 def craft(
     attack: Attack,
-    model: nn.Module,
+    model: Model,
     images: Images,
     batch_size: int = 128,
     seed: int = 0,
@@ -115,13 +116,13 @@ def craft(
 
     Args:
         attack: Which attack.
-        model: The model attacked, on the device to compute on.
+        model: The model attacked, on the device to compute on; see `as_module` for what it may be.
         images: Clean images and true labels.
         batch_size: Images at a time; has no influence on the result but through random starts.
         seed: Of random starts.
         on_batch: For showing progress.
     """
-    crafted: list[CraftedBatch] = []
+    crafted, model = list[CraftedBatch](), as_module(model)
     for index, batch in enumerate(split_images(images, batch_size)):
         crafted.append(craft_batch(attack, model, batch, index, seed))
         if on_batch is not None:

@@ -1,5 +1,9 @@
 """Diagnosis of a model before it is attacked: can its answers and gradients be trusted?"""
 
+import warnings
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +35,7 @@ class Diagnosis:
         rounded: Answers whose softmax is exactly 0 or 1 in float32 at the label; no fault in
             itself, but cross-entropies of other libraries lose their gradient there.
         differentiable: Whether autograd sees through the model at all.
+        obstacle: What torch says where asking for a gradient fails; empty if it does not.
         zero_gradient: Images where the gradient of the answer's cross-entropy is zero.
         nan_gradient: Images where it has a NaN or an infinite entry.
         probabilities: Whether what should be logits, the model's or some member's, are
@@ -49,6 +54,7 @@ class Diagnosis:
     nan_gradient: Share
     probabilities: bool
     other_range: str = ""
+    obstacle: str = ""
 
 
 def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnosis:
@@ -63,7 +69,7 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
         DivtrainError: for outputs that are not (batch, class) or do not fit the labels.
     """
     device = device_of(model)
-    first, second, gradients, outputs = [], [], [], []
+    first, second, gradients, outputs, obstacle = [], [], [], [], ""
     objective = make_objective("ce_of_mean_prob", model)
     for x, y in zip(images.x.split(batch_size), images.y.split(batch_size), strict=True):
         x, y = x.to(device), y.to(device)
@@ -73,13 +79,10 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
         first.append(answers[0])
         second.append(answers[1])
         outputs.append(logits)
-        with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
-            seen = x.clone().requires_grad_()
-            values = objective(seen, y)
-            if values.requires_grad:
-                (gradient,) = torch.autograd.grad(values.sum(), seen, allow_unused=True)
-                if gradient is not None:
-                    gradients.append(gradient)
+        if not obstacle:
+            with eval_mode(model):
+                gradient, obstacle = try_gradient(objective, x, y)
+            gradients += [] if gradient is None else [gradient]
     y = images.y.to(device)
     gradient = torch.cat(gradients).flatten(1) if gradients else torch.zeros(0)
     answer, again = torch.cat(first), torch.cat(second)
@@ -92,11 +95,12 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
         randomised=_share((answer - again).abs().amax(1) > 1e-3 * scale),
         saturated=_share(ranked[:, 0] - ranked[:, 1] > SATURATION),
         rounded=_share((torch.softmax(answer.float(), 1).amax(1) == 1) & (margin.abs() > 0)),
-        differentiable=bool(gradients),
+        differentiable=bool(gradients) and not obstacle,
         zero_gradient=_share((gradient == 0).all(1)) if gradients else 1.0,
         nan_gradient=_share((~gradient.isfinite()).any(1)) if gradients else 0.0,
         probabilities=any(map(are_probabilities, torch.cat(outputs, dim=1))),
         other_range=_better_range(model, images, answer),
+        obstacle=obstacle,
     )
 
 
@@ -121,13 +125,32 @@ def _better_range(model: nn.Module, images: Images, answer: Tensor) -> str:
 
 def is_differentiable(model: nn.Module, images: Images) -> bool:
     """Whether autograd sees through the model, from its images to its answer."""
-    device = device_of(model)
-    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
-        seen = images.x[:1].to(device).clone().requires_grad_()
-        answer = _answer(model, seen)
-        if not answer.requires_grad:
-            return False
-        return torch.autograd.grad(answer.sum(), seen, allow_unused=True)[0] is not None
+    with eval_mode(model):
+        x = images.x[:1].to(device_of(model))
+        return try_gradient(partial(_answer, model), x)[0] is not None
+
+
+def try_gradient(
+    function: Callable[..., Tensor], x: Tensor, *others: Tensor
+) -> tuple[Tensor | None, str]:
+    """Return the gradient of the sum of (x, *others), if any, and what torch says where it fails.
+
+    Quantised layers and functions of arrays refuse images that record gradients; of some layers
+    torch only warns that what comes back is none.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*autograd kernel was not registered", UserWarning)
+            seen = x.clone().requires_grad_()
+            values = function(seen, *others)
+            if not values.requires_grad:
+                return None, ""
+            return torch.autograd.grad(values.sum(), seen, allow_unused=True)[0], ""
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, UserWarning) as error:
+        told = next(iter(str(error).splitlines()), type(error).__name__)
+        return None, told.partition(". ")[0]
 
 
 def are_probabilities(outputs: Tensor) -> bool:

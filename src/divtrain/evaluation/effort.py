@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.ensemble import HasMembers
+from divtrain.evaluation.wrapping import as_module
 from divtrain.fields import NotNegative, checked
 
 
@@ -37,26 +38,32 @@ def count_passes(model: nn.Module) -> Iterator[Callable[[], Passes]]:
     """Count forward and backward passes through a model while the context is open.
 
     A pass through one of N members counts as 1/N. The context gives a function that returns the
-    passes so far.
+    passes so far. A TorchScript member takes no hooks and is wrapped meanwhile.
     """
-    parts = list(model.members) if isinstance(model, HasMembers) else [model]
+    members = model.members if isinstance(model, HasMembers) else nn.ModuleList([model])
     counted = {"forward": 0.0, "backward": 0.0}
 
     def on_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         del module, args
-        counted["forward"] += len(output) / len(parts)
+        counted["forward"] += len(output) / len(members)
         if output.requires_grad:
             output.register_hook(on_backward)
 
     def on_backward(gradient: Tensor) -> None:
-        counted["backward"] += len(gradient) / len(parts)
+        counted["backward"] += len(gradient) / len(members)
 
-    hooks = [part.register_forward_hook(on_forward) for part in parts]
+    originals = list(members)
+    for index, each in enumerate(originals):
+        if isinstance(each, torch.jit.ScriptModule):
+            members[index] = as_module(each)
+    hooks = [each.register_forward_hook(on_forward) for each in members]
     try:
         yield lambda: Passes(**counted)
     finally:
         for hook in hooks:
             hook.remove()
+        for index, each in enumerate(originals):
+            members[index] = each
 
 
 class GrowthTracker:

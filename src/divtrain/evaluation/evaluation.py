@@ -22,15 +22,16 @@ from divtrain.evaluation.likeness import (
 from divtrain.evaluation.plan import AttackRun, choose_images, make_plan
 from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
 from divtrain.evaluation.suite import Suite, check_channels
+from divtrain.evaluation.wrapping import Model, as_module
 
 DIAGNOSED = 256
 """Clean images that a diagnosis looks at."""
 
 
 def evaluate(
-    target: nn.Module,
+    target: Model,
     images: Images,
-    surrogates: Mapping[str, nn.Module] | None = None,
+    surrogates: Mapping[str, Model] | None = None,
     suite: Suite | None = None,
     target_name: str = "target",
     seed: int = 0,
@@ -40,9 +41,12 @@ def evaluate(
     """Evaluate one target: noise, queries, transfer from every surrogate, white-box, the curve.
 
     Args:
-        target: Any module from images in [0, 1] to logits or log-probabilities, (batch, class).
+        target: Any module from images in [0, 1] to logits or log-probabilities, (batch, class); or
+            TorchScript, an exported program, a function of images (see `as_module`). Where autograd
+            does not see through it there are no white-box attacks, and a warning sign says so.
         images: Clean images and true labels.
         surrogates: Models to transfer attacks from, by name; none leaves the transfer rows out.
+            On those without a gradient the suite's queries are crafted.
         suite: Attacks and budgets.
         target_name: What records call the target.
         seed: Of random starts.
@@ -56,13 +60,16 @@ def evaluate(
         DivtrainError: for bad images or labels, outputs that do not fit, or a surrogate of other
             classes or another input size. Nothing is attacked before all that is checked.
     """
-    suite, surrogates = suite or Suite(), {} if surrogates is None else surrogates
+    suite = suite or Suite()
+    target, surrogates = _as_modules(target, {} if surrogates is None else surrogates)
     check_task(target, images, surrogates)
     check_channels(suite, images.x.shape[1])
     clean = correct_mask(target, images.x, images.y)
     diagnosis = diagnose_model(target, images)
+    checks = {name: check_surrogate(each, target, images) for name, each in surrogates.items()}
+    opaque = [name for name, check in checks.items() if not check.diagnosis.differentiable]
     plan = make_plan(
-        target_name, list(surrogates), has_members(target), suite, diagnosis.differentiable
+        target_name, list(surrogates), has_members(target), suite, diagnosis.differentiable, opaque
     )
     results: dict[AttackRun, AttackResult] = {}
     for run in plan:
@@ -70,10 +77,24 @@ def evaluate(
         attacked = target if surrogate is None else surrogate
         sets = attack_model(run, attacked, images, suite.batch_size, seed, on_batch)
         results[run] = classify(run, sets, target, images, surrogate)
-    checks = {name: check_surrogate(each, target, images) for name, each in surrogates.items()}
     return Evaluation(
         target_name, clean, results, diagnosis, seed, checks, chance_level(images.y), split
     )
+
+
+def _as_modules(
+    target: Model, surrogates: Mapping[str, Model]
+) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """Wrap what is no plain module; a surrogate that is the target stays it."""
+    if not isinstance(surrogates, Mapping):
+        raise DivtrainError(
+            "expected surrogates as a mapping from names to modules, such as {'plain': model}, got"
+            f" {type(surrogates).__name__}"
+        )
+    module = as_module(target)
+    return module, {
+        name: module if each is target else as_module(each) for name, each in surrogates.items()
+    }
 
 
 def check_task(target: nn.Module, images: Images, surrogates: Mapping[str, nn.Module]) -> None:
@@ -88,11 +109,6 @@ def check_task(target: nn.Module, images: Images, surrogates: Mapping[str, nn.Mo
         )
     check_images(images.x)
     check_label_shape(images.y, len(images.x))
-    if not isinstance(surrogates, Mapping):
-        raise DivtrainError(
-            "expected surrogates as a mapping from names to modules, such as {'plain': model}, got"
-            f" {type(surrogates).__name__}"
-        )
     for name, surrogate in surrogates.items():
         if surrogate is target:
             raise DivtrainError(

@@ -17,9 +17,12 @@ def vanishing_gradients(evaluation: Evaluation) -> Iterator[str]:
     """Report input gradients that are zero, NaN or missing."""
     seen = evaluation.diagnosis
     if not seen.differentiable:
+        why = f"torch: {seen.obstacle}" if seen.obstacle else (
+            "is it quantised or a function of arrays, the input detached, or no_grad in the way?"
+        )  # fmt: skip
         yield (
-            "autograd cannot see through the model (is the input detached, or the model run under"
-            " no_grad?); no gradient attack was possible, and its white-box robustness is unknown."
+            f"autograd cannot see through the model ({why}); no gradient attack was possible, and"
+            " its white-box robustness is unknown."
         )
     elif seen.zero_gradient > ZERO_GRADIENTS:
         yield (
@@ -62,7 +65,9 @@ def weak_surrogate(evaluation: Evaluation) -> Iterator[str]:
                           f" {own:.1%}")  # fmt: skip
         if seen.probabilities:
             faults.append("returns probabilities for logits")
-        if not seen.differentiable or seen.zero_gradient > ZERO_GRADIENTS:
+        if not seen.differentiable:
+            faults.append("has no gradient, so that only queries were crafted on it")
+        elif seen.zero_gradient > ZERO_GRADIENTS:
             faults.append(f"has no input gradient at {seen.zero_gradient:.1%} of the images")
         if seen.other_range:
             faults.append(f"is right far more often on images {seen.other_range}")

@@ -1,6 +1,6 @@
 """Which attacks an evaluation runs, as data."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import field
 
 import torch
@@ -88,7 +88,12 @@ def choose_images(images: Images, count: int | None) -> Images:
 
 
 def make_plan(
-    target: str, surrogates: Sequence[str], members: bool, suite: Suite, gradients: bool = True
+    target: str,
+    surrogates: Sequence[str],
+    members: bool,
+    suite: Suite,
+    gradients: bool = True,
+    opaque: Collection[str] = (),
 ) -> list[AttackRun]:
     """Return every attack run of an evaluation of one target.
 
@@ -98,6 +103,8 @@ def make_plan(
         members: Whether the target has members that can be attacked one at a time.
         suite: Attacks and budgets.
         gradients: Whether autograd sees through the target; without, no attack needs its gradient.
+        opaque: Surrogates that autograd does not see through: what is transferred from them are the
+            suite's queries, on as many images as the target is asked about.
 
     Raises:
         DivtrainError: when a model is called `ONE_MEMBER` or `EVERY_SURROGATE`, or an attack cannot
@@ -121,9 +128,16 @@ def make_plan(
         return made
 
     plan: list[AttackRun] = []
+    seen = [each for each in surrogates if each not in opaque]
+    blind = [each for each in surrogates if each in opaque]
     for eps in suite.eps:
         plan += [run("noise", target, name, eps) for name in suite.noise]
-        plan += [run("transfer", each, name, eps) for each in surrogates for name in suite.transfer]
+        plan += [run("transfer", each, name, eps) for each in seen for name in suite.transfer]
+        if suite.transfer:
+            few = suite.probe_images
+            plan += [
+                run("transfer", each, name, eps, few) for each in blind for name in suite.query
+            ]
         if gradients:
             plan += [run("white-box", target, name, eps) for name in suite.white_box]
         if gradients and members and suite.white_box:
@@ -134,6 +148,6 @@ def make_plan(
         few = suite.sweep_images
         if gradients and suite.white_box:
             plan.append(run("white-box", target, suite.sweep_attack, eps, few, sweep=True))
-        if surrogates and suite.transfer:
-            plan.append(run("transfer", surrogates[0], "mifgsm", eps, few, sweep=True))
+        if seen and suite.transfer:
+            plan.append(run("transfer", seen[0], "mifgsm", eps, few, sweep=True))
     return plan

@@ -27,7 +27,7 @@ from divtrain.evaluation import PAPER_SUITE, Suite
 from divtrain.fields import Count, NotNegative, Positive, Share, checked
 from divtrain.models import ARCHITECTURES
 from divtrain.models.activation import ActivationName
-from divtrain.training import ScheduleName, Strategy
+from divtrain.training import LoggerName, ScheduleName, Strategy
 
 Precision = Literal["fp32", "bf16", "auto"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
@@ -225,6 +225,9 @@ class TrainConfig:
     strategy: Annotated[Strategy, ASIDE] = "ddp"
     """With several: ddp (each takes a slice of every batch) or members (each holds a subset of the
     members)."""
+    logger: Annotated[LoggerName, ASIDE] = "none"
+    """Draw the curves of every training into the run directory: tensorboard (read by tensorboard
+    --logdir RUN/tensorboard) or wandb (offline; sent by wandb sync RUN/wandb/offline-run-...)."""
     outside: Annotated[Outside, ASIDE] = "noise"
     """What detector takes GAL at, from outside the training distribution: noise, smooth, or another
     data set of the same image size, named as --data.name. See docs/detection.md."""
@@ -363,7 +366,8 @@ class EvaluationConfig:
     """Which models to evaluate, and against what."""
 
     targets: Annotated[tuple[str, ...], Some, Once]
-    """NAME=CHECKPOINT or NAME=MODULE:ATTRIBUTE of each model to evaluate."""
+    """NAME=CHECKPOINT or NAME=MODULE:ATTRIBUTE of each model to evaluate: a module, TorchScript, an
+    exported program, a function of images, or a function without arguments that returns one."""
     surrogates: Annotated[tuple[str, ...], Once] = ("base",)
     """What attacks are transferred from: NAME=CHECKPOINT, NAME=MODULE:ATTRIBUTE, or recipes that
     are trained first: base, own (the target's own recipe), base+noise, div, each with changes:

@@ -174,7 +174,14 @@ def evaluation_graph(
         }
         members = has_members(target.model)
         gradients = is_differentiable(target.model, test)
-        _attack_and_evaluate(stages, target.name, model, used, suite, members, gradients, seed)
+        opaque = [
+            each.name
+            for each in surrogates[target.name]
+            if isinstance(each, ModelSource) and not is_differentiable(each.model, test)
+        ]
+        _attack_and_evaluate(
+            stages, target.name, model, used, suite, members, gradients, seed, opaque
+        )
     return list(stages.values())
 
 
@@ -228,10 +235,11 @@ def _attack_and_evaluate(
     members: bool,
     gradients: bool,
     seed: int,
+    opaque: Sequence[str] = (),
 ) -> dict[AttackRun, Stage]:
     """Add the attacks of a target's evaluation, and the evaluation; return the attacks."""
     attacks: dict[AttackRun, Stage] = {}
-    for run in make_plan(label, list(surrogates), members, suite, gradients):
+    for run in make_plan(label, list(surrogates), members, suite, gradients, opaque):
         source = surrogates[run.source] if run.threat == "transfer" else target
         attacks[run] = _add(
             stages, attack_stage(run, source, suite.batch_size, seed, _name(source))

@@ -1,17 +1,20 @@
 """Existing models: a checkpoint of divtrain's, or anything importable."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from divtrain.attacks.attack import frozen_in_eval_mode
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
+from divtrain.evaluation import as_module, try_gradient
 from divtrain.experiments.stage import OWN_SEED
 from divtrain.importing import NAMED, calling, import_named
 from divtrain.module_state import device_of
@@ -50,10 +53,13 @@ def is_source(word: str) -> bool:
 
 
 def open_model(name: str, word: str) -> ModelSource:
-    """Load a checkpoint, or import MODULE:NAME (a module, or a function that returns one).
+    """Load a checkpoint, or import MODULE:NAME: a model, or a function that returns one.
+
+    A function that needs no argument is called for the model; one that does is the model, images to
+    logits. See `divtrain.evaluation.as_module` for what a model may be.
 
     Raises:
-        DivtrainError: when there is no such thing, or it is no `torch.nn.Module`.
+        DivtrainError: when there is no such thing, or it is no model.
     """
     if Path(word).is_dir():
         some = next(iter(sorted(Path(word).glob("stages/train-*/ensemble.safetensors"))), None)
@@ -75,25 +81,46 @@ def open_model(name: str, word: str) -> ModelSource:
 
 def _import(word: str) -> nn.Module:
     found = import_named("model", word)
-    if not isinstance(found, nn.Module) and callable(found):
+    if isinstance(found, type) or (_is_function(found) and not _takes_images(found)):
         with calling("model", word):
-            found = cast(Callable[[], object], found)()
-    if not isinstance(found, nn.Module):
-        raise DivtrainError(
-            f"expected {word} to be a torch.nn.Module or a function that returns one, got"
-            f" {type(found).__name__}"
-        )
-    return found
+            found = found()
+    try:
+        return as_module(found)
+    except DivtrainError as error:
+        raise DivtrainError(f"{word}: {error}") from error
+
+
+def _is_function(found: object) -> bool:
+    return callable(found) and not isinstance(found, (nn.Module, ExportedProgram))
+
+
+def _takes_images(function: Callable[..., object]) -> bool:
+    """Whether a function has an argument that must be given; also where nothing can be told."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of one that is not written in Python
+        return True
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(it.default is it.empty and it.kind not in variable for it in parameters)
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's structure, weights and buffers."""
+    """SHA-256 of a model's structure, weights and buffers, packed ones of quantised layers too."""
     digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        whole = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(whole.shape)} {whole.dtype}".encode())
-        digest.update(whole.flatten().view(torch.uint8).numpy().tobytes())
+    for name, value in sorted(model.state_dict().items()):
+        for each in value if isinstance(value, tuple) else (value,):
+            digest.update(f"{name} ".encode())
+            if isinstance(each, Tensor):
+                digest.update(_bytes_of(each))
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    """Shape, type and values of a tensor; of a quantised one the values it stands for."""
+    whole = tensor.detach().cpu()
+    whole = (whole.dequantize() if whole.is_quantized else whole).contiguous()
+    about = f"{tuple(tensor.shape)} {tensor.dtype}".encode()
+    return about + whole.flatten().view(torch.uint8).numpy().tobytes()
 
 
 def behaviour_digest(model: nn.Module, images: Images) -> str:
@@ -107,12 +134,10 @@ def behaviour_digest(model: nn.Module, images: Images) -> str:
     digest = hashlib.sha256()
     with torch.random.fork_rng(), torch.enable_grad(), frozen_in_eval_mode(model):
         torch.manual_seed(0)
-        seen = x.clone().requires_grad_()
-        answer = model(seen)
-        parts = [answer]
-        if isinstance(answer, Tensor) and answer.requires_grad:
-            (gradient,) = torch.autograd.grad(answer.amax(1).sum(), seen, allow_unused=True)
-            parts += [] if gradient is None else [gradient]
+        with torch.no_grad():
+            parts = [model(x)]
+        gradient, _ = try_gradient(lambda seen: model(seen).amax(1), x)
+        parts += [] if gradient is None else [gradient]
     for part in parts:
         digest.update(" ".join(f"{value:.3g}" for value in part.flatten().tolist()).encode())
     return digest.hexdigest()[:16]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import torch
 
@@ -13,7 +14,7 @@ from divtrain.errors import DivtrainError, arguments_as, unknown_name
 from divtrain.experiments.config import AUTO, ModelConfig, TrainConfig
 from divtrain.forward import leading
 from divtrain.models import ARCHITECTURES, build
-from divtrain.training import check_devices, training_processes
+from divtrain.training import build_logger, check_devices, training_processes
 
 BASE = "base"
 OWN = "own"
@@ -84,7 +85,7 @@ class Recipe:
             DivtrainError: naming what does not fit.
         """
         defence, train = self.build_defence().with_outside(root), self.train
-        names = ("devices", "strategy", "batch_size", "gal_every", "gal_part")
+        names = ("devices", "strategy", "batch_size", "gal_every", "gal_part", "logger")
         with arguments_as(**{name: f"train.{name}" for name in names}):
             with torch.device("meta"):  # an outline, without weights
                 defence.check_ensemble(self.build_ensemble(dataset))
@@ -101,6 +102,7 @@ class Recipe:
             if is_target or train.strategy == "ddp" or members >= devices:
                 parts = outside, defence.crafter
                 check_devices(devices, train.strategy, members, train.batch_size, *parts)
+            build_logger(train.logger, Path(), "")  # whether its library is there
         if isinstance(defence.outside, Outside):
             check_outside(defence.outside, dataset)
 

@@ -123,6 +123,11 @@ def open_surrogates(target: ModelSource, config: EvaluationConfig) -> list[Model
             )
         if isinstance(each, ModelSource):
             check_other_weights(each.model, target.model, each.name, f"target {target.name!r}")
+            if each.where == target.where:  # a function, whose weights nobody sees
+                raise DivtrainError(
+                    f"surrogate {each.name!r} is target {target.name!r} itself: that is white-box,"
+                    " which is done anyway"
+                )
         found[each.name] = each
     return list(found.values())
 

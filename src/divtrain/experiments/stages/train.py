@@ -21,6 +21,7 @@ from divtrain.identity import key_of, spec_of
 from divtrain.training import (
     History,
     adam,
+    build_logger,
     save_ensemble,
     train,
     training_processes,
@@ -130,7 +131,7 @@ def _train_stage(
         "recipe": {
             "data": to_json(data),
             "model": to_json(model),
-            "train": to_json(replace(settings, devices=1, strategy="ddp")),
+            "train": to_json(replace(settings, devices=1, strategy="ddp", logger="none")),
         },
     }
     devices = training_processes(settings.devices)
@@ -192,6 +193,8 @@ def _train(
         flip=data.flip,
         seed=own_seed,
     )
+    run, stage = context.folder.parents[1], context.folder.name
+    logger = build_logger(settings.logger, run, stage)
     history = train(
         ens,
         stream,
@@ -199,7 +202,7 @@ def _train(
         recipe.epochs,
         adam(settings.learning_rate),
         settings.schedule,
-        [ShowProgress(context.on_progress)],
+        [ShowProgress(context.on_progress), *([] if logger is None else [logger])],
         fabric=fabric,
         state_file=context.folder / STATE,
         save_every=settings.save_every,
