@@ -128,7 +128,7 @@ def test_help_tells_the_commands(command: list[str], capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("run --help", "Presets: digits, mnist-quick"),
+        ("run --help", "Presets: digits, compare-digits"),
         ("run digits --help", "--train.gal-weight FLOAT"),
         ("train digits -h", "--only"),
         ("sweep digits --help", "--gal-weight [FLOAT"),

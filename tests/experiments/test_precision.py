@@ -93,7 +93,7 @@ def test_the_choice_is_in_config_log_checkpoint_report_and_key_and_stays(
     _, about = dt.load_ensemble(out / "stages/train-base-s0/ensemble.safetensors")
     assert about["spec"]["precision"] == about["recipe"]["train"]["precision"] == "fp32"
     report = (out / "report.md").read_text()
-    assert "**trained in**: fp32" in report and "--train.precision" not in report.split("Run it")[0]
+    assert "**trained in**: fp32" in report and "--train.precision" not in report.split("##")[0]
 
     cpu.write_text(ABLE)  # another machine resumes: what is there is taken
     watch = Watching()
@@ -108,7 +108,8 @@ def test_the_choice_is_in_config_log_checkpoint_report_and_key_and_stays(
 def test_presets_that_are_short_leave_the_precision_to_the_machine() -> None:
     asked = {name: preset().train.precision for name, preset in PRESETS.items()}
     assert {name for name, each in asked.items() if each == "auto"} == {
-        "digits", "mnist-conv3-quick", "cifar10-conv4-quick", "cifar10-resnet20-quick",
+        "digits", "compare-digits", "compare-mnist14", "mnist-conv3-quick", "cifar10-conv4-quick",
+        "cifar10-resnet20-quick",
         "cifar10-mix-quick",
     }  # fmt: skip
     assert "bf16" not in asked.values()

@@ -151,7 +151,7 @@ def parse_recipe(
                 f" contain; name the defence instead: {', '.join(DEFENCES)}, MODULE:CLASS"
             )
         defence, parts = own_defence, parts[1:]
-    elif parts[0] in DEFENCES or is_defence(parts[0]):
+    elif parts[0] in DEFENCES or ":" in parts[0]:  # whether it can be imported is told later
         defence, parts = parts[0], parts[1:]
     first = parts[0] if parts and len(parts) == len(word.split(",")) else ""  # no defence yet
     for part in parts:

@@ -15,16 +15,20 @@ def describe_preset(config: ExperimentConfig) -> str:
 
     Empty for a preset that is not known.
     """
-    preset = PRESETS.get(config.preset)
-    if preset is None:
+    if config.preset not in PRESETS:
         return ""
-    usual = preset()
-    if usual.train.precision == AUTO:
-        usual = replace(usual, train=replace(usual.train, precision=config.train.precision))
-    changes = _list_changes(config, usual)
+    changes = _list_changes(config, _usual(config))
     if changes:
         return f"{config.preset}, but for {'; '.join(changes)}."
-    return (inspect.getdoc(preset) or "").splitlines()[0]
+    return (inspect.getdoc(PRESETS[config.preset]) or "").splitlines()[0]
+
+
+def _usual(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the preset that a config started from, with the precision that ``auto`` came to."""
+    usual = PRESETS[config.preset]() if config.preset in PRESETS else config
+    if usual.train.precision == AUTO:
+        usual = replace(usual, train=replace(usual.train, precision=config.train.precision))
+    return usual
 
 
 def reductions(config: ExperimentConfig) -> list[str]:
@@ -49,7 +53,7 @@ def _list_changes(config: ExperimentConfig, usual: ExperimentConfig) -> list[str
 
 def describe_settings(config: ExperimentConfig) -> list[Setting]:
     """Return every option of an experiment beside its preset's value."""
-    preset = PRESETS[config.preset]() if config.preset in PRESETS else config
+    preset = _usual(config)
     values, usual = flat(config), flat(preset)
     counted = differences(config, preset, aside=False)
     return [
