@@ -36,6 +36,8 @@ SHORT = {  # what needs other machines, or more images than there are here
     r"\$HOME": ".",
     r"--seeds 3": "--seeds 1",
     r"fashion\.npz": "grey.npz",
+    r"\.onnx": ".pt2",
+    r"--image 3 32 32": "--image 3 8 8",
     r'devices=4, num_nodes=2, strategy="ddp"': 'devices=1, accelerator="cpu"',
     r"epochs=(8|10)\b": "epochs=1",
     r"batch_size=(64|128)": "batch_size=20",
