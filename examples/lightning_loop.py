@@ -25,7 +25,9 @@ class DiversityTraining(L.LightningModule):
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         del index
-        loss = dt.diversity_loss(self.ens, *batch, gal_weight=self.gal_weight)
+        x, y = batch
+        x, y = torch.cat([x, dt.data.add_noise(x, 0.2)]), torch.cat([y, y])  # clean and noisy
+        loss = dt.diversity_loss(self.ens, x, y, gal_weight=self.gal_weight)
         self.log_dict({"loss": loss.total, "gal": loss.gal, "coherence": loss.coherence})
         return loss.total
 
