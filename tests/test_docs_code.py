@@ -82,11 +82,12 @@ def small(channels: int) -> Dataset:
         Images(images.x[:count].expand(-1, channels, -1, -1).contiguous(), images.y[:count])
         for images, count in ((whole.train, 60), (whole.test, 20))
     ]
-    return Dataset("digits", *parts, 10)
+    return Dataset("digits", parts[0], parts[1], 10)
 
 
 def linear(a: Architecture, activation: Any) -> nn.Module:
-    size = a.in_channels * a.image_size**2
+    side = a.image_size
+    size = a.in_channels * (side**2 if isinstance(side, int) else side[0] * side[1])
     return nn.Sequential(nn.Flatten(), nn.Linear(size, 8), activation(), nn.Linear(8, a.classes))
 
 

@@ -74,7 +74,7 @@ def test_models_that_say_the_same_of_everything_are_not_taken_for_one() -> None:
     for ens in mute:
         for weight in ens.parameters():
             weight.data.zero_()
-    assert not has_same_answers(*mute, FEW)
+    assert not has_same_answers(mute[0], mute[1], FEW)
 
 
 def test_a_surrogate_from_the_targets_initial_weights_is_a_warning_sign() -> None:

@@ -196,7 +196,7 @@ def test_dverge_is_its_two_plain_loops() -> None:
             losses = [
                 nn.functional.cross_entropy(net(sets[j]), batch.y) for j in range(3) if j != i
             ]
-            (sum(losses) / len(losses) / len(nets)).backward()  # ours is a mean over members
+            (torch.stack(losses).mean() / len(nets)).backward()  # ours is a mean over members
             optimizer.step()
     for one, other in zip(ens.parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-9)

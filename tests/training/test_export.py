@@ -67,7 +67,7 @@ def test_a_trace_of_an_ensemble_takes_any_batch(aggregate: str) -> None:
     ens = ensemble(aggregate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated; people have it
-        trace = torch.jit.trace(ens, torch.rand(8, *SHAPE))
+        trace: Any = torch.jit.trace(ens, torch.rand(8, *SHAPE))
     for batch in (1, 8, 11):
         x = torch.rand(batch, *SHAPE)
         torch.testing.assert_close(trace(x), ens(x))

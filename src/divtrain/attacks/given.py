@@ -53,8 +53,9 @@ def give(attack: Any) -> GivenAttack:
         DivtrainError: for anything else.
     """
     if not isinstance(attack, type) and is_dataclass(attack) and hasattr(attack, "eps"):
-        kind: Any = type(attack)
-        return _named(kind, partial(replace, attack), attack, replace(attack, eps=0.0))
+        whole: Any = attack
+        changed: Any = partial(replace, whole)
+        return _named(type(whole), changed, whole, changed(eps=0.0))
     if isinstance(attack, partial):
         return _named(attack.func, attack, attack, {"args": attack.args, **attack.keywords})
     if not callable(attack):
@@ -62,7 +63,8 @@ def give(attack: Any) -> GivenAttack:
             "expected an attack as its name, MODULE:CLASS, its class, or an object such as"
             f" dt.attacks.MIFGSM(eps=0.1), got {attack!r}"
         )
-    return GivenAttack(f"{GIVEN}:{_name(attack)}", attack, attack, attack)
+    made: Any = attack
+    return GivenAttack(f"{GIVEN}:{_name(attack)}", made, attack, attack)
 
 
 def _named(like: Any, make: Callable[..., Attack], attack: Any, settings: Any) -> GivenAttack:

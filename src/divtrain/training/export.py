@@ -80,7 +80,8 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
     for member in members:
         if isinstance(member, Normalized):
             size = member.architecture.image_size
-            return member.architecture.in_channels, size, size
+            height, width = (size, size) if isinstance(size, int) else size
+            return member.architecture.in_channels, height, width
     raise DivtrainError(
         "the model does not say what images it takes: give channels, height and width as `image`,"
         " such as 3 32 32"

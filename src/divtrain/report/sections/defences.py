@@ -66,10 +66,16 @@ def defences_section(
         found = {target: _cells(rows, target, eps, columns) for target in targets}
         shown = [name for name in next(iter(found.values())) if any(found[t][name] for t in found)]
         front = pareto_front(
-            {t: (c[CLEAN].mean, c["from all"].mean) for t, c in found.items()
-             if c[CLEAN] and c["from all"]}
-        )  # fmt: skip
-        best = {n: max(c[n].mean for c in found.values() if c[n]) for n in shown}
+            {
+                target: (clean.mean, every.mean)
+                for target, cells in found.items()
+                if (clean := cells[CLEAN]) and (every := cells["from all"])
+            }
+        )
+        best = {
+            name: max(cell.mean for cells in found.values() if (cell := cells[name]))
+            for name in shown
+        }
         lines: list[list[Entry]] = []
         for target, cells in found.items():
             price = prices.get(target)
