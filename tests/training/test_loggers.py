@@ -114,7 +114,7 @@ def records(file: Path) -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = []
     for entry in entries(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record = wandb_internal_pb2.Record()  # pyright: ignore
         record.ParseFromString(entry)
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
