@@ -73,6 +73,7 @@ def test_a_scaled_loss_has_scaled_gradients_which_unscale_and_clip() -> None:
     assert torch.cat(moved).norm().item() == pytest.approx(0.001, rel=1e-3)
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 def test_a_module_that_is_no_ensemble_is_refused_with_the_call_to_make() -> None:
     with pytest.raises(dt.DivtrainError, match=r"got Linear; .*Ensemble\(\[net_a, net_b\]\)"):
         dt.diversity_loss(nn.Linear(3, 3), IMAGES, LABELS)  # pyright: ignore[reportArgumentType]

@@ -33,7 +33,9 @@ class Own(nn.Module):
         return dt.diversity_loss(self.ens, x, y).total
 
 
-def steps(ens: nn.Module, model: Any, optimizer: Any, backward: Any, rank: int, world: int):
+def steps(
+    ens: Any, model: Any, optimizer: Any, backward: Any, rank: int, world: int
+) -> dict[str, Tensor]:
     """A few steps of a loop of one's own, each process on every other image."""
     x, y = IMAGES[rank::world], LABELS[rank::world]
     for step in range(STEPS):

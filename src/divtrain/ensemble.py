@@ -98,7 +98,7 @@ class Ensemble(nn.Module):
         inputs = x.unbind() if x.ndim == 5 else (x,) * len(self)
         outputs = [_answer(member, x) for member, x in zip(self.members, inputs, strict=True)]
         tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        if not (torch.compiler.is_compiling() or tracing):  # there sizes are symbols
+        if not (tracing or torch.compiler.is_compiling()):  # where sizes are symbols
             _check_outputs(outputs, x.shape[-4])
         return torch.stack(outputs)
 

@@ -70,7 +70,7 @@ def test_a_trace_of_an_ensemble_takes_any_batch(aggregate: str) -> None:
         trace: Any = torch.jit.trace(ens, torch.rand(8, *SHAPE))
     for batch in (1, 8, 11):
         x = torch.rand(batch, *SHAPE)
-        torch.testing.assert_close(trace(x), ens(x))
+        torch.testing.assert_close(trace(x), ens(x))  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize("ending", ["pt2", "onnx"])

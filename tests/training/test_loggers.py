@@ -110,13 +110,11 @@ def entries(content: bytes) -> Iterator[bytes]:
 
 def records(file: Path) -> list[dict[str, Any]]:
     """What an offline run logged, with its step."""
-    from wandb.proto import wandb_internal_pb2
-
-    messages: Any = wandb_internal_pb2
+    from wandb.proto import wandb_internal_pb2  # pyright: ignore
 
     found: list[dict[str, Any]] = []
     for entry in entries(file.read_bytes()):
-        record = messages.Record()
+        record = wandb_internal_pb2.Record()  # pyright: ignore
         record.ParseFromString(entry)
         if record.WhichOneof("record_type") == "history":
             items = record.history.item

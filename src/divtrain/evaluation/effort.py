@@ -52,17 +52,16 @@ def count_passes(model: nn.Module) -> Iterator[Callable[[], Passes]]:
     def on_backward(gradient: Tensor) -> None:
         counted["backward"] += len(gradient) / len(members)
 
-    originals = list(members)
-    for index, each in enumerate(originals):
-        if isinstance(each, torch.jit.ScriptModule):
-            members[index] = as_module(each)
+    scripted = {i: m for i, m in enumerate(members) if isinstance(m, torch.jit.ScriptModule)}
+    for index, each in scripted.items():
+        members[index] = as_module(each)
     hooks = [each.register_forward_hook(on_forward) for each in members]
     try:
         yield lambda: Passes(**counted)
     finally:
         for hook in hooks:
             hook.remove()
-        for index, each in enumerate(originals):
+        for index, each in scripted.items():
             members[index] = each
 
 
