@@ -18,18 +18,17 @@ if TYPE_CHECKING:
     from divtrain.errors import DivtrainError
     from divtrain.forward import Batch, MemberPass, Where, member_pass
     from divtrain.gal import (
-        DiversityLoss,
         coherence,
         diversity_loss,
         gradient_alignment_loss,
         input_gradients,
         pairwise_cosine,
     )
+    from divtrain.normalised import normalised
     from divtrain.training import load_ensemble, load_weights, save_ensemble
 
 __all__ = [
     "Batch",
-    "DiversityLoss",
     "DivtrainError",
     "Ensemble",
     "MemberPass",
@@ -49,6 +48,7 @@ __all__ = [
     "load_weights",
     "member_pass",
     "models",
+    "normalised",
     "pairwise_cosine",
     "save_ensemble",
     "training",
@@ -58,10 +58,11 @@ _HOME = {
     "Ensemble": "ensemble",
     "DivtrainError": "errors",
     "cross_entropy": "cross_entropy",
+    "normalised": "normalised",
     **dict.fromkeys(("Batch", "MemberPass", "Where", "member_pass"), "forward"),
     **dict.fromkeys(("load_ensemble", "load_weights", "save_ensemble"), "training"),
     **dict.fromkeys(
-        ("DiversityLoss", "coherence", "diversity_loss", "gradient_alignment_loss",
+        ("coherence", "diversity_loss", "gradient_alignment_loss",
          "input_gradients", "pairwise_cosine"),
         "gal",
     ),
@@ -89,10 +90,10 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `divtrain.cross_entropy` the function, where its module has the same name."""
+    """Keeps names of functions the functions, where their modules have the same names."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name == "cross_entropy" and isinstance(value, ModuleType)):
+        if not (name in ("cross_entropy", "normalised") and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -38,11 +38,22 @@ def check_images(x: Tensor) -> None:
         )
 
 
-def check_labels(y: Tensor, batch: int, classes: int) -> None:
-    """Check that `y` is (batch,) of int64 labels in [0, classes); waits for their device."""
-    check_label_shape(y, batch)
+def check_labels(y: Tensor, batch: int, classes: int, soft: bool = False) -> None:
+    """Check that `y` is (batch,) of int64 labels in [0, classes); waits for their device.
+
+    Where they may be soft, it may also be (batch, classes), of distributions over the classes.
+    """
+    check_label_shape(y, batch, soft)
+    if y.ndim == 2:
+        _check_distributions(y)
+        return
     if y.dtype != torch.int64:
         raise DivtrainError(f"expected int64 labels, got {y.dtype}; convert with y.long()")
+    if classes == 1:
+        raise DivtrainError(
+            "expected one output per class, got one in all; for two classes return"
+            " torch.cat([-z, z], 1) in place of z"
+        )
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:
         raise DivtrainError(
@@ -51,26 +62,30 @@ def check_labels(y: Tensor, batch: int, classes: int) -> None:
         )
 
 
-def check_label_shape(y: Tensor, batch: int) -> None:
-    """Check that `y` holds one label per image."""
-    if not isinstance(y, Tensor):
-        raise DivtrainError(f"expected labels as a torch.Tensor, got {type(y).__name__}")
-    if y.shape != (batch,):
-        hint = ""
-        if y.shape == (batch, 1):
-            hint = "; take the column away with y.squeeze(1)"
-        elif y.ndim == 2 and len(y) == batch and (y.sum(1) == 1).all():
-            hint = "; turn one-hot labels into classes with y.argmax(1)"
+def _check_distributions(y: Tensor) -> None:
+    if not ((y >= 0) & ((y.sum(1, keepdim=True) - 1).abs() < 1e-2)).all():
         raise DivtrainError(
-            f"expected one label per image, shape ({batch},), got {tuple(y.shape)}{hint}"
+            "expected soft labels that are not negative and sum to 1 for each image, got others;"
+            " divide each row by its sum"
         )
 
 
-def check_logits(logits: object, batch: int) -> None:
-    """Check that a model returned logits, (batch, class)."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise DivtrainError(f"expected logits of shape ({batch}, classes), got {got}")
+def check_label_shape(y: Tensor, batch: int, soft: bool = False) -> None:
+    """Check that `y` holds one label per image; or if they may be soft, one distribution."""
+    if not isinstance(y, Tensor):
+        raise DivtrainError(f"expected labels as a torch.Tensor, got {type(y).__name__}")
+    if soft and y.ndim == 2 and len(y) == batch and y.is_floating_point():
+        return
+    if y.shape != (batch,):
+        hint = ""
+        if y.ndim == 2 and y.shape[1] == 1:
+            hint = "; drop the dimension with y.squeeze(1)"
+        elif y.ndim == 2:
+            hint = "; turn one-hot labels into classes with y.argmax(1)"
+            hint += ", or into soft ones with y.float()" if soft else ""
+        raise DivtrainError(
+            f"expected one label per image, shape ({batch},), got {tuple(y.shape)}{hint}"
+        )
 
 
 def check_eps(eps: float) -> None:

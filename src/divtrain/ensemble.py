@@ -1,7 +1,7 @@
 """An ensemble of classifiers of any architecture, and the three ways to aggregate its members."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from divtrain.errors import DivtrainError, unknown_name
+from divtrain.logits import ask
 
 Aggregate = Literal["prob", "logit", "vote"]
 
@@ -21,8 +22,8 @@ class HasMembers(Protocol):
 
     members: nn.ModuleList
 
-    def member_logits(self, x: Tensor, /) -> Tensor:
-        """Logits of every member, (member, batch, class); `x` may hold one set per member."""
+    def member_logits(self, x: Tensor | Sequence[Tensor], /) -> Tensor:
+        """Logits of every member, (member, batch, class); `x` may be one set per member."""
         ...
 
 
@@ -81,25 +82,36 @@ class Ensemble(nn.Module):
         """Number of members."""
         return len(self.members)
 
+    def __getitem__(self, index: int) -> nn.Module:
+        """Return one member."""
+        return self.members[index]
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Iterate over the members."""
+        return iter(self.members)
+
     def member_logits(
-        self, x: Float[Tensor, "*member batch channel height width"]
+        self,
+        x: Float[Tensor, "*member batch channel height width"] | Sequence[Tensor],
     ) -> Float[Tensor, "member batch classes"]:
         """Logits of every member, from one forward pass each.
 
         Args:
             x: Images in [0, 1] that every member sees, (batch, channel, height, width); or one
-                copy for each, (member, batch, channel, height, width), which keeps the members'
-                input gradients apart.
+                set for each, (member, batch, channel, height, width) or a sequence, which keeps the
+                members' input gradients apart. Members that change their images change a copy.
 
         Raises:
             DivtrainError: when an output is not (batch, class), the members' classes differ, or a
                 member of float32 fails for float64 images.
         """
-        inputs = x.unbind() if x.ndim == 5 else (x,) * len(self)
-        outputs = [_answer(member, x) for member, x in zip(self.members, inputs, strict=True)]
+        if isinstance(x, Tensor):
+            x = x.unbind() if x.ndim == 5 else (x,) * len(self)
+        pairs = enumerate(zip(self.members, x, strict=True))
+        outputs = [ask(member, images, f"member {index}") for index, (member, images) in pairs]
         tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         if not (tracing or torch.compiler.is_compiling()):  # where sizes are symbols
-            _check_outputs(outputs, x.shape[-4])
+            _check_outputs(outputs, x[0].shape[0])
         return torch.stack(outputs)
 
     def forward(
@@ -116,7 +128,7 @@ class _InForward:
         self.wrapper = wrapper
         self.members = wrapper.module.members
 
-    def member_logits(self, x: Tensor) -> Tensor:
+    def member_logits(self, x: Tensor | Sequence[Tensor], /) -> Tensor:
         """See `HasMembers`; runs as the forward pass of the wrapper."""
         ens = self.wrapper.module
         ens.forward = ens.member_logits
@@ -155,24 +167,14 @@ def aggregate_logits(
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if aggregate == "logit":
         return logits.mean(0)
-    log_mean = torch.logsumexp(F.log_softmax(logits, -1), dim=0) - math.log(len(logits))
+    log_p = F.log_softmax(logits, -1)
+    never = (log_p == -math.inf).all(0)  # masked by every member: no gradient, not NaN
+    log_mean = torch.logsumexp(log_p.masked_fill(never, 0), dim=0) - math.log(len(logits))
+    log_mean = log_mean.masked_fill(never, -math.inf)
     if aggregate == "prob":
         return log_mean
     votes = F.one_hot(logits.argmax(-1), logits.shape[-1]).sum(0)
     return ((votes + log_mean.exp()) / (len(logits) + 1)).log()
-
-
-def _answer(member: nn.Module, x: Tensor) -> Tensor:
-    try:
-        return member(x)
-    except RuntimeError as error:
-        kinds = {parameter.dtype for parameter in member.parameters()}
-        if x.dtype == torch.float64 and kinds and torch.float64 not in kinds:
-            raise DivtrainError(
-                f"expected images in the members' precision, {' and '.join(map(str, kinds))}, got"
-                f" torch.float64 (numpy's default); convert with x.float(). Torch's error: {error}"
-            ) from error
-        raise
 
 
 def _check_outputs(outputs: list[Tensor], batch: int) -> None:

@@ -1,9 +1,11 @@
-"""The exceptions that a user's mistake raises, and the sentence that offers the nearest names."""
+"""The exceptions that a user's mistake raises, warnings, and the offer of the nearest names."""
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 class DivtrainError(ValueError):
@@ -30,6 +32,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
     close = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.5)
     hint = f": did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
     return DivtrainError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warn, once in this process."""
+    warnings.warn(message, stacklevel=2)
 
 
 def check_all(checks: Iterable[Callable[[], object]]) -> None:

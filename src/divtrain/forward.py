@@ -1,7 +1,7 @@
 """One forward pass of every member on one batch, shared by everything that a loss needs of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from divtrain.cross_entropy import trusted_cross_entropy
-from divtrain.double_backward import FastDoubleBackward
+from divtrain.double_backward import differentiated_twice
 from divtrain.ensemble import HasMembers
 from divtrain.errors import DivtrainError, unknown_name
 
@@ -37,7 +37,7 @@ class Batch:
     Attributes:
         x: Images in [0, 1], (batch, channel, height, width); or one set of them for each member,
             (member, batch, channel, height, width).
-        y: Labels, (batch,), the same for every member.
+        y: Labels, (batch,), the same for every member; or soft ones, (batch, class).
         parts: Which images each named part of the batch holds, the same at every step. ``given``
             are the training images, in any of their views; ``outside`` images of no class, whose
             labels are drawn at random. By default all images are ``given``.
@@ -93,14 +93,16 @@ class MemberPass:
         logits: (member, batch, class).
         losses: Per-example cross-entropy J_i of each member, (member, batch).
         recorded: The images at which input gradients can be taken.
-        leaves: Those images, one copy per member: (member, recorded, channel, height, width).
+        leaves: Those images, a copy for each member, (recorded, channel, height, width).
+        first_member: Number of the first member, of all that take part; for messages.
     """
 
     batch: Batch
     logits: Float[Tensor, "member batch classes"]
     losses: Float[Tensor, "member batch"]
     recorded: slice
-    leaves: Tensor
+    leaves: Sequence[Tensor]
+    first_member: int = 0
     gradients: dict[bool, Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Input gradients of all recorded images, by whether they can be differentiated; cached, so
     that two terms run one backward pass."""
@@ -118,7 +120,8 @@ class MemberPass:
             create_graph: Whether the gradients will be differentiated again.
 
         Raises:
-            DivtrainError: for images that were not recorded.
+            DivtrainError: for images that were not recorded, or a member whose logits autograd
+                cannot trace back to its images.
         """
         here = self.recorded if where is None else self.batch.at(where)
         first = self.recorded.start
@@ -129,20 +132,38 @@ class MemberPass:
                 " gradients_at all images where it takes them"
             )
         if first == self.recorded.stop:
-            return self.leaves.flatten(2)
+            return torch.stack(tuple(self.leaves)).flatten(2)
         cached = self.gradients
         if True not in cached and create_graph not in cached:
-            loss = self.losses[:, self.recorded].sum()
-            (cached[create_graph],) = torch.autograd.grad(
-                loss, self.leaves, create_graph=create_graph, retain_graph=True
-            )
+            cached[create_graph] = self._differentiate(create_graph)
         g = cached[True] if True in cached else cached[False]
         g = g[:, here.start - first : here.stop - first].flatten(2)
         return g if create_graph else g.detach()
 
+    def _differentiate(self, create_graph: bool) -> Tensor:
+        """Return the input gradients of all recorded images, in the images' shape."""
+        loss = self.losses[:, self.recorded].sum()
+        found: Sequence[Tensor | None] = [None] * len(self.leaves)
+        if loss.requires_grad:
+            found = torch.autograd.grad(
+                loss, self.leaves, create_graph=create_graph, retain_graph=True, allow_unused=True
+            )
+        hidden = [i + self.first_member for i, each in enumerate(found) if each is None]
+        if hidden:
+            raise DivtrainError(
+                f"the answer of member {', '.join(map(str, hidden))} (counted from 0) does not"
+                " depend on its images as far as autograd can tell: does it detach them, run under"
+                " no_grad, or leave torch? Its input gradient would be missing, not orthogonal"
+            )
+        return torch.stack([each for each in found if each is not None])
+
 
 def member_pass(
-    ens: HasMembers, batch: Batch, recorded: slice | None = None, create_graph: bool = True
+    ens: HasMembers,
+    batch: Batch,
+    recorded: slice | None = None,
+    create_graph: bool = True,
+    first_member: int = 0,
 ) -> MemberPass:
     """Run every member once on a batch (not modified; gradients do not flow beyond its images).
 
@@ -155,9 +176,11 @@ def member_pass(
             than in plain training. With batch norm in train mode all record if any does, since
             two groups would be normalised separately.
         create_graph: Whether the input gradients will be differentiated again.
+        first_member: What messages call the first member.
 
     Raises:
-        DivtrainError: for one set of images per member, of another number of members.
+        DivtrainError: for one set of images per member, of another number of members; for images
+            that record gradients under float16 autocast.
     """
     x, members = batch.x.detach(), len(ens.members)
     if x.ndim == 5 and len(x) != members:
@@ -169,12 +192,14 @@ def member_pass(
     if recorded.stop > recorded.start and ens.members.training and has_batch_norm(ens.members):
         recorded = slice(0, len(batch))
     first, last = recorded.start, recorded.stop
-    leaves = x[..., first:last, :, :, :]
-    leaves = leaves.expand(members, *leaves.shape[-4:]).clone()
+    own = x[..., first:last, :, :, :]
+    leaves = [each.clone() for each in (own if own.ndim == 5 else [own] * members)]
     answers: list[Tensor] = []
     if last > first:
-        leaves.requires_grad_()
-        with FastDoubleBackward() if create_graph else nullcontext():
+        _check_precision(x.device.type)
+        for each in leaves:
+            each.requires_grad_()
+        with differentiated_twice(ens.members) if create_graph else nullcontext():
             answers.append(ens.member_logits(leaves))
     if last - first < len(batch):
         others = x[..., last:, :, :, :]
@@ -183,9 +208,19 @@ def member_pass(
         plain = ens.member_logits(others)
         answers = [plain[:, :first], *answers, plain[:, first:]] if first else [*answers, plain]
     logits = torch.cat(answers, dim=1)
-    return MemberPass(batch, logits, trusted_cross_entropy(logits, batch.y), recorded, leaves)
+    losses = trusted_cross_entropy(logits, batch.y)
+    return MemberPass(batch, logits, losses, recorded, leaves, first_member)
 
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a module normalises by statistics of the batch when it is trained."""
     return any(isinstance(module, BATCH_NORMS) for module in model.modules())
+
+
+def _check_precision(device: str) -> None:
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        raise DivtrainError(
+            "expected no float16 autocast where input gradients are taken: those of confident"
+            " images are too small for it and would vanish, unnoticed; use"
+            f" torch.autocast({device!r}, torch.bfloat16), or float32"
+        )

@@ -9,6 +9,7 @@
 Half-precision inputs are computed in float32 here, also under autocast; float64 stays float64.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +19,24 @@ from torch import Tensor
 
 from divtrain.checks import check_images, check_label_shape, check_labels
 from divtrain.ensemble import HasMembers, reach
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, warn_once
 from divtrain.forward import Batch, MemberPass, member_pass
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Logits of one member, (batch, class), and labels to a scalar or one value per image."""
 
 VANISHING = 1e-30
 """An input gradient whose largest entry is below this counts as vanished: every CS with it is 0.
 
 Not lower, since the derivative of CS divides by the gradient and must stay within float32."""
+
+VANISHING_SHARE = 0.01
+"""Share of vanished input gradients from which on there is a warning."""
+VANISHING_WARNING = (
+    "over 1 % of the input gradients vanished, of which alignment says nothing (see `vanishing` in"
+    " the loss or the history): the members are confident beyond 69 nats, or compute in float16;"
+    " use float32 or bfloat16, or smaller logits"
+)
 
 
 def input_gradients(
@@ -38,7 +50,7 @@ def input_gradients(
     Args:
         ens: An `Ensemble`.
         x: Images in [0, 1], (batch, channel, height, width), of floating point.
-        y: Labels, (batch,), int64.
+        y: Labels, (batch,), int64; or soft ones, (batch, class).
         create_graph: Whether the gradients will be differentiated again, in a loss of them.
 
     Raises:
@@ -57,10 +69,10 @@ def _checked_pass(ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool) -> 
             " divtrain.Ensemble([net_a, net_b])"
         )
     check_images(x)
-    check_label_shape(y, len(x))
+    check_label_shape(y, len(x), soft=True)
     # A label made under inference_mode cannot be saved for the backward pass: clone it here.
     forward = member_pass(found, Batch(x, y.clone()), create_graph=create_graph)
-    check_labels(y, len(x), forward.logits.shape[-1])
+    check_labels(y, len(x), forward.logits.shape[-1], soft=True)
     return forward
 
 
@@ -155,15 +167,17 @@ def alignment(g: Float[Tensor, "member batch feature"], temperature: float = 1.0
 
 @dataclass(frozen=True)
 class DiversityLoss(Alignment):
-    """Eq. 9 on one batch, each a scalar.
+    """Eq. 9 on one batch, each a scalar but for the logits.
 
     Attributes:
         total: cross_entropy + gal_weight * gal; call `.total.backward()`.
-        cross_entropy: Mean over members and examples.
+        cross_entropy: Mean over members and examples; of the criterion, if one was given.
+        logits: Of every member, (member, batch, class), for terms and measures of your own.
     """
 
     total: Tensor
     cross_entropy: Tensor
+    logits: Tensor
 
 
 def diversity_loss(
@@ -172,6 +186,7 @@ def diversity_loss(
     y: Tensor,
     gal_weight: float = 0.5,
     temperature: float = 1.0,
+    criterion: Criterion | None = None,
 ) -> DiversityLoss:
     """Diversity Training's loss (Eq. 9) on one batch, from one forward pass per member.
 
@@ -179,9 +194,13 @@ def diversity_loss(
         ens: An `Ensemble` of at least two members, in the mode you train in; bare, or wrapped by
             `DistributedDataParallel` or Fabric, whose processes share the gradients as usual.
         x: Images in [0, 1], (batch, channel, height, width).
-        y: Labels, (batch,).
+        y: Labels, (batch,); or soft ones (mixup), of floating point, (batch, class), each row a
+            distribution.
         gal_weight: The paper's lambda; 0.5 there.
         temperature: See `gradient_alignment_loss`.
+        criterion: What to train each member by in place of plain cross-entropy, a function of its
+            logits and `y`, such as ``nn.CrossEntropyLoss(weight=w, label_smoothing=0.1)``; a scalar
+            or one value per image. Input gradients stay those of plain cross-entropy at `y`.
 
     Raises:
         DivtrainError: for fewer than two members, under `torch.no_grad()`, and for images and
@@ -203,7 +222,11 @@ def diversity_loss(
         )
     forward = _checked_pass(ens, x, y, create_graph=True)
     aligned = alignment(forward.input_gradients(create_graph=True), temperature)
-    cross = forward.losses.mean()
-    return DiversityLoss(
-        **vars(aligned), total=cross + gal_weight * aligned.gal, cross_entropy=cross
-    )
+    if aligned.vanishing > VANISHING_SHARE:
+        warn_once(VANISHING_WARNING)
+    if criterion is None:
+        cross = forward.losses.mean()
+    else:
+        cross = torch.stack([criterion(logits, y).mean() for logits in forward.logits]).mean()
+    total = cross + gal_weight * aligned.gal
+    return DiversityLoss(**vars(aligned), total=total, cross_entropy=cross, logits=forward.logits)

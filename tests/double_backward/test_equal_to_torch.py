@@ -29,6 +29,15 @@ class Changed(nn.Module):
         return x.mul_(2)
 
 
+class Doubled(nn.Module):
+    """Uses what it changed in place by its old name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 3
+        nn.functional.leaky_relu_(y, 0.1)
+        return y.sin() + x
+
+
 LAYERS: dict[str, nn.Module] = {
     "conv": nn.Conv2d(4, 6, 3),
     "conv, same": nn.Conv2d(4, 6, 3, padding="same"),
@@ -51,6 +60,16 @@ LAYERS: dict[str, nn.Module] = {
     "leaky relu, steep": nn.LeakyReLU(1.5),
     "relu": nn.ReLU(),
     "relu, in place": nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True)),
+    "leaky relu, in place": nn.Sequential(nn.Conv2d(4, 4, 1), nn.LeakyReLU(0.1, inplace=True)),
+    "leaky relu, flat, in place": nn.Sequential(nn.Conv2d(4, 4, 1), nn.LeakyReLU(0.0, True)),
+    "in place, used before": nn.Sequential(nn.Conv2d(4, 4, 1), Doubled()),
+    "batch norm, in place after all": nn.Sequential(
+        nn.Conv2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.LeakyReLU(0.1, True),
+        nn.MaxPool2d(2),
+        nn.ReLU(True),
+    ),
     "max pool": nn.MaxPool2d(2),
     "max pool, overlapping": nn.MaxPool2d(3, 2, 1),
     "max pool, ceil": nn.MaxPool2d(2, ceil_mode=True),

@@ -49,6 +49,12 @@ def check_same(run: Callable[[Any], list[Tensor]]) -> None:
         (torch.relu, "PiecewiseLinear"),
         (Tensor.relu, "PiecewiseLinear"),
         (nn.LeakyReLU(0.1), "PiecewiseLinear"),
+        (lambda x: F.relu(x + 0, inplace=True), "PiecewiseLinear"),
+        (lambda x: F.relu_(x + 0), "PiecewiseLinear"),
+        (lambda x: (x + 0).relu_(), "PiecewiseLinear"),
+        (lambda x: torch.relu_(x + 0), "PiecewiseLinear"),
+        (lambda x: F.leaky_relu(x + 0, 0.1, inplace=True), "PiecewiseLinear"),
+        (lambda x: F.leaky_relu_(x + 0, 0.1), "PiecewiseLinear"),
         (nn.MaxPool2d(2), "MaxPooling"),
         (lambda x: F.max_pool2d(x, 2), "MaxPooling"),
         (lambda x: F.max_pool2d(input=x, kernel_size=2, stride=()), "MaxPooling"),
@@ -72,7 +78,8 @@ def test_our_layers_are_used(layer: Any, expected: str) -> None:
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda x: F.relu(x + 0, inplace=True),
+        lambda x: F.relu((x + 0)[:, :2], inplace=True),  # a view
+        lambda x: F.leaky_relu((x + 0).detach(), 0.1, inplace=True) + x,
         nn.BatchNorm2d(3).eval(),
         lambda x: F.leaky_relu(x, torch.tensor(0.2)),  # pyright: ignore
         lambda x: F.conv2d(x, torch.rand(2, 3, 3, 3).as_subclass(Tagged)),

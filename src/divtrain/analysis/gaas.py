@@ -17,6 +17,7 @@ from divtrain.analysis.hadamard import regular_hadamard
 from divtrain.attacks import Objective, ObjectiveName, input_gradient, make_objective
 from divtrain.checks import check_eps, check_images, check_labels
 from divtrain.errors import DivtrainError
+from divtrain.logits import ask
 from divtrain.module_state import device_of, eval_mode
 
 PAPERS_ORDERS = (4, 16, 36, 64, 100)
@@ -108,7 +109,7 @@ def gaas(
     x, y = x.detach().to(device), y.to(device)
     with torch.inference_mode(False), eval_mode(model), torch.no_grad():
         x, y = x.clone(), y.clone()
-        check_labels(y, len(x), model(x[:1]).shape[-1])
+        check_labels(y, len(x), ask(model, x[:1]).shape[-1])
         bound = objective if callable(objective) else make_objective(objective, model)
         sign = torch.cat(
             [
@@ -123,7 +124,9 @@ def gaas(
                 generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {i}".encode()))
                 steps = spread(matrix.to(x), features, generator).view(-1, *image.shape)
                 fooled[place, i] = not any(
-                    (model((image + each * (eps * sign[i])).clamp(0, 1)).argmax(1) == y[i]).any()
+                    (
+                        ask(model, (image + each * (eps * sign[i])).clamp(0, 1)).argmax(1) == y[i]
+                    ).any()
                     for each in steps.split(batch_size)
                 )
     return GAAS(orders, fooled, eps)

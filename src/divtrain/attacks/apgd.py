@@ -13,6 +13,7 @@ from divtrain.attacks.search import Query, SearchAttack, Tracker
 from divtrain.checks import check_labels
 from divtrain.ensemble import aggregate_logits
 from divtrain.errors import DivtrainError
+from divtrain.logits import ask
 
 MOMENTUM = 0.75
 OSCILLATION = 0.75
@@ -152,7 +153,7 @@ class APGDT(APGD):
     def runs(self, model: nn.Module, x: Tensor) -> int:
         """No more runs than there are wrong classes."""
         with torch.no_grad():
-            classes = model(x[:1]).shape[1]
+            classes = ask(model, x[:1]).shape[1]
         return min(self.restarts, classes - 1)
 
     def query(self, model: nn.Module, x: Tensor, y: Tensor, run: int) -> Query:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from divtrain.attacks.attack import Family, frozen_in_eval_mode
 from divtrain.checks import check_eps, check_images, check_label_shape
 from divtrain.errors import DivtrainError
+from divtrain.logits import ask
 
 OnImages = Callable[[Tensor, Tensor], Tensor]
 """Images (batch, channel, height, width) in [0, 1] and labels (batch,) to adversarial examples."""
@@ -103,7 +104,7 @@ class _Whole(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        return ask(self.model, x)
 
 
 @contextmanager
@@ -186,7 +187,7 @@ def _autoattack(kind: Any, model: nn.Module, eps: float) -> OnImages:
             device=x.device,
         )  # fmt: skip
         with torch.no_grad():
-            classes = model(x[:1]).shape[1]
+            classes = ask(model, x[:1]).shape[1]
         if classes < 4:
             raise DivtrainError(
                 f"autoattack needs at least 4 classes, got {classes}, since its targeted loss"

@@ -8,7 +8,7 @@ diverse members, whose gradients cancel when summed, they differ a lot.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from divtrain.cross_entropy import cross_entropy, label_mask
 from divtrain.ensemble import Ensemble, HasMembers, aggregate_logits
 from divtrain.errors import unknown_name
+from divtrain.logits import ask
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps images (batch, channel, height, width) and labels (batch,) to values (batch,)."""
@@ -86,7 +87,9 @@ def make_objective(
 
 def member_logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """How to get the logits of every member, (member, batch, class), of a model or an ensemble."""
-    return model.member_logits if isinstance(model, HasMembers) else lambda x: model(x).unsqueeze(0)
+    if isinstance(model, HasMembers):
+        return model.member_logits
+    return lambda x: ask(model, x).unsqueeze(0)
 
 
 def answer_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
@@ -94,7 +97,7 @@ def answer_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     if type(model).forward is Ensemble.forward and isinstance(model, Ensemble):
         return lambda x, logits: aggregate_logits(logits, model.aggregate)
     if isinstance(model, HasMembers):  # its own forward may do anything: ask it
-        return lambda x, logits: model(x)  # pyright: ignore[reportCallIssue]
+        return lambda x, logits: ask(cast(nn.Module, model), x)
     return lambda x, logits: logits[0]
 
 
@@ -158,6 +161,9 @@ def dlr(
     >>> dlr(torch.tensor([[5.0, 3.0, 1.0, 1.0]]), torch.tensor([0]))
     tensor([-0.5000])
     """
+    masked = logits == -math.inf  # such classes rank last, and do not stretch the scale
+    lowest = logits.detach().masked_fill(masked, math.inf).amin(-1, keepdim=True)
+    logits = torch.where(masked, lowest, logits)
     ranked = logits.sort(dim=-1, descending=True).values
     classes = logits.shape[-1]
     if target is None:

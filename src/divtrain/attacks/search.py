@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from divtrain.attacks.attack import LinfAttack, OnStep
 from divtrain.attacks.iterative import check_values, value_and_gradient
 from divtrain.attacks.objectives import ModelObjective
+from divtrain.logits import ask
 
 
 @dataclass
@@ -131,7 +132,7 @@ class SearchAttack(LinfAttack):
 
         def forward(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
             if not isinstance(objective, ModelObjective):
-                return objective(points, y[where]), model(points.detach())
+                return objective(points, y[where]), ask(model, points.detach())
             logits = objective.member_logits(points)
             return objective.value(logits, y[where]), objective.answer(points, logits.detach())
 

@@ -1,5 +1,6 @@
 """Layers whose gradients are cheap to differentiate again, put in the place of torch's."""
 
 from divtrain.double_backward.mode import FastDoubleBackward
+from divtrain.double_backward.twice import differentiated_twice
 
-__all__ = ["FastDoubleBackward"]
+__all__ = ["FastDoubleBackward", "differentiated_twice"]

@@ -4,11 +4,13 @@ Where torch lacks the name the answer is the safe one: torch's layer is used in 
 gradient counts as wanted. Results are the same either way, only slower.
 """
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def in_functorch() -> bool:
@@ -46,6 +48,20 @@ def will_run(node: Any) -> bool:
         return will_execute is None or will_execute(node)
     except RuntimeError:
         return True
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `torch.compile` made this module, or its own `compile` was called. Without: no."""
+    names = ("_orig_mod", "_compiled_call_impl")
+    return any(getattr(module, name, None) is not None for name in names)
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Context in which compiled code runs uncompiled. Without (torch < 2.6): compiled as it is."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is None or "torch._dynamo" not in sys.modules:  # then nothing is compiled
+        return nullcontext()
+    return set_stance("force_eager")
 
 
 def _private(name: str) -> Any:

@@ -134,13 +134,44 @@ def _autocast(tensor: Tensor) -> Tensor:
 
 
 def _leaky_relu(input: Tensor, negative_slope: Any = 0.01, inplace: bool = False) -> Tensor | None:
-    if inplace or not isinstance(negative_slope, (int, float)):
+    if not isinstance(negative_slope, (int, float)):
         return None
-    return PiecewiseLinear.apply(input, float(negative_slope))  # pyright: ignore[reportReturnType]
+    if inplace and (negative_slope < 0 or not _changeable(input)):
+        return None
+    return PiecewiseLinear.apply(input, float(negative_slope), inplace)  # pyright: ignore
+
+
+def _leaky_relu_(input: Tensor, negative_slope: Any = 0.01) -> Tensor | None:
+    return _leaky_relu(input, negative_slope, inplace=True)
 
 
 def _relu(input: Tensor, inplace: bool = False) -> Tensor | None:
-    return None if inplace else PiecewiseLinear.apply(input, None)  # pyright: ignore
+    if inplace and not _changeable(input):
+        return None
+    return PiecewiseLinear.apply(input, None, inplace)  # pyright: ignore[reportReturnType]
+
+
+def _relu_(input: Tensor) -> Tensor | None:
+    return _relu(input, inplace=True)
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    """The same by layers of torch that have a second derivative; its own has none."""
+    y = F.hardtanh(input + 3, 0, 6) / 6
+    return input.copy_(y) if inplace else y
+
+
+def _recurrent(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a recurrent layer without cuDNN, whose own has no second derivative."""
+    if not args[0].is_cuda:
+        return None
+    with torch.backends.cudnn.flags(enabled=False):
+        return layer(*args, **kwargs)
+
+
+def _changeable(tensor: Tensor) -> bool:
+    """Whether it records gradients, made by a layer and no view: ours change such in place."""
+    return tensor.requires_grad and not tensor.is_leaf and tensor._base is None
 
 
 def _max_pool2d(
@@ -177,13 +208,20 @@ def _batch_norm(
     return BatchNorm.apply(input, weight, bias, running, momentum, eps)  # pyright: ignore
 
 
-LAYERS: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
+RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+LAYERS: dict[Callable[..., Any], Callable[..., Any]] = {
     **{getattr(torch, f"conv{n}d"): partial(_conv, n) for n in (1, 2, 3)},
     **{getattr(torch, f"conv_transpose{n}d"): partial(_transposed_conv, n) for n in (1, 2, 3)},
     F.leaky_relu: _leaky_relu,
     F.relu: _relu,
     torch.relu: _relu,
     torch.Tensor.relu: _relu,
+    F.leaky_relu_: _leaky_relu_,
+    torch.relu_: _relu_,
+    torch.Tensor.relu_: _relu_,
+    F.hardsigmoid: _hardsigmoid,
+    **{layer: partial(_recurrent, layer) for layer in RECURRENT},
     F.max_pool2d: _max_pool2d,
     torch.max_pool2d: _max_pool2d,
     F.batch_norm: _batch_norm,

@@ -13,6 +13,7 @@ from divtrain.double_backward._torch import is_batched
 from divtrain.double_backward.node import recorded
 
 leaky_relu = torch.ops.aten.leaky_relu.default
+leaky_relu_ = torch.ops.aten.leaky_relu_.default
 leaky_relu_backward = torch.ops.aten.leaky_relu_backward.default
 threshold_backward = torch.ops.aten.threshold_backward.default
 
@@ -21,10 +22,14 @@ class PiecewiseLinear(torch.autograd.Function):
     """y = x where x > 0 and slope * x elsewhere; a slope of None is a ReLU's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: float | None) -> Tensor:
-        """Apply."""
-        y = torch.relu(x) if slope is None else leaky_relu(x, slope)
-        ctx.save_for_backward(y if slope is None else x)
+    def forward(ctx: Any, x: Tensor, slope: float | None, in_place: bool = False) -> Tensor:
+        """Apply; in place for slopes of at least 0 only, where y > 0 tells what x > 0 did."""
+        if in_place:
+            y = torch.relu_(x) if slope is None else leaky_relu_(x, slope)
+            ctx.mark_dirty(x)
+        else:
+            y = torch.relu(x) if slope is None else leaky_relu(x, slope)
+        ctx.save_for_backward(y if in_place or slope is None else x)
         ctx.slope = slope
         return y
 
@@ -32,7 +37,7 @@ class PiecewiseLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Scale by 1 or the slope."""
         (x,) = ctx.saved_tensors
-        return _scale_again(grads[0], x, ctx.slope), None
+        return _scale_again(grads[0], x, ctx.slope), None, None
 
 
 class Scaled(torch.autograd.Function):

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from divtrain.checks import check_images, check_labels, check_logits
+from divtrain.checks import check_images, check_labels
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
+from divtrain.logits import ask, check_logits
 from divtrain.module_state import device_of, eval_mode
 
 
@@ -41,7 +42,7 @@ def correct_batch(model: nn.Module, x: Tensor, y: Tensor) -> Bool[Tensor, "image
     """
     device = device_of(model)
     with eval_mode(model), torch.no_grad():
-        logits = model(x.to(device))
+        logits = ask(model, x.to(device))
     check_logits(logits, len(x))
     check_labels(y, len(x), logits.shape[1])
     right = logits.argmax(1) == y.to(device)
@@ -58,7 +59,7 @@ def check_same_task(surrogate: nn.Module, target: nn.Module, images: Images, nam
     for which, model in (("the target", target), (f"surrogate {name!r}", surrogate)):
         try:
             with eval_mode(model), torch.no_grad():
-                answer = model(images.x[:1].to(device_of(model)))
+                answer = ask(model, images.x[:1].to(device_of(model)))
             check_logits(answer, 1)
         except Exception as error:  # somebody else's code: it may raise anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

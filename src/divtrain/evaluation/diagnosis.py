@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from divtrain.attacks import make_objective
 from divtrain.attacks.objectives import lead
-from divtrain.checks import check_logits
 from divtrain.data import Images
 from divtrain.ensemble import HasMembers
 from divtrain.fields import Count, Share, checked
+from divtrain.logits import ask, check_logits
 from divtrain.module_state import device_of, eval_mode
 
 SATURATION = 50.0
@@ -31,6 +31,8 @@ class Diagnosis:
         images: How many images were looked at.
         classes: Number of classes.
         randomised: Answers that differ between two passes on the same images.
+        batch_dependent: Answers that differ when the images are asked in other, smaller batches; 0
+            where some are randomised, from which it cannot be told.
         saturated: Answers whose first class leads the second by over `SATURATION` nats.
         rounded: Answers whose softmax is exactly 0 or 1 in float32 at the label; no fault in
             itself, but cross-entropies of other libraries lose their gradient there.
@@ -55,6 +57,7 @@ class Diagnosis:
     probabilities: bool
     other_range: str = ""
     obstacle: str = ""
+    batch_dependent: Share = 0.0
 
 
 def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnosis:
@@ -88,11 +91,12 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
     answer, again = torch.cat(first), torch.cat(second)
     ranked = answer.sort(1, descending=True).values
     margin = lead(answer, y)
-    scale = answer.abs().amax().clamp(min=1e-6)
+    randomised = _differ(answer, again)
+    regrouped = answer if randomised.any() else _regrouped(model, images.x, batch_size)
     return Diagnosis(
         images=len(images),
         classes=answer.shape[1],
-        randomised=_share((answer - again).abs().amax(1) > 1e-3 * scale),
+        randomised=_share(randomised),
         saturated=_share(ranked[:, 0] - ranked[:, 1] > SATURATION),
         rounded=_share((torch.softmax(answer.float(), 1).amax(1) == 1) & (margin.abs() > 0)),
         differentiable=bool(gradients) and not obstacle,
@@ -101,7 +105,28 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
         probabilities=any(map(are_probabilities, torch.cat(outputs, dim=1))),
         other_range=_better_range(model, images, answer),
         obstacle=obstacle,
+        batch_dependent=_share(_differ(answer, regrouped)),
     )
+
+
+def _differ(answer: Tensor, again: Tensor) -> Tensor:
+    """At which images two answers, (image, class), differ by more than rounding."""
+    apart = answer != again  # also infinite ones, whose difference is NaN
+    scale = answer[answer.isfinite()].abs().amax().clamp(min=1e-6) if apart.any() else 1.0
+    return (apart & ~((answer - again).abs() <= 1e-3 * scale)).any(1)
+
+
+def _regrouped(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Return the answers to images that were asked in batches of others than their neighbours.
+
+    A third as large, but of two at least: some batch norm refuses a batch of one.
+    """
+    count = max(1, len(x) // max(2, min(batch_size, len(x)) // 3))
+    groups = [torch.arange(first, len(x), count) for first in range(count)]
+    device = device_of(model)
+    with eval_mode(model), torch.no_grad():
+        found = torch.cat([_answer(model, x[group].to(device)) for group in groups])
+    return found[torch.cat(groups).argsort().to(device)]
 
 
 def _better_range(model: nn.Module, images: Images, answer: Tensor) -> str:
@@ -166,7 +191,7 @@ def are_probabilities(outputs: Tensor) -> bool:
 
 
 def _answer(model: nn.Module, x: Tensor) -> Tensor:
-    answer = model(x)
+    answer = ask(model, x)
     check_logits(answer, len(x))
     return answer
 

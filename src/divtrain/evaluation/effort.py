@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from divtrain.ensemble import HasMembers
 from divtrain.evaluation.wrapping import as_module
 from divtrain.fields import NotNegative, checked
+from divtrain.logits import find_logits
 
 
 @checked
@@ -43,8 +45,9 @@ def count_passes(model: nn.Module) -> Iterator[Callable[[], Passes]]:
     members = model.members if isinstance(model, HasMembers) else nn.ModuleList([model])
     counted = {"forward": 0.0, "backward": 0.0}
 
-    def on_forward(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def on_forward(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         del module, args
+        output = find_logits(output, 0)
         counted["forward"] += len(output) / len(members)
         if output.requires_grad:
             output.register_hook(on_backward)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
+from divtrain.logits import ask
 from divtrain.module_state import device_of, eval_mode
 
 ALIKE = 0.1
@@ -64,7 +65,7 @@ def has_same_answers(surrogate: nn.Module, target: nn.Module, images: Images) ->
     answers: list[Tensor] = []
     for model in (surrogate, target):
         with eval_mode(model), torch.no_grad():
-            answers.append(model(images.x.to(device_of(model))).double().cpu())
+            answers.append(ask(model, images.x.to(device_of(model))).double().cpu())
     ours, theirs = answers
     varied = bool((theirs != theirs[:1]).any())
     return varied and torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -120,6 +120,18 @@ def unfit_for_the_images(evaluation: Evaluation) -> Iterator[str]:
         )
 
 
+def batch_dependent(evaluation: Evaluation) -> Iterator[str]:
+    """Report answers that change with the other images of a batch."""
+    share = evaluation.diagnosis.batch_dependent
+    if share > 0:
+        yield (
+            f"the answers to {share:.1%} of the images change with the other images of their batch,"
+            " in eval mode (batch norm without running statistics?); attacks that drop fooled"
+            " images see another model than the evaluation does, so its numbers are no lower"
+            " bound. Evaluate with fixed statistics."
+        )
+
+
 def randomised(evaluation: Evaluation) -> Iterator[str]:
     """Report answers that change from one pass to the next."""
     share = evaluation.diagnosis.randomised

@@ -27,6 +27,7 @@ SIGNS: dict[str, Sign] = {
     "reweighted-beats-summed": attack_signs.reweighted_beats_summed,
     "still-rising": attack_signs.still_rising,
     "randomised": model_signs.randomised,
+    "batch-dependent": model_signs.batch_dependent,
     "weak-surrogate": model_signs.weak_surrogate,
     "surrogate-is-the-target": model_signs.surrogate_is_the_target,
     "shared-initial-weights": model_signs.shared_initial_weights,

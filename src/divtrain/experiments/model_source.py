@@ -17,6 +17,7 @@ from divtrain.errors import DivtrainError
 from divtrain.evaluation import as_module, try_gradient
 from divtrain.experiments.stage import OWN_SEED
 from divtrain.importing import NAMED, calling, import_named
+from divtrain.logits import ask
 from divtrain.module_state import device_of
 from divtrain.training import load_ensemble
 
@@ -135,8 +136,8 @@ def behaviour_digest(model: nn.Module, images: Images) -> str:
     with torch.random.fork_rng(), torch.enable_grad(), frozen_in_eval_mode(model):
         torch.manual_seed(0)
         with torch.no_grad():
-            parts = [model(x)]
-        gradient, _ = try_gradient(lambda seen: model(seen).amax(1), x)
+            parts = [ask(model, x)]
+        gradient, _ = try_gradient(lambda seen: ask(model, seen).amax(1), x)
         parts += [] if gradient is None else [gradient]
     for part in parts:
         digest.update(" ".join(f"{value:.3g}" for value in part.flatten().tolist()).encode())

@@ -14,7 +14,8 @@ from divtrain.defences.base import Defence
 from divtrain.defences.crafters import Moment, craft
 from divtrain.defences.registry import build_defence
 from divtrain.ensemble import Ensemble, aggregate_logits
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, warn_once
+from divtrain.gal import VANISHING_SHARE, VANISHING_WARNING
 from divtrain.identity import spec_of
 from divtrain.training.batches import Loaded, prepare_batches
 from divtrain.training.divergence import are_finite, check_weights, divergence
@@ -176,6 +177,8 @@ def train(
             values, finite_everywhere, due, stopping = processes.exchange(
                 log, finite, due, stop.requested
             )
+            if values.get("vanishing", 0.0) > VANISHING_SHARE:
+                warn_once(VANISHING_WARNING)
             if not finite_everywhere:
                 at = batch, done.logits
                 if crafter is None:

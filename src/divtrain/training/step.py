@@ -87,7 +87,8 @@ def step_apart(
     those of `model`. The result is of all members.
     """
     with autocast():
-        forward = member_pass(model, batch, recorded_images(terms, batch, step))
+        recorded = recorded_images(terms, batch, step)
+        forward = member_pass(model, batch, recorded, first_member=held.start or 0)
     g = forward.input_gradients(create_graph=True)
     found = forward.logits, g
     done, to_logits, to_gradients = _loss(
@@ -125,6 +126,7 @@ def step_by_member(
                 batch.of_members(slice(index, index + 1)),
                 recorded,
                 create_graph=False,
+                first_member=(held.start or 0) + index,
             )
         answers.append((forward.logits.detach(), forward.input_gradients()))
         recorded = forward.recorded
@@ -167,7 +169,9 @@ def _loss(
     gradients = gather(held_gradients.detach()).requires_grad_()
     # A pass whose graph is gone: its logits and input gradients are leaves.
     losses = trusted_cross_entropy(logits, batch.y)
-    forward = MemberPass(batch, logits, losses, recorded, gradients, {True: gradients})
+    forward = MemberPass(
+        batch, logits, losses, recorded, gradients.unbind(), gradients={True: gradients}
+    )
     loss, log = total_loss(terms, forward, step)
     towards = torch.autograd.grad(
         loss, (logits, gradients), allow_unused=True, materialize_grads=True

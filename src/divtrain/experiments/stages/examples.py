@@ -17,6 +17,7 @@ from divtrain.experiments.stages.attack import FILE as CRAFTED
 from divtrain.experiments.stages.attack import read_examples
 from divtrain.fields import from_json
 from divtrain.files import read_tensors, reading, write_tensors
+from divtrain.logits import ask
 from divtrain.module_state import device_of, eval_mode
 from divtrain.report import Section
 from divtrain.report.sections.examples import (
@@ -108,7 +109,7 @@ def _labels(model: Ensemble, x: Tensor) -> Tensor:
 
 def _answer(model: Ensemble, x: Tensor) -> tuple[Tensor, Tensor]:
     with eval_mode(model), torch.no_grad():
-        shares, labels = model(x.to(device_of(model))).softmax(1).max(1)
+        shares, labels = ask(model, x.to(device_of(model))).softmax(1).max(1)
     return labels.cpu(), shares.cpu()
 
 
