@@ -145,7 +145,8 @@ def swin() -> nn.Module:
 
 def vision_transformer() -> nn.Module:
     vit = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=CLASSES)
-    nn.init.normal_(vit.heads.head.weight)  # pyright: ignore; zero at first
+    head: Any = vit.heads.head  # pyright: ignore
+    nn.init.normal_(head.weight)  # zero at first
     return vit
 
 

@@ -1,6 +1,6 @@
 """What holds for every loss term."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,8 @@ class TwoLayers:
     second: Tensor
     members: nn.ModuleList
 
-    def member_logits(self, x: Tensor, /) -> Tensor:
+    def member_logits(self, x: Tensor | Sequence[Tensor], /) -> Tensor:
+        x = x if isinstance(x, Tensor) else torch.stack(list(x))
         return (x.flatten(2) @ self.first).tanh() @ self.second
 
 
