@@ -211,7 +211,7 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
                 "nowhere:look",
             ],
             "defence 'nowhere:Mine': cannot import 'nowhere': No module named 'nowhere'; run from"
-            " the folder that holds it, or install it unknown attack 'nowhere'.",
+            " the folder that holds it, or install it unknown attack 'nowhere': did you mean",
         ),
         (["run", "digits", "--analyses", "goas"], "unknown analysis 'goas': did you mean 'gaas'"),
         (["run", "digits", "--data.name", "set.npz"], "give --attack.eps, in units of pixels"),
