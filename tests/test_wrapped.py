@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import divtrain as dt
 from wrapped_ranks import IMAGES, LABELS, Own, backward, descent, ensemble, steps, work
@@ -37,6 +39,24 @@ def test_batch_norm_under_ddp_ends_with_equal_weights_in_every_process(found: li
     for name in one:
         if "running" not in name:  # those of the last step are each process's until the next
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-12)
+
+
+def test_a_wrapper_in_one_process_has_the_loss_and_gradients_of_its_ensemble() -> None:
+    plain, ens = ensemble(), ensemble()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(ens)
+        loss = dt.diversity_loss(wrapped, IMAGES, LABELS)
+        loss.total.backward()
+        g = dt.input_gradients(wrapped, IMAGES, LABELS)
+    finally:
+        dist.destroy_process_group()
+    expected = dt.diversity_loss(plain, IMAGES, LABELS)
+    expected.total.backward()
+    torch.testing.assert_close(loss.total, expected.total)
+    torch.testing.assert_close(g, dt.input_gradients(plain, IMAGES, LABELS))
+    torch.testing.assert_close(gradients(ens), gradients(plain))
+    assert "forward" not in vars(ens)
 
 
 def gradients(ens: nn.Module) -> list[torch.Tensor]:

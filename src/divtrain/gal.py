@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from divtrain.checks import check_images, check_label_shape, check_labels
 from divtrain.ensemble import HasMembers, reach
@@ -40,7 +41,7 @@ VANISHING_WARNING = (
 
 
 def input_gradients(
-    ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool = False
+    ens: HasMembers | DistributedDataParallel, x: Tensor, y: Tensor, create_graph: bool = False
 ) -> Float[Tensor, "member batch feature"]:
     """Gradient of each member's per-example cross-entropy with respect to the input, flattened.
 
@@ -61,7 +62,7 @@ def input_gradients(
         return forward.input_gradients(create_graph=create_graph)
 
 
-def _checked_pass(ens: HasMembers, x: Tensor, y: Tensor, create_graph: bool) -> MemberPass:
+def _checked_pass(ens: object, x: Tensor, y: Tensor, create_graph: bool) -> MemberPass:
     found = reach(ens, shared=create_graph)
     if not isinstance(found, HasMembers):
         raise DivtrainError(
@@ -181,7 +182,7 @@ class DiversityLoss(Alignment):
 
 
 def diversity_loss(
-    ens: HasMembers,
+    ens: HasMembers | DistributedDataParallel,
     x: Tensor,
     y: Tensor,
     gal_weight: float = 0.5,
