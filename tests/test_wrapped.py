@@ -43,7 +43,8 @@ def test_batch_norm_under_ddp_ends_with_equal_weights_in_every_process(found: li
 
 def test_a_wrapper_in_one_process_has_the_loss_and_gradients_of_its_ensemble() -> None:
     plain, ens = ensemble(), ensemble()
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         wrapped = DistributedDataParallel(ens)
         loss = dt.diversity_loss(wrapped, IMAGES, LABELS)
