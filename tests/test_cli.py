@@ -302,6 +302,7 @@ def test_a_stop_while_torch_is_imported_leaves_no_traceback(
     monkeypatch.setenv("OMP_WAIT_POLICY", "")  # to be as it was at the end
     monkeypatch.delenv("OMP_WAIT_POLICY")
     monkeypatch.delitem(sys.modules, "divtrain.cli")
+    monkeypatch.setattr(sys, "argv", ["divtrain", "doctor"])
     monkeypatch.setattr(sys, "meta_path", [Stop, *sys.meta_path])
     assert command_main() == 130
     assert capsys.readouterr().err == "stopped before anything began\n"

@@ -169,6 +169,7 @@ COMMANDED = [page for page in PAGES if commands(page)]
 DONE: list[list[str]] = []
 
 
+@pytest.mark.filterwarnings("ignore:over 1 % of the input gradients vanished")
 @pytest.mark.parametrize("page", COMMANDED, ids=lambda page: page.stem)
 def test_the_commands_of_a_page_run(
     page: Path, made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

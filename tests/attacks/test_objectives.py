@@ -114,7 +114,7 @@ def test_pgdcw_fools_a_confident_model_of_log_probabilities() -> None:
     model = LogProbabilities(lead=-0.6)  # class 0 leads where 2 * brightness > 0.6
     x, y = torch.full((2, 1, 2, 4), 0.9), torch.zeros(2, dtype=torch.int64)
     assert (model(x).argmax(1) == 0).all()
-    assert (model(PGDCW(eps=0.8)(model, x, y)).argmax(1) == 1).all()
+    assert (model(PGDCW(eps=0.8, step_size=0.08)(model, x, y)).argmax(1) == 1).all()
 
 
 def test_the_hinge_is_never_positive_and_flat_beyond_its_confidence() -> None:

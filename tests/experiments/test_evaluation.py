@@ -433,6 +433,7 @@ def test_weights_are_told_apart_by_their_hash(module: Path, trained: dict[str, s
 # Bad input
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize(
     ("change", "message"),
     [

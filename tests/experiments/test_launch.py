@@ -86,7 +86,7 @@ def test_a_killed_process_ends_the_others_and_is_told(tmp_path: Path) -> None:
 def test_processes_whose_parent_is_gone_save_their_state_and_end(tmp_path: Path) -> None:
     out = tmp_path / "run"
     started = start(out, save_every=1e9, epochs=400)
-    until((out / "log.txt").exists, started)
+    until(lambda: workers(out), started)
     started.send_signal(signal.SIGSTOP)
     until((out / FOLDER / PROGRESS).exists)
     started.kill()

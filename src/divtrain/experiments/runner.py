@@ -122,8 +122,9 @@ def _work_off(
     executor: Executor | None,
     command: str,
 ) -> tuple[Asked, Graph]:
-    config = asked.config
-    config, why = by_first(config.accelerator, partial(_settle, config, directory))
+    config, why = asked.config, ""
+    if config.train.precision == AUTO:
+        config, why = by_first(config.accelerator, partial(_settle, config, directory))
     blueprint = replace(asked, config=config)
     graph = blueprint.build()
     open_it = partial(directory.open, blueprint, graph.stages, command, why)
@@ -140,8 +141,6 @@ def _settle(config: Any, directory: RunDirectory) -> tuple[Any, str]:
 
     A run that is resumed keeps its own, whatever machine it began on.
     """
-    if config.train.precision != AUTO:
-        return config, ""
     if directory.is_open():
         before: Any = directory.blueprint()
         precision, why = before.config.train.precision, "as the run began"
