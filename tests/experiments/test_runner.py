@@ -28,7 +28,8 @@ from experiments.small import FULL, SMALL, Watching, ensemble, finished, names, 
 
 REPORT = (
     "report.html", "report.md", "table.csv", "table2.csv", "transfer.csv", "gaas.csv",
-    "defences.csv", "detection.csv", "records.jsonl", "figures/accuracy.png", "figures/coherence.png",
+    "defences.csv", "detection.csv", "records.jsonl", "figures/accuracy.png",
+    "figures/coherence.png",
     "figures/gaas.png", "figures/detection.png", "figures/transfer.png",
     "figures/gradients.png", "figures/plane.png", "figures/examples-transfer.png",
     "figures/examples-white-box.png", "figures/examples-exchanged.png",
