@@ -22,7 +22,8 @@ class Where:
     """Which images of each batch.
 
     Attributes:
-        part: The name of a part of the batch: ``given``, ``outside``; None for all images.
+        part: The name of a part of the batch: ``given``, ``outside``, ``crafted``; None for all
+            images.
         share: The fraction of these, from the first on, in (0, 1], rounded up to an image.
     """
 
@@ -38,9 +39,10 @@ class Batch:
         x: Images in [0, 1], (batch, channel, height, width); or one set of them for each member,
             (member, batch, channel, height, width).
         y: Labels, (batch,), the same for every member; or soft ones, (batch, class).
-        parts: Which images each named part of the batch holds, the same at every step. ``given``
-            are the training images, in any of their views; ``outside`` images of no class, whose
-            labels are drawn at random. By default all images are ``given``.
+        parts: Which images each named part of the batch holds. ``given`` are the training images,
+            in any of their views; ``outside`` images of no class, whose labels are drawn at random;
+            ``crafted`` examples made from the ensemble, none in a warm-up. By default all images
+            are ``given``.
     """
 
     x: Tensor

@@ -28,7 +28,6 @@ CRAFTERS: dict[str, Any] = {
     "dverge-one": FeatureTargets(EPS, steps=3, partners="one", warm_up=0.0),
 }
 EACH = pytest.mark.parametrize("crafter", CRAFTERS.values(), ids=CRAFTERS)
-OF_EACH_MEMBER = [name for name in CRAFTERS if name != "pgd"]
 
 
 def nets(members: int = 3, seed: int = 0, kind: torch.dtype = torch.float64) -> dt.Ensemble:
@@ -126,7 +125,7 @@ def test_crafting_leaves_no_trace_on_the_ensemble(crafter: Crafter) -> None:
     assert [module.training for module in ens.modules()] == modes
     assert [parameter.requires_grad for parameter in ens.parameters()] == flags
     assert all(p.grad is None for member in (0, 1) for p in ens.members[member].parameters())
-    assert all((p.grad == 1).all() for p in ens.members[2].parameters() if p.grad is not None)
+    assert all(p.grad is not None and (p.grad == 1).all() for p in ens.members[2].parameters())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert not any(module._forward_hooks for module in ens.modules())
 
@@ -155,8 +154,8 @@ def test_the_warm_up_has_no_examples(crafter: Any) -> None:
     for step in (0, 1, 2):
         found = made(slow, step=step)
         assert torch.equal(found.x, images().x)
-        assert found.parts == {"given": slice(0, 8)}
-    assert "crafted" in made(slow, step=3).parts
+        assert found.parts == {"given": slice(0, 8), "crafted": slice(8, 8)}
+    assert made(slow, step=3).parts["crafted"] != slice(8, 8)
 
 
 @EACH
@@ -302,6 +301,8 @@ def test_one_partner_is_drawn_evenly_for_each_image() -> None:
 def test_rough_points_are_where_gradients_are_longer_and_the_ball_grows() -> None:
     ens, batch = nets().eval(), images()
     crafter, length = RoughPoints(EPS, steps=6, share=1.0, adds=False), []
+    late = craft(crafter, ens, batch, Moment(3, 9, 90))  # a tenth of the training is done
+    assert (late.x - batch.x).abs().max().item() == pytest.approx(EPS * 1.2 / 3, abs=1e-9)
     for step in (0, 9):
         found = made(crafter, ens, batch, step=step)
         g = [
@@ -310,6 +311,25 @@ def test_rough_points_are_where_gradients_are_longer_and_the_ball_grows() -> Non
         assert g[1] > g[0]
         length.append((found.x - batch.x).abs().max().item())
     assert length == pytest.approx([EPS / 3, EPS * (1 + 2 * 0.9) / 3], abs=1e-9)
+
+
+def test_layers_are_drawn_evenly_and_apart_from_the_other_numbers() -> None:
+    moments = [Moment(3, step, 1000) for step in range(1000)]
+    depths = torch.tensor([draw_depth(moment) for moment in moments])
+    assert 0 < depths.min() < 0.01 < 0.99 < depths.max() <= 1
+    assert (depths.histc(5, 0, 1) / 1000 - 0.2).abs().max() < 0.05
+    first = torch.tensor([torch.rand((), generator=each.generator()).item() for each in moments])
+    assert torch.corrcoef(torch.stack([depths, first]))[0, 1].abs() < 0.1
+
+
+def test_a_pixel_whose_gradient_is_not_a_number_stays() -> None:
+    x = torch.full((1, 1, 1, 2), 0.5)
+
+    def objective(z: Tensor) -> Tensor:
+        return torch.stack([(z[..., 0] - 0.5).sqrt(), z[..., 1]])  # 0 / 0 and 1
+
+    assert torch.equal(ascend(lambda z: objective(z) * 0 + objective(z), x, x, 0.1, 1, 0.1)[..., 1],
+                       x[..., 1] + 0.1)  # fmt: skip
 
 
 def test_a_rough_step_goes_where_finite_differences_say() -> None:

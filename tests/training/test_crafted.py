@@ -40,7 +40,7 @@ DEFENCES: dict[str, Any] = {
     "cross": Cross(),
     "cross+noise": CrossNoise(),
     "cross+div": CrossDiv(),
-    "trs": TRS(crafted_steps=2),
+    "trs": TRS(crafted_steps=2, warm_up=0.4),
     "dverge": DVERGE(crafted_steps=2, warm_up=0.2),
     "dverge-one": DVERGE(crafted_steps=2, partners="one", crafted_share=0.5, warm_up=0.0),
 }
@@ -212,6 +212,8 @@ def test_what_cannot_work_is_refused_before_training() -> None:
     with pytest.raises(dt.DivtrainError, match="crafted from 15 of the 30 images"):
         check_devices(2, "ddp", 3, 30, 0, Cross().crafter)
     check_devices(2, "ddp", 3, 40, 0, Cross().crafter)
+    with pytest.raises(dt.DivtrainError, match="from all 40 images of a batch, though from a sh"):
+        check_devices(1, "ddp", 3, 40, 0, CrossDiv(crafted_share=0.99).crafter)
 
     @dataclass(frozen=True)
     class Both(Defence):

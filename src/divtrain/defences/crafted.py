@@ -46,7 +46,9 @@ class Crafted(Defence):
 
 @dataclass(frozen=True, kw_only=True)
 class CraftedNoise(Crafted):
-    """The same with noise on half of the images that are not crafted.
+    """The same with noise on half of the images, those that are crafted from too.
+
+    An example that is crafted from a noisy image may be noise + crafted_eps from the clean one.
 
     Attributes:
         noise: Largest absolute noise, in pixel units.

@@ -7,7 +7,7 @@ alone, so that a training that resumes is the unbroken one; the file of its stat
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -105,7 +105,9 @@ def craft(
         DivtrainError: for examples and labels that do not match.
     """
     if moment.step < math.ceil(crafter.warm_up * moment.steps - 1e-9):
-        return batch.every(world, rank)
+        given = batch.every(world, rank)
+        none = slice(len(given), len(given))
+        return replace(given, parts={"given": slice(0, len(given)), "crafted": none})
     first = len(batch) - leading(crafter.share, len(batch))
     with torch.enable_grad(), frozen_in_eval_mode(ens):
         source, labels = batch.x[first:].detach(), batch.y[first:]

@@ -56,7 +56,7 @@ class FeaturesAway:
 
 def draw_depth(moment: Moment) -> float:
     """Return a relative depth of a layer, uniform in (0, 1]."""
-    return 1 - torch.rand((), generator=moment.generator()).item()
+    return 1 - torch.rand((), generator=moment.generator(purpose=2)).item()
 
 
 def feature_distance(
@@ -120,7 +120,7 @@ class Cross(Crafted):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossNoise(Cross, CraftedNoise):
-    """Cross, half of the images that are not crafted noisy."""
+    """Cross, half of the images noisy before any is crafted from."""
 
 
 @dataclass(frozen=True, kw_only=True)

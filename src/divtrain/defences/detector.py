@@ -32,6 +32,10 @@ class Detector(Aligned):
             return self
         return replace(self, outside=open_outside(self.outside, root))
 
+    def cost(self, members: int) -> float:
+        """Return 1 and GAL at half of each batch; an epoch has twice as many steps."""
+        return 1 + 0.5 * self.gal_part / self.gal_every
+
     @property
     def terms(self) -> tuple[Term, ...]:
         """Cross-entropy at the training images, GAL at the others."""

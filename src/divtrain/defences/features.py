@@ -33,7 +33,8 @@ def layer_output(
     """Return what a layer gives before its activation; what follows it is not run.
 
     Layers are the convolutions and linear maps, in the order in which they answer, each with the
-    normalisation that follows it. Depth 1 is the last one, for most networks the logits.
+    normalisation that follows it; in a residual block before the shortcut is added. Depth 1 is the
+    last one, for most networks the logits.
 
     Args:
         net: A module from images to logits.
@@ -93,7 +94,12 @@ def _find_layers(net: nn.Module, x: Tensor) -> list[int]:
         if isinstance(module, LAYERS):
             ends.append(calls)
             last = output, output._version
-        elif last[0] is not None and inputs[0] is last[0] and inputs[0]._version == last[1]:
+        elif (
+            last[0] is not None
+            and inputs
+            and inputs[0] is last[0]
+            and inputs[0]._version == last[1]
+        ):
             ends[-1] = calls  # not after an activation in place, which changes the version
             last = None, 0
         calls += 1

@@ -63,7 +63,7 @@ class PGDAT(Crafted):
 
 @dataclass(frozen=True, kw_only=True)
 class PGDATNoise(PGDAT, CraftedNoise):
-    """PGDAT, half of each batch adversarial, half of the rest noisy."""
+    """PGDAT of half of each batch, half of all images noisy before any is attacked."""
 
     crafted_share: float = 0.5
 

@@ -36,6 +36,12 @@ class Term(Protocol):
         ...
 
 
+def is_nowhere(forward: MemberPass, where: Where) -> bool:
+    """Whether a batch has no such images, as crafted ones in a warm-up: a term is 0 there."""
+    place = forward.batch.at(where)
+    return place.stop == place.start
+
+
 def check_weight(name: str, weight: float) -> None:
     """Check that a weight in a loss, a field of this name, is not negative, and finite."""
     if not 0 <= weight < math.inf:
@@ -67,6 +73,8 @@ class CrossEntropy:
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted mean, and the mean without smoothing to log."""
+        if is_nowhere(forward, Where(self.part)):
+            return forward.losses.new_zeros(()), {}
         here = forward.batch.at(Where(self.part))
         plain = value = forward.losses[:, here].mean()
         if self.smoothing:
@@ -114,7 +122,7 @@ class GradientAlignment:
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted mean and what to log; zero and nothing at the steps between."""
         where = self.gradients_at(step)
-        if where is None:
+        if where is None or is_nowhere(forward, where):
             return forward.losses.new_zeros(()), {}
         value = alignment(forward.input_gradients(where, create_graph=True), self.temperature)
         log = {"gal": value.gal, "coherence": value.coherence, "vanishing": value.vanishing}

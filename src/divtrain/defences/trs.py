@@ -11,7 +11,7 @@ from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.defences.base import Defence
 from divtrain.defences.crafted import Crafted
 from divtrain.defences.crafters import Crafter, Moment, ascend, uniform_noise
-from divtrain.defences.terms import EVERYWHERE, CrossEntropy, Term, check_weight
+from divtrain.defences.terms import EVERYWHERE, CrossEntropy, Term, check_weight, is_nowhere
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.forward import MemberPass, Where
@@ -44,7 +44,9 @@ class AbsoluteCosine:
         return self.where
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted mean, and the mean to log."""
+        """Return the weighted mean, and the mean to log; zero and nothing where no image is."""
+        if is_nowhere(forward, self.where):
+            return forward.losses.new_zeros(()), {}
         g = forward.input_gradients(self.where, create_graph=True)
         value = pairwise_cosine(g).abs().mean()
         return self.weight / len(g) * value, {"absolute_cosine": value.detach()}
@@ -74,7 +76,9 @@ class GradientNorm:
         return self.where
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted mean, and the mean to log."""
+        """Return the weighted mean, and the mean to log; zero and nothing where no image is."""
+        if is_nowhere(forward, self.where):
+            return forward.losses.new_zeros(()), {}
         g = forward.input_gradients(self.where, create_graph=True)
         value = g.square().sum(-1).mean()
         name = "gradient_norm" if self.where.part != "crafted" else "crafted_gradient_norm"

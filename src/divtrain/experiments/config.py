@@ -153,7 +153,8 @@ class TrainConfig:
     """Passes over the training set (over each view of it: clean, noisy)."""
     budget: Count | None = None
     """Train every ensemble for as many epochs as cost what this many epochs of base cost, by the
-    prices of docs/defences.md, instead of `epochs`: a comparison at equal passes."""
+    prices of docs/defences.md, instead of `epochs`: a comparison at equal passes. Rounded to whole
+    epochs, at least one; the training of static nets is not counted."""
     batch_size: Count = 128
     """Images per step."""
     learning_rate: Positive = 1e-3

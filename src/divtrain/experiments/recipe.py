@@ -58,7 +58,7 @@ class Recipe:
         if self.train.budget is None:
             return self.train.epochs
         defence = self.build_defence()
-        price = defence.cost(len(self.model.members)) * len(defence.views)
+        price = defence.cost(len(self.model.members)) * visits(defence)
         return max(1, math.floor(self.train.budget / price + 0.5))
 
     def build_ensemble(self, dataset: Dataset) -> Ensemble:
@@ -105,6 +105,11 @@ class Recipe:
             build_logger(train.logger, Path(), "")  # whether its library is there
         if isinstance(defence.outside, Outside):
             check_outside(defence.outside, dataset)
+
+
+def visits(defence: Defence) -> float:
+    """Images of the batches of an epoch, per training image: one for each view, and outside."""
+    return len(defence.views) / (1 - defence.outside_share)
 
 
 def is_defence(word: str) -> bool:
@@ -180,6 +185,8 @@ def parse_recipe(
         elif key in SETTINGS and value:
             with arguments_as(**{key: f"{key} in {word}"}):
                 train = replace(train, **{key: value})
+            if key == "epochs":
+                train = replace(train, budget=None)  # its own epochs come before any budget
         else:
             changes = [each.removesuffix("N") + value if each.endswith("=N") and value.isdigit()
                        else each for each in CHANGES]  # fmt: skip

@@ -22,7 +22,7 @@ from divtrain.experiments.config import ExperimentConfig
 from divtrain.experiments.graph import target_variants
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.per_image import read_per_image
-from divtrain.experiments.recipe import BASE, target_recipe
+from divtrain.experiments.recipe import BASE, target_recipe, visits
 from divtrain.experiments.reproduction import (
     describe_preset,
     describe_settings,
@@ -217,7 +217,7 @@ def _prices(config: ExperimentConfig) -> dict[str, Price]:
         recipe = target_recipe(name, name, config.model, config.train, config.seed)
         defence = recipe.build_defence()
         step = defence.cost(len(config.model.members))
-        found[name] = Price(step, step * len(defence.views) * recipe.epochs)
+        found[name] = Price(step, step * visits(defence) * recipe.epochs)
     return found
 
 

@@ -181,7 +181,8 @@ def train(
                 warn_once(VANISHING_WARNING)
             if not finite_everywhere:
                 at = batch, done.logits
-                if crafter is None:
+                crafted = batch.parts.get("crafted", slice(0, 0))
+                if crafted.stop == crafted.start:
                     at = source.batch(progress.step), processes.all_logits(done.logits)
                 error = divergence(values, *at, ens, source, progress.step, steps, state_file)
                 raise DivtrainError(processes.first_message(None if finite else str(error)))

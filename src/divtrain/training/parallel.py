@@ -132,13 +132,18 @@ def check_devices(
             f" distribution, which {devices} devices do not divide: each takes an equal slice of"
             f" both parts; take a `batch_size` that {2 * devices} divides"
         )
-    if crafter is not None and devices > 1:
-        if strategy == "members":
+    if crafter is not None:
+        crafted = leading(crafter.share, batch_size)
+        if crafter.share < 1 and crafted == batch_size and not crafter.adds:
+            raise DivtrainError(
+                f"examples would be crafted from all {batch_size} images of a batch, though from a"
+                f" share of {crafter.share:g} only; raise `batch_size`"
+            )
+        if devices > 1 and strategy == "members":
             raise DivtrainError(
                 f"{type(crafter).__name__} crafts examples from all members, but with the"
                 " `strategy` members each device holds only some of them; take ddp"
             )
-        crafted = leading(crafter.share, batch_size)
         if crafted % devices:
             raise DivtrainError(
                 f"examples are crafted from {crafted} of the {batch_size} images of a batch, which"

@@ -16,9 +16,10 @@ NOTE = (
     "way (own: like the target itself, with other random numbers). From all: on any of them, "
     "image by image, the attacker's best. White-box: direct attacks, and all the others. Price: "
     "passes per training step, counted from the equations, in those of plain training. Training: "
-    "passes of the whole training, in epochs of base. Seconds: per step, measured in this run, "
-    "relative to base. Signs: kinds of warning signs that fired. *: no other target has both a "
-    "higher clean accuracy and a higher worst case from all."
+    "passes of the whole training, in epochs of base, without those of static nets. Seconds: per "
+    "step, measured in this run, relative to base. Signs: kinds of warning signs that fired, at "
+    "any eps. *: no other target is as good in both clean accuracy and worst case from all, and "
+    "better in one."
 )
 
 
