@@ -7,14 +7,13 @@ from torch import Tensor
 
 from divtrain.data import View
 from divtrain.defences.base import Defence
-from divtrain.defences.terms import EVERYWHERE, CrossEntropy, Term, check_weight
+from divtrain.defences.terms import CrossEntropy, GradientTerm, Term, check_weight
 from divtrain.defences.views import Clean, Noisy
-from divtrain.forward import MemberPass, Where
 from divtrain.gal import pairwise_cosine
 
 
 @dataclass(frozen=True)
-class CosineSum:
+class CosineSum(GradientTerm):
     """Sum over pairs of members of their mean cosine (Eq. 6) over examples.
 
     Its mean over the P = N (N - 1) / 2 pairs is GAL at infinite temperature, less a constant:
@@ -27,18 +26,10 @@ class CosineSum:
     """
 
     weight: float = 0.01
-    where: Where = EVERYWHERE
 
-    def __post_init__(self) -> None:
-        check_weight("weight", self.weight)
-
-    def gradients_at(self, step: int) -> Where:
-        """At its images, in every step."""
-        return self.where
-
-    def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def measure(self, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum over pairs, and the mean over pairs to log."""
-        cosine = pairwise_cosine(forward.input_gradients(self.where, create_graph=True))
+        cosine = pairwise_cosine(g)
         log = {"mean_cosine": cosine.detach().mean()}
         return self.weight * cosine.sum(-1).mean(), log
 

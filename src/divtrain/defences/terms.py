@@ -130,6 +130,36 @@ class GradientAlignment:
         return self.weight * self.every * value.gal, named
 
 
+@dataclass(frozen=True)
+class GradientTerm:
+    """A term of the input gradients at some images, in every step; what of them is in `measure`.
+
+    Attributes:
+        weight: Factor in the loss, not negative.
+        where: At which images.
+    """
+
+    weight: float
+    where: Where = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        check_weight("weight", self.weight)
+
+    def gradients_at(self, step: int) -> Where:
+        """At its images, in every step."""
+        return self.where
+
+    def measure(self, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted scalar of input gradients, (member, image, feature), and the log."""
+        raise NotImplementedError  # abstract: what tells one such term from another
+
+    def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted scalar, and what to log; zero and nothing where no image is."""
+        if is_nowhere(forward, self.where):
+            return forward.losses.new_zeros(()), {}
+        return self.measure(forward.input_gradients(self.where, create_graph=True))
+
+
 def total_loss(
     terms: Sequence[Term], forward: MemberPass, step: int = 0
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -11,10 +11,10 @@ from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.defences.base import Defence
 from divtrain.defences.crafted import Crafted
 from divtrain.defences.crafters import Crafter, Moment, ascend, uniform_noise
-from divtrain.defences.terms import EVERYWHERE, CrossEntropy, Term, check_weight, is_nowhere
+from divtrain.defences.terms import CrossEntropy, GradientTerm, Term, check_weight
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
-from divtrain.forward import MemberPass, Where
+from divtrain.forward import Where
 from divtrain.gal import pairwise_cosine
 
 PUBLISHED_BATCH = 128
@@ -22,7 +22,7 @@ PUBLISHED_BATCH = 128
 
 
 @dataclass(frozen=True)
-class AbsoluteCosine:
+class AbsoluteCosine(GradientTerm):
     """Mean over examples and pairs of the absolute cosine (Eq. 6), times weight / N.
 
     Unlike GAL it aims at orthogonal input gradients, not at opposed ones. The paper sums the
@@ -34,26 +34,15 @@ class AbsoluteCosine:
     """
 
     weight: float = 10.0
-    where: Where = EVERYWHERE
 
-    def __post_init__(self) -> None:
-        check_weight("weight", self.weight)
-
-    def gradients_at(self, step: int) -> Where:
-        """At its images, in every step."""
-        return self.where
-
-    def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted mean, and the mean to log; zero and nothing where no image is."""
-        if is_nowhere(forward, self.where):
-            return forward.losses.new_zeros(()), {}
-        g = forward.input_gradients(self.where, create_graph=True)
+    def measure(self, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted mean, and the mean to log."""
         value = pairwise_cosine(g).abs().mean()
         return self.weight / len(g) * value, {"absolute_cosine": value.detach()}
 
 
 @dataclass(frozen=True)
-class GradientNorm:
+class GradientNorm(GradientTerm):
     """Mean over examples and members of |g_i|^2, the squared input gradient, times weight / N.
 
     g_i is the gradient of each example's own cross-entropy, so the size of the batch does not
@@ -65,21 +54,8 @@ class GradientNorm:
         where: At which images, such as ``Where("given")``.
     """
 
-    weight: float
-    where: Where = EVERYWHERE
-
-    def __post_init__(self) -> None:
-        check_weight("weight", self.weight)
-
-    def gradients_at(self, step: int) -> Where:
-        """At its images, in every step."""
-        return self.where
-
-    def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted mean, and the mean to log; zero and nothing where no image is."""
-        if is_nowhere(forward, self.where):
-            return forward.losses.new_zeros(()), {}
-        g = forward.input_gradients(self.where, create_graph=True)
+    def measure(self, g: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted mean, and the mean to log."""
         value = g.square().sum(-1).mean()
         name = "gradient_norm" if self.where.part != "crafted" else "crafted_gradient_norm"
         return self.weight / len(g) * value, {name: value.detach()}
