@@ -14,7 +14,7 @@ CORE_TESTS := tests/double_backward/test_equal_to_torch.py tests/test_gal.py tes
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed  ## install, then train, attack and compare on real digits (2 minutes)
+demo: $(VENV)/installed  ## install, then train, attack and compare on real digits (a minute)
 	$(BIN)/divtrain run digits
 
 # Tests of one file run in one process: they use an ensemble that is trained once.

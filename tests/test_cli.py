@@ -14,7 +14,7 @@ from divtrain.experiments import LocalExecutor
 SMALL = [
     "--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
     "--train.epochs=1", "--train.batch-size=40", "--attack.transfer", "fgsm", "--attack.eps", "0.1",
-    "--attack.white-box", "fgsm", "--targets", "base", "div",
+    "--attack.white-box", "fgsm", "--targets", "base", "div", "--pictures=0",
 ]  # fmt: skip
 
 Captured = pytest.CaptureFixture[str]

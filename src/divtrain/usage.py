@@ -20,7 +20,7 @@ divtrain {__version__}: train ensembles whose members do not fail together, and 
   divtrain doctor            look at this machine
 
 `divtrain COMMAND --help` and `divtrain run PRESET --help` list every option.
-Start with `divtrain run digits`: no download, about two minutes."""
+Start with `divtrain run digits`: no download, about a minute."""
 
 
 def quick_answer(words: Sequence[str]) -> str | None:

@@ -198,7 +198,7 @@ def test_batches_crafted_alone_and_in_any_order_make_the_same_set(attack: Attack
     for index, batch in reversed(list(enumerate(split_images(images, 3)))):
         torch.rand(index + 1)
         batches[index] = craft_batch(attack, shaky, batch, index, seed=5)
-    joined = join_batches([batches[index] for index in sorted(batches)], images, attack.eps)
+    joined = join_batches([batches[i] for i in sorted(batches)], shaky, images, attack.eps)
     assert torch.equal(joined.x_adv, whole.x_adv)
     assert (joined.passes, joined.violations) == (whole.passes, whole.violations)
     assert (joined.growth is None) == (whole.growth is None) == (attack is THEIRS)

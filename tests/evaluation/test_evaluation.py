@@ -221,6 +221,6 @@ def test_stage_by_stage_the_result_is_that_of_the_whole(evaluated: Evaluation) -
         source = surrogate if run.threat == "transfer" else None
         sets: list[CraftedSet] = attack_model(run, source or target, images(), SUITE.batch_size)
         assert len(sets) == (5 if run.one_member else 1)
-        again = classify(run, sets, target, images(), source)
+        again = classify(run, sets, target, images())
         assert torch.equal(again.correct, result.correct)
         assert replace(again, correct=result.correct, members=result.members) == result

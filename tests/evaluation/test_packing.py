@@ -66,6 +66,7 @@ def test_crafted_sets_come_back_as_they_were() -> None:
         back = unpack_sets(tensors, through_json(about), shape)
         for one, same in zip(sets, back, strict=True):
             assert one.digest() == same.digest()
+            assert torch.equal(one.right, same.right)
             assert (one.passes, one.violations) == (same.passes, same.violations)
             assert (one.growth is None) == (same.growth is None)
             if one.growth is not None and same.growth is not None:

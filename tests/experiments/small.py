@@ -33,15 +33,17 @@ SMALL = ExperimentConfig(
     train=TrainConfig(epochs=1, batch_size=40, noise=0.2, learning_rate=3e-3, save_every=0.0),
     attack=replace(PAPER_SUITE, transfer=("fgsm", "pgdcw"), white_box=("fgsm",)),
     targets=("base", "div"),
+    pictures=0,
     accelerator="cpu",
 )
-"""Without analyses but coherence."""
+"""Without analyses but coherence, and without pictures."""
 FULL = replace(
     SMALL,
     gaas=GaasConfig(images=4, orders=(4, 16), eps=(0.1, 0.3), targets=("base", "div")),
     detection=DetectionConfig(images=20, targets=("base", "detector")),
     targets=("base", "div", "detector"),
     surrogates=("base", "div"),
+    pictures=3,
     group="Conv3",
 )
 """With all that a run may have."""

@@ -52,6 +52,7 @@ SMALL = ExperimentConfig(
     gaas=GaasConfig(images=1, orders=(4,), eps=(0.1,), targets=("base",)),
     detection=DetectionConfig(images=10, targets=("div",)),
     targets=("base", "div"),
+    pictures=0,
     accelerator="cpu",
 )
 

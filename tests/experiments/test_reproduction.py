@@ -39,7 +39,7 @@ def test_the_report_tells_them_with_the_command(full: Path) -> None:
 
 def test_a_report_opens_with_what_the_run_did(full: Path) -> None:
     digits = PRESETS["digits"]()
-    assert describe_preset(digits).startswith("Five Conv3 on 8x8 digits")
+    assert describe_preset(digits).startswith("Three Conv3 on 8x8 digits")
     settled = replace(digits, train=replace(digits.train, precision="bf16"))
     assert describe_preset(settled) == describe_preset(replace(digits, seeds=3))
     assert describe_preset(settled) == describe_preset(digits)
@@ -48,7 +48,7 @@ def test_a_report_opens_with_what_the_run_did(full: Path) -> None:
     lead = (full / "report.md").read_text().split("##")[0]
     assert "digits, but for --data.train-size 160, not all;" in lead
     assert "--targets base div detector, not base base+noise div" in lead
-    assert "Five Conv3" not in lead
+    assert "Three Conv3" not in lead
     assert "30 test images, 1 seed, L-infinity. Seed 0." in lead
 
 

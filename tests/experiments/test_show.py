@@ -24,7 +24,17 @@ from divtrain.experiments.stages.gradients import read_gradients
 from divtrain.experiments.stages.plane import read_planes
 from experiments.small import SMALL, Watching, ensemble, finished, result
 
+DRAWN = replace(SMALL, pictures=3)
 PICTURES = {"gradients", "examples-transfer", "examples-white-box", "plane"}
+
+
+@pytest.fixture(scope="module")
+def small(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run of `SMALL`, with pictures."""
+    out = tmp_path_factory.mktemp("drawn") / "run"
+    shutil.copytree(small, out)
+    run_experiment(DRAWN, out, Progress())
+    return out
 
 
 def test_a_run_computes_its_pictures_from_its_own_models_and_attacks(small: Path) -> None:
@@ -32,7 +42,7 @@ def test_a_run_computes_its_pictures_from_its_own_models_and_attacks(small: Path
     (examples,) = map(read_pictures, finished(small, "examples"))
     (plane,) = finished(small, "plane")
     assert list(gradients.maps) == ["base", "div"]
-    assert len(gradients.labels) == len({*gradients.labels}) == SMALL.pictures == 3
+    assert len(gradients.labels) == len({*gradients.labels}) == DRAWN.pictures == 3
     ens = ensemble(small, "div").eval()
     wanted = dt.input_gradients(ens, gradients.x, torch.tensor(gradients.labels))
     assert gradients.maps["div"].flatten(2).allclose(wanted, atol=1e-6)

@@ -3,9 +3,10 @@
 import pytest
 
 from divtrain.evaluation import EVERY_SURROGATE
+from divtrain.report.pareto import pareto_front
 from divtrain.report.report import Table
 from divtrain.report.rows import make_rows
-from divtrain.report.sections.defences import Price, defences_section, pareto_front
+from divtrain.report.sections.defences import Price, defences_section
 from report.judged import judged
 
 PRICES = {"base": Price(1.0, 8.0), "div": Price(2.0, 16.0)}

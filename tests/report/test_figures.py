@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from divtrain.evaluation import CLEAN, WORST, Record, Threat
-from divtrain.report.canvas import COLOURS, OTHER_COLOURS, OWN_COLOUR, colour_of
+from divtrain.report.canvas import COLOURS, OTHER_COLOURS, OWN_COLOUR, colour_of, marker_of
 from divtrain.report.curve import curve_figure
 from divtrain.report.rows import Cell, Row
 from divtrain.report.sections.accuracy import accuracy_figure, clean_worst_figure
@@ -109,6 +109,8 @@ def test_a_defence_has_one_colour_whatever_else_is_shown() -> None:
     own = [colour_of(name, ["base", "mine", "yours"]) for name in ("mine", "yours")]
     assert own == list(OTHER_COLOURS[:2])
     assert len({*COLOURS, *OTHER_COLOURS}) == len(COLOURS) + len(OTHER_COLOURS)
+    many = [*OWN_COLOUR, *(f"mine {index}" for index in range(20))]
+    assert len({(colour_of(name, many), marker_of(name, many)) for name in many}) == len(many)
 
 
 def test_a_point_stands_at_its_clean_and_worst_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +127,28 @@ def test_a_point_stands_at_its_clean_and_worst_accuracy(monkeypatch: pytest.Monk
     across, up = (bar.get_segments()[0] for bar in bars)
     assert across[:, 0].tolist() == pytest.approx([35, 45])
     assert up[:, 1].tolist() == pytest.approx([89, 91])
+
+
+def test_a_line_joins_the_targets_that_none_beats_in_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "divtrain.report.sections.accuracy.to_png", lambda f, _: drawn.append(f) or b""
+    )
+    places = {"good": (0.94, 0.4), "clean": (0.95, 0.1), "beaten": (0.94, 0.3), "hard": (0.8, 0.5)}
+    rows = [
+        replace(row(0.9, name), cells={CLEAN: Cell(clean, None), WORST: Cell(worst, None)})
+        for name, (clean, worst) in places.items()
+    ]
+    clean_worst_figure(rows, "t")
+    (axis,) = drawn[0].axes
+    line = axis.lines[0]
+    assert axis.get_xlabel().endswith("not drawn: hard, clean 80.0")
+    assert len(axis.containers) == 3
+    assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == [
+        (10, 95),
+        (40, 94),
+        (50, 80),
+    ]
 
 
 def test_coherence_histograms_are_shares_of_the_images_from_minus_one_on() -> None:

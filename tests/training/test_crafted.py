@@ -23,6 +23,7 @@ from divtrain.defences import (
     CrossEntropy,
     CrossNoise,
     Defence,
+    FastAT,
     GradientAlignment,
     Moment,
     PGDATDiv,
@@ -265,6 +266,14 @@ def test_prices_are_those_counted_from_the_equations() -> None:
     for defence, price in prices:
         assert defence.cost(3) == pytest.approx(price)
     assert DVERGE(warm_up=0.0).cost(5) == pytest.approx(7.5)
+
+
+def test_fast_at_is_one_step_of_random_size_on_half_of_clean_and_noisy_images() -> None:
+    fast = PGDATNoise(crafted_steps=1, crafted_radius="uniform", crafted_share=0.5)
+    assert FastAT().crafter == fast.crafter
+    assert FastAT().views == fast.views
+    assert FastAT().terms == fast.terms
+    assert FastAT().cost(3) == pytest.approx(4 / 3)
 
 
 def test_a_diverging_training_says_so_with_examples_in_the_batch() -> None:

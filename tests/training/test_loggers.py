@@ -24,7 +24,7 @@ QUANTITIES = {"loss", "gal", "coherence", "accuracy"}
 SMALL = [
     "--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
     "--train.epochs=1", "--train.batch-size=40", "--attack.transfer", "fgsm", "--attack.eps", "0.1",
-    "--attack.white-box", "fgsm", "--targets", "base",
+    "--attack.white-box", "fgsm", "--targets", "base", "--pictures=0",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from divtrain.defences.deg import DEG, CosineSum
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
 from divtrain.defences.dverge import DVERGE
+from divtrain.defences.fast_at import FastAT
 from divtrain.defences.label_smoothing import LabelSmoothing
 from divtrain.defences.pgd_at import PGDAT, PGDATDiv, PGDATNoise
 from divtrain.defences.registry import DEFENCES, build_defence
@@ -48,6 +49,7 @@ __all__ = [
     "Defence",
     "Detector",
     "Div",
+    "FastAT",
     "GradientAlignment",
     "GradientNorm",
     "LabelSmoothing",

@@ -11,6 +11,7 @@ from divtrain.defences.deg import DEG
 from divtrain.defences.detector import Detector
 from divtrain.defences.div import Div
 from divtrain.defences.dverge import DVERGE
+from divtrain.defences.fast_at import FastAT
 from divtrain.defences.label_smoothing import LabelSmoothing
 from divtrain.defences.pgd_at import PGDAT, PGDATDiv, PGDATNoise
 from divtrain.defences.trs import TRS, TRSL2
@@ -24,6 +25,7 @@ DEFENCES: dict[str, type[Defence]] = {
     "adv": Adv,
     "adv+div": AdvDiv,
     "detector": Detector,
+    "fast-at": FastAT,
     "pgd-at": PGDAT,
     "pgd-at+noise": PGDATNoise,
     "pgd-at+div": PGDATDiv,

@@ -22,9 +22,9 @@ Numbers = int | tuple[int, ...]
 class FastDoubleBackward(TorchFunctionMode):
     """Context in which convolutions, (leaky) ReLUs, max pooling and batch norm are ours.
 
-    Any module may run in it. Other layers, and what ours cannot do (in place, indices, forward-mode
-    derivatives, `torch.func`, checkpointing, being compiled), are left to torch, silently; outputs
-    and derivatives are the same either way.
+    Any module may run in it. Other layers, and what ours cannot do (changing a leaf or a view in
+    place, indices, forward-mode derivatives, `torch.func`, checkpointing, being compiled), are left
+    to torch, silently; outputs and derivatives are the same either way.
     """
 
     def __torch_function__(

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from divtrain.attacks.attack import Attack, LinfAttack
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
+from divtrain.evaluation.classifying import correct_mask
 from divtrain.evaluation.effort import GrowthTracker, Passes, count_passes
 from divtrain.evaluation.wrapping import Model, as_module
 from divtrain.fields import Whole, checked
@@ -92,12 +93,14 @@ class CraftedSet:
         passes: Passes through the attacked model, mean per image.
         growth: The objective at each image at first, after three quarters of the steps and at
             last, (3, image); None for attacks that do not report it.
+        right: Which examples the attacked model itself still classifies right.
     """
 
     x_adv: Float[Tensor, "image channel height width"]
     violations: Violations
     passes: Passes
     growth: Float[Tensor, "3 image"] | None
+    right: Bool[Tensor, "image"]
 
     def digest(self) -> str:
         """Return the SHA-256 of the examples."""
@@ -127,7 +130,7 @@ def craft(
         crafted.append(craft_batch(attack, model, batch, index, seed))
         if on_batch is not None:
             on_batch(min((index + 1) * batch_size, len(images)), len(images))
-    return join_batches(crafted, images, attack.eps)
+    return join_batches(crafted, model, images, attack.eps)
 
 
 def split_images(images: Images, batch_size: int) -> list[Images]:
@@ -176,11 +179,14 @@ def craft_batch(
     return CraftedBatch(x_adv.detach().cpu(), passes(), growth)
 
 
-def join_batches(batches: Sequence[CraftedBatch], images: Images, eps: float) -> CraftedSet:
+def join_batches(
+    batches: Sequence[CraftedBatch], model: nn.Module, images: Images, eps: float
+) -> CraftedSet:
     """Put crafted batches together, clipped into the ball and the bounds.
 
     Args:
         batches: Every batch, in order.
+        model: The model attacked, which is asked once more.
         images: The clean images of all.
         eps: Radius of the ball.
     """
@@ -190,7 +196,9 @@ def join_batches(batches: Sequence[CraftedBatch], images: Images, eps: float) ->
     rows = [batch.growth for batch in batches if batch.growth is not None]
     growth = torch.cat(rows, dim=1) if rows else None
     told = growth is not None and not growth.isnan().all()
-    return CraftedSet(x_adv, violations, passes.per_image(len(images)), growth if told else None)
+    right = correct_mask(model, x_adv, images.y)
+    each = passes.per_image(len(images))
+    return CraftedSet(x_adv, violations, each, growth if told else None, right)
 
 
 def _describe(attack: Attack) -> str:

@@ -76,7 +76,7 @@ def evaluate(
         surrogate = surrogates[run.source] if run.threat == "transfer" else None
         attacked = target if surrogate is None else surrogate
         sets = attack_model(run, attacked, images, suite.batch_size, seed, on_batch)
-        results[run] = classify(run, sets, target, images, surrogate)
+        results[run] = classify(run, sets, target, images)
     return Evaluation(
         target_name, clean, results, diagnosis, seed, checks, chance_level(images.y), split
     )
@@ -202,7 +202,6 @@ def classify(
     sets: Sequence[CraftedSet],
     target: nn.Module,
     images: Images,
-    surrogate: nn.Module | None = None,
 ) -> AttackResult:
     """Let the target classify what a run crafted.
 
@@ -211,17 +210,15 @@ def classify(
         sets: What `attack_model` returned for it.
         target: The target.
         images: All images of the evaluation.
-        surrogate: What the set was crafted on, for a transfer; it classifies the set, too.
     """
     y = run.choose(images).y
     masks = [correct_mask(target, crafted.x_adv, y) for crafted in sets]
     correct = torch.stack(masks).all(0)
     members = source = rise = None
     if run.one_member:
-        pairs = zip(attacked(run, target), sets, strict=True)
-        members = torch.stack([correct_mask(each, own.x_adv, y) for each, own in pairs])
-    elif surrogate is not None:
-        source = correct_mask(surrogate, sets[0].x_adv, y).float().mean().item()
+        members = torch.stack([crafted.right for crafted in sets])
+    elif run.threat == "transfer":
+        source = sets[0].right.float().mean().item()
     elif sets[0].growth is not None:
         rise = rise_at_the_end(sets[0].growth, ~correct)
     digests = [crafted.digest() for crafted in sets]

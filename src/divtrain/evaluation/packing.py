@@ -50,7 +50,8 @@ def unpack_sets(tensors: dict[str, Tensor], about: Any, shape: torch.Size) -> li
             raise ValueError("some examples have pixels outside [0, 1]")
         if growth is not None and (growth.shape, growth.dtype) != ((3, shape[0]), torch.float32):
             raise ValueError(f"expected the growth of {shape[0]} objectives, got {_kind(growth)}")
-        sets.append(CraftedSet(x_adv=x_adv, growth=growth, **vars(facts)))
+        right = _mask(tensors[f"{index}.right"], (shape[0],))
+        sets.append(CraftedSet(x_adv=x_adv, growth=growth, right=right, **vars(facts)))
     if not sets:
         raise ValueError("expected at least one crafted set")
     return sets

@@ -17,6 +17,8 @@ OWN_COLOUR = {"base": 0, "div": 1, "detector": 2, "base+noise": 3, "adv": 4, "ad
 """Each defence has one colour in every figure, whatever else is shown."""
 OTHER_COLOURS = ("#000000", "#882255", "#999999", "#999933")
 """Of targets that are none of these, in the order of the figure."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""Targets also differ in their marker, for readers who do not see the colours."""
 STYLES = ("-", "--", ":", "-.")
 """Of lines of one defence that differ in other values swept."""
 
@@ -28,6 +30,13 @@ def colour_of(target: str, targets: Sequence[str]) -> str:
         return COLOURS[own]
     others = [name for name in dict.fromkeys(targets) if name not in OWN_COLOUR]
     return OTHER_COLOURS[others.index(target) % len(OTHER_COLOURS)]
+
+
+def marker_of(target: str, targets: Sequence[str]) -> str:
+    """Return the marker of a target; with its colour it is that of no other of 28 targets."""
+    others = [name for name in dict.fromkeys(targets) if name not in OWN_COLOUR]
+    place = OWN_COLOUR[target] if target in OWN_COLOUR else others.index(target)
+    return MARKERS[place % len(MARKERS)]
 
 
 def looks(defences: Sequence[str], among: Sequence[str]) -> list[dict[str, Any]]:
@@ -110,14 +119,23 @@ def draw_change(
 
 
 def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:
-    """Put one legend below a figure, or a part of one: each name of its axes once."""
+    """Put one legend below a figure, or a part of one: each name of its axes once.
+
+    Args:
+        figure: The figure.
+        axes: Whose names.
+        columns: Names beside each other at most; fewer where long names would not fit.
+    """
     names: dict[str, Any] = {}
     for axis in axes:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             names.setdefault(name, handle)
     if names:
+        inches = 0.5 + 0.07 * max(map(len, names))  # of a name with its sign
+        fitting = max(1, int(figure.get_figure(root=True).get_figwidth() / inches))
+        across = min(columns, fitting, len(names))
         figure.legend(list(names.values()), list(names), loc="outside lower center",
-                      ncols=min(columns, len(names)), fontsize=8, frameon=False)  # fmt: skip
+                      ncols=across, fontsize=8, frameon=False)  # fmt: skip
 
 
 def to_png(figure: "Figure", title: str = "") -> bytes:

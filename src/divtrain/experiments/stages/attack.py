@@ -56,7 +56,7 @@ def attack_stage(
                 crafted.append(_crafted(cache.get(index, compute)))
                 done = place * len(images) + min((index + 1) * batch_size, len(images))
                 context.on_progress(done, len(models) * len(images), "")
-            sets.append(join_batches(crafted, images, attack.eps))
+            sets.append(join_batches(crafted, each, images, attack.eps))
         write_tensors(context.folder / FILE, *pack_sets(sets), sealed=False)
 
     spec = {

@@ -59,8 +59,7 @@ def evaluate_stage(
 
         def ask(run: AttackRun, stage: Stage) -> BatchResult:
             sets = read_examples(context.file(stage, EXAMPLES), run.choose(test).x.shape)
-            surrogate = others[run.source] if run.threat == "transfer" else None
-            return pack_result(classify(run, sets, own, test, surrogate))
+            return pack_result(classify(run, sets, own, test))
 
         results: dict[AttackRun, AttackResult] = {}
         for index, (run, stage) in enumerate(attacks.items()):

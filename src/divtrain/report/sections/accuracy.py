@@ -5,16 +5,19 @@ from typing import TYPE_CHECKING
 
 from divtrain.attacks import attack_title
 from divtrain.evaluation import CLEAN, EVERY_SURROGATE, KNOWLEDGE, ONE_MEMBER, WORST, Threat
-from divtrain.report.canvas import colour_of, label_axis, legend_below, panels, to_png
+from divtrain.report.canvas import colour_of, label_axis, legend_below, marker_of, panels, to_png
 from divtrain.report.output import percents
+from divtrain.report.pareto import pareto_front
 from divtrain.report.report import CsvRow, Entry, Figure, Section, Table
 from divtrain.report.rows import THREATS, Row, columns_of, describe, main_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""Targets also differ in their marker, for readers who do not see the colours."""
+MOST_BARS = 6
+"""Bars of more targets, side by side, cannot be told apart."""
+NEAR = 5.0
+"""Points of clean accuracy below the best that the figure shows; those further below are named."""
 TITLES: dict[Threat, str] = {
     "transfer": "Transfer: copied attacks, made on the surrogate without the target's weights",
     "white-box": "White-box: direct attacks, made on the target itself",
@@ -55,8 +58,11 @@ def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title:
             tables.append(_table(f"{TITLES[threat]}{where}; {describe(mine)}", mine, coherence))
     alt = "Bars of clean and robust accuracy, for each threat, eps, attack and target"
     main = main_rows(rows)
-    figures = [Figure("accuracy", accuracy_figure(main, title), alt)]
-    if both := [row for row in main if WORST in row.cells]:
+    few = len({row.target for row in main}) <= MOST_BARS
+    figures = [Figure("accuracy", accuracy_figure(main, title), alt)] if few else []
+    every = [row for row in rows if row.surrogate == EVERY_SURROGATE]
+    direct = [row for row in main if row.threat != "transfer"]
+    if both := [row for row in (every or main) + direct * bool(every) if WORST in row.cells]:
         told = "; ".join(
             f"{r.threat}, eps {r.eps:g}, {r.target}: {r.cells[CLEAN]} clean, {r.cells[WORST]} worst"
             for r in both
@@ -96,27 +102,37 @@ def accuracy_figure(rows: Sequence[Row], title: str) -> bytes:
 def clean_worst_figure(rows: Sequence[Row], title: str) -> bytes:
     """Draw clean against worst-case accuracy, a point for each target, a panel for each eps.
 
+    A line joins the targets that no other beats in both, the Pareto front. Targets far less
+    accurate than the best, on clean images, are named below a panel and not drawn.
+
     Args:
         rows: Rows that have a worst case.
         title: Name of the experiment.
     """
     places = sorted({(row.threat, row.eps) for row in rows})
     targets = list(dict.fromkeys(row.target for row in rows))
-    figure, [axes] = panels(2.6 * len(places) + 0.8, 3.0, len(places))
+    figure, [axes] = panels(2.6 * len(places) + 0.8, 3.0 + 0.05 * len(targets), len(places))
     for axis, (threat, eps) in zip(axes, places, strict=True):
-        for row in (row for row in rows if (row.threat, row.eps) == (threat, eps)):
+        here = [row for row in rows if (row.threat, row.eps) == (threat, eps)]
+        points = {r.target: (100 * r.cells[WORST].mean, 100 * r.cells[CLEAN].mean) for r in here}
+        front = sorted(points[name] for name in pareto_front(points))
+        axis.plot(*zip(*front, strict=True), "--", color="#BBBBBB", linewidth=1, zorder=0,
+                  label="not beaten in both" if len(front) > 1 else None)  # fmt: skip
+        best = max(clean for _, clean in points.values())
+        far = [name for name, (_, clean) in points.items() if clean < best - NEAR]
+        for row in (row for row in here if row.target not in far):
             worst, clean = row.cells[WORST], row.cells[CLEAN]
-            place = targets.index(row.target)
             axis.errorbar(
                 [100 * worst.mean], [100 * clean.mean],
                 xerr=[[end] for end in worst.bar], yerr=[[end] for end in clean.bar],
-                fmt=MARKERS[place % len(MARKERS)], markersize=5, elinewidth=0.8, capsize=2,
+                fmt=marker_of(row.target, targets), markersize=5, elinewidth=0.8, capsize=2,
                 color=colour_of(row.target, targets), label=row.target,
             )  # fmt: skip
-        label_axis(axis, f"{threat}, eps {eps:g}", "worst case, %")
+        below = "\n".join(f"not drawn: {name}, clean {points[name][1]:.1f}" for name in far)
+        label_axis(axis, f"{threat}, eps {eps:g}", f"worst case, %\n{below}".rstrip())
         axis.margins(0.15)
     axes[0].set_ylabel("clean, %", fontsize=8)
-    legend_below(figure, axes, len(targets))
+    legend_below(figure, axes, len(targets) + 1)
     return to_png(figure, f"{title}: clean against worst case")
 
 

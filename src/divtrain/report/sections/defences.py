@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from divtrain.evaluation import CLEAN, EVERY_SURROGATE, ONE_MEMBER, WORST, Evaluation
 from divtrain.report.output import percents
+from divtrain.report.pareto import pareto_front
 from divtrain.report.report import CsvRow, Entry, Section, Table
 from divtrain.report.rows import BASE, Cell, Row, describe
 from divtrain.report.sweep import Histories
@@ -110,20 +111,6 @@ def defences_section(
         tables.append(Table(f"eps {eps:g}; {describe(here)}", header, lines))
     return Section("Defences side by side", tables=tables, notes=[NOTE],
                    data={"defences.csv": data})  # fmt: skip
-
-
-def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return the names of the points that no other has beaten in both values.
-
-    >>> pareto_front({"a": (0.9, 0.1), "b": (0.8, 0.5), "c": (0.7, 0.4)})
-    ['a', 'b']
-    """
-
-    def beaten(name: str) -> bool:
-        x, y = points[name]
-        return any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
-
-    return [name for name in points if not beaten(name)]
 
 
 def _cells(
