@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check
 
-# Of the parts that other versions of torch might break; below torch 2.8 its own layers run in place of ours.
+# Of the parts that other versions of torch and Python might break.
 CORE_TESTS := tests/double_backward/test_equal_to_torch.py tests/test_gal.py tests/test_forward.py tests/test_ensemble.py \
 	tests/test_any_member.py tests/test_strangers_models.py tests/attacks/test_attacks.py tests/training/test_step.py
 
@@ -67,7 +67,7 @@ $(VENV)/installed: $(VENV)/pip pyproject.toml
 
 # adv-lib, an oracle, builds a dependency that needs an old setuptools.
 $(VENV)/installed-test: $(VENV)/pip pyproject.toml build-constraints.txt
-	$(PIP) --build-constraint build-constraints.txt --editable '.[test,oracles,ray]'
+	$(PIP) --build-constraint build-constraints.txt --editable '.[test,oracles,ray,lightning,timm,onnx,tensorboard,wandb,autoattack]'
 	@touch $@
 
 $(VENV)/installed-lint: $(VENV)/installed-test

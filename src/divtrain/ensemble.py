@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,16 @@ from divtrain.logits import ask
 Aggregate = Literal["prob", "logit", "vote"]
 
 
+class _Asked(type(Protocol)):
+    """Finds modules of a module, too: from Python 3.12 on, protocols pass over `__getattr__`."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        members = getattr(instance, "members", None)
+        return isinstance(members, nn.ModuleList) and hasattr(instance, "member_logits")
+
+
 @runtime_checkable
-class HasMembers(Protocol):
+class HasMembers(Protocol, metaclass=_Asked):
     """What yields the logits of several members: `Ensemble`, bare or wrapped by Fabric."""
 
     members: nn.ModuleList

@@ -26,7 +26,7 @@ def in_forward_mode() -> bool:
 
 
 def in_saved_tensor_hooks() -> bool:
-    """Whether hooks change what autograd saves, as in checkpointing. Without (torch < 2.8): yes."""
+    """Whether hooks change what autograd saves, as in checkpointing. Without the name: yes."""
     top = _private("_C._autograd._top_saved_tensors_default_hooks")
     return top is None or top(False) is not None
 
@@ -57,11 +57,10 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def uncompiled() -> AbstractContextManager[object]:
-    """Context in which compiled code runs uncompiled. Without (torch < 2.6): compiled as it is."""
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if set_stance is None or "torch._dynamo" not in sys.modules:  # then nothing is compiled
+    """Context in which compiled code runs uncompiled."""
+    if "torch._dynamo" not in sys.modules:  # then nothing is compiled
         return nullcontext()
-    return set_stance("force_eager")
+    return torch.compiler.set_stance("force_eager")
 
 
 def _private(name: str) -> Any:
