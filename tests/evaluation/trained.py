@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import divtrain as dt
 from divtrain.data import Images, load_dataset
-from divtrain.evaluation import Suite
+from divtrain.evaluation import AttackResult, Suite
 
 SUITE = Suite(
     eps=(0.1, 0.2),
@@ -95,3 +96,8 @@ def noisy(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def plain(ens: dt.Ensemble, x: Tensor, y: Tensor) -> Tensor:
     return dt.cross_entropy(ens.member_logits(x), y).mean()
+
+
+def without_tensors(result: AttackResult) -> dict[str, Any]:
+    """The fields that are no tensors, which `==` would compare element by element."""
+    return {name: value for name, value in vars(result).items() if not isinstance(value, Tensor)}
