@@ -20,8 +20,9 @@ class _Asked(type(Protocol)):
     """Finds modules of a module, too: from Python 3.12 on, protocols pass over `__getattr__`."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        members = getattr(instance, "members", None)
-        return isinstance(members, nn.ModuleList) and hasattr(instance, "member_logits")
+        if cls is not HasMembers:
+            return super().__instancecheck__(instance)
+        return all(hasattr(instance, name) for name in ("members", "member_logits"))
 
 
 @runtime_checkable

@@ -62,6 +62,19 @@ def test_each_has_a_name_of_its_own_that_says_what_it_is() -> None:
     assert "MIFGSM" in attack_title(names[0]) and attack_title(names[3]) == "Nested"
 
 
+@dataclass(frozen=True)
+class Shifted(Brighter):
+    shift: Any = None
+
+
+def test_attacks_that_hold_tensors_are_told_apart() -> None:
+    one = Shifted(0.1, shift=torch.ones(2))
+    same, other = Shifted(0.1, shift=one.shift), Shifted(0.1, shift=torch.zeros(2))
+    names = [attack_name(each) for each in (one, same, other, one)]
+    assert names[0] == names[3]
+    assert len({*names}) == 3
+
+
 def test_an_evaluation_takes_objects_wherever_it_takes_names() -> None:
     torch.manual_seed(0)
     test = dt.data.load_dataset("digits").test

@@ -200,6 +200,7 @@ def test_batches_crafted_alone_and_in_any_order_make_the_same_set(attack: Attack
         batches[index] = craft_batch(attack, shaky, batch, index, seed=5)
     joined = join_batches([batches[i] for i in sorted(batches)], shaky, images, attack.eps)
     assert torch.equal(joined.x_adv, whole.x_adv)
+    assert torch.equal(joined.right, whole.right)
     assert (joined.passes, joined.violations) == (whole.passes, whole.violations)
     assert (joined.growth is None) == (whole.growth is None) == (attack is THEIRS)
     if joined.growth is not None and whole.growth is not None:

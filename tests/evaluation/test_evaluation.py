@@ -224,3 +224,6 @@ def test_stage_by_stage_the_result_is_that_of_the_whole(evaluated: Evaluation) -
         again = classify(run, sets, target, images())
         assert torch.equal(again.correct, result.correct)
         assert without_tensors(again) == without_tensors(result)
+        assert (again.members is None) == (result.members is None)
+        if again.members is not None and result.members is not None:
+            assert torch.equal(again.members, result.members)

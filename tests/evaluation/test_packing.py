@@ -53,6 +53,8 @@ def test_an_evaluation_comes_back_as_it_was() -> None:
         for same in (back.results[run], alone):
             assert torch.equal(result.correct, same.correct)
             assert (result.members is None) == (same.members is None)
+            if result.members is not None and same.members is not None:
+                assert torch.equal(result.members, same.members)
             assert without_tensors(same) == without_tensors(result)
 
 

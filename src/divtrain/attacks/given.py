@@ -73,7 +73,7 @@ def _named(like: Any, make: Callable[..., Attack], attack: Any, settings: Any) -
     try:
         name = f"{name}-{key_of(spec_of(settings))[:8]}"
     except DivtrainError:
-        return GivenAttack(name, make, like, attack)
+        return GivenAttack(name, make, like, id(attack))  # `make` keeps the attack
     return GivenAttack(name, make, like, (name, like))
 
 

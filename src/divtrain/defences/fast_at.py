@@ -1,4 +1,4 @@
-"""Fast adversarial training of the ensemble, with noise: what kept most in our trials."""
+"""Fast adversarial training of the ensemble, with noise: it kept most in our trials."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,8 @@ class FastAT(PGDATNoise):
     adversarial training of Wong et al. (2020, arXiv 2001.03994). The random radius keeps small
     perturbations in the training, and with them the clean accuracy; the random start and the noise
     keep the members from memorising one step (catastrophic overfitting). There is no GAL: in our
-    trials it took robustness away here (results/compare). So the members' input gradients stay
-    alike, and what protects is that each member is hard to fool.
+    trials it took robustness away here (results/compare/mnist14). So the members' input gradients
+    stay alike, and what protects is that each member is hard to fool.
 
     Take it against attacks made on other models and against attackers with the weights, up to about
     `crafted_eps`. It does not make large perturbations safe, and one step can still overfit: look
@@ -32,8 +32,10 @@ class FastAT(PGDATNoise):
     Cost: 1.33 plain steps.
 
     Attributes:
-        crafted_eps: Largest radius of the examples: the largest attack you expect.
-        noise: Largest noise; the command line takes `--train.noise` for both.
+        crafted_eps: Largest radius of the examples, above the largest attack you expect; measured
+            with 0.3 against attacks up to 0.2. `--train.noise` where `--train.crafted-eps` is
+            left out.
+        noise: Largest noise.
     """
 
     crafted_steps: int = 1

@@ -212,7 +212,8 @@ def classify(
         images: All images of the evaluation.
     """
     y = run.choose(images).y
-    masks = [correct_mask(target, crafted.x_adv, y) for crafted in sets]
+    known = run.threat != "transfer" and not run.one_member  # made on the target itself
+    masks = [each.right if known else correct_mask(target, each.x_adv, y) for each in sets]
     correct = torch.stack(masks).all(0)
     members = source = rise = None
     if run.one_member:

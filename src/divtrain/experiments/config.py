@@ -184,14 +184,14 @@ class TrainConfig:
     (predicted) or from the true one (true), or towards the label that it least expects
     (least_likely). The first two differ only where the net is wrong; log.txt says how often."""
     crafted_eps: Radius | None = None
-    """Largest radius of examples that cross, dverge, pgd-at and trs craft from the ensemble itself;
-    that of `noise` if None."""
+    """Largest radius of examples that cross, dverge, fast-at, pgd-at and trs craft from the
+    ensemble; that of `noise` if None."""
     crafted_share: Annotated[float, Field(gt=0, le=1)] | None = None
     """Fraction of each batch that they replace; the defence's own if None."""
     crafted_steps: Count | None = None
-    """Gradient steps of dverge (10), pgd-at (7) and trs (6)."""
+    """Gradient steps of dverge (10), pgd-at (7), trs (6) and fast-at (1)."""
     crafted_radius: RadiusLaw | None = None
-    """pgd-at: fixed (every example has the largest radius) or uniform (each its own)."""
+    """pgd-at: fixed (every example has the largest radius) or uniform (each its own; fast-at)."""
     attacked: Attacked | None = None
     """pgd-at: ensemble (examples against the mean softmax) or member (each member's own)."""
     partners: Partners | None = None

@@ -132,7 +132,7 @@ def legend_below(figure: Any, axes: Iterable["Axes"], columns: int) -> None:
             names.setdefault(name, handle)
     if names:
         inches = 0.5 + 0.07 * max(map(len, names))  # of a name with its sign
-        fitting = max(1, int(figure.get_figure(root=True).get_figwidth() / inches))
+        fitting = max(1, int(figure.bbox.width / figure.dpi / inches))
         across = min(columns, fitting, len(names))
         figure.legend(list(names.values()), list(names), loc="outside lower center",
                       ncols=across, fontsize=8, frameon=False)  # fmt: skip

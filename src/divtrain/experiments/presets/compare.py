@@ -20,12 +20,13 @@ TARGETS = (
     "adv",
     "adv+div",
     "fast-at",
-    "pgd-at+div,crafted_steps=1",
+    "pgd-at+div,crafted_steps=1,crafted_radius=uniform",
     "cross+noise",
     "cross+div",
     "dverge,partners=one",
 )
-"""One of each kind. Adversarial training is in its fast form, one step on half of each batch."""
+"""One of each kind. Adversarial training is in its fast form, one step on half of each batch,
+without and with GAL."""
 
 ATTACKS = Suite(
     transfer=("fgsm", "mifgsm", "pgdcw-tenth", "reversed"),

@@ -40,7 +40,9 @@ HELD_OUT = (
 
 
 def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title: str) -> Section:
-    """Return every accuracy, with a figure of the main rows.
+    """Return every accuracy, with bars of the main rows of a few targets, and clean against worst.
+
+    The worst case of transfer in that picture is from all surrogates where there are several.
 
     Args:
         rows: From `make_rows`.
@@ -60,13 +62,14 @@ def accuracy_section(rows: Sequence[Row], coherence: Mapping[str, float], title:
     main = main_rows(rows)
     few = len({row.target for row in main}) <= MOST_BARS
     figures = [Figure("accuracy", accuracy_figure(main, title), alt)] if few else []
-    every = [row for row in rows if row.surrogate == EVERY_SURROGATE]
-    direct = [row for row in main if row.threat != "transfer"]
-    if both := [row for row in (every or main) + direct * bool(every) if WORST in row.cells]:
+    every = {(row.target, row.eps): row for row in rows if row.surrogate == EVERY_SURROGATE}
+    hardest = [every.get((r.target, r.eps), r) if r.threat == "transfer" else r for r in main]
+    if both := [row for row in hardest if WORST in row.cells]:
         told = "; ".join(
             f"{r.threat}, eps {r.eps:g}, {r.target}: {r.cells[CLEAN]} clean, {r.cells[WORST]} worst"
             for r in both
         )
+        told += f"; transfer is from {EVERY_SURROGATE}" if every else ""
         png = clean_worst_figure(both, title)
         figures.append(Figure("clean-worst", png, f"Clean against worst case, percent. {told}."))
     held_out = [] if all(row.split == "test" for row in rows) else [HELD_OUT]
@@ -115,11 +118,11 @@ def clean_worst_figure(rows: Sequence[Row], title: str) -> bytes:
     for axis, (threat, eps) in zip(axes, places, strict=True):
         here = [row for row in rows if (row.threat, row.eps) == (threat, eps)]
         points = {r.target: (100 * r.cells[WORST].mean, 100 * r.cells[CLEAN].mean) for r in here}
-        front = sorted(points[name] for name in pareto_front(points))
-        axis.plot(*zip(*front, strict=True), "--", color="#BBBBBB", linewidth=1, zorder=0,
-                  label="not beaten in both" if len(front) > 1 else None)  # fmt: skip
         best = max(clean for _, clean in points.values())
         far = [name for name, (_, clean) in points.items() if clean < best - NEAR]
+        front = sorted(points[name] for name in pareto_front(points) if name not in far)
+        axis.plot(*zip(*front, strict=True), "--", color="#BBBBBB", linewidth=1, zorder=0,
+                  label="not beaten in both" if len(front) > 1 else None)  # fmt: skip
         for row in (row for row in here if row.target not in far):
             worst, clean = row.cells[WORST], row.cells[CLEAN]
             axis.errorbar(
@@ -129,7 +132,8 @@ def clean_worst_figure(rows: Sequence[Row], title: str) -> bytes:
                 color=colour_of(row.target, targets), label=row.target,
             )  # fmt: skip
         below = "\n".join(f"not drawn: {name}, clean {points[name][1]:.1f}" for name in far)
-        label_axis(axis, f"{threat}, eps {eps:g}", f"worst case, %\n{below}".rstrip())
+        whose = " from all" if any(r.surrogate == EVERY_SURROGATE for r in here) else ""
+        label_axis(axis, f"{threat}{whose}, eps {eps:g}", f"worst case, %\n{below}".rstrip())
         axis.margins(0.15)
     axes[0].set_ylabel("clean, %", fontsize=8)
     legend_below(figure, axes, len(targets) + 1)
