@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -335,3 +336,20 @@ def test_a_closed_pipe_is_no_mistake() -> None:
 def test_brackets_in_a_path_are_told_as_they_are(capsys: Captured) -> None:
     assert main(["report", "runs/[red]mine[/red]"]) == 2
     assert "runs/[red]mine[/red]" in words(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "images"),
+    [
+        ([], 300),
+        (["--data.held-out=60"], None),
+        (["--data.held-out=60", "--data.test-size=30"], 30),
+    ],
+)
+def test_a_presets_number_of_test_images_is_not_one_of_held_out_images(
+    words: list[str], images: int | None, tmp_path: Path
+) -> None:
+    small = ["--data.train-size=160", "--train.epochs=1", "--only", "base"]
+    assert main(["train", "digits", f"--out={tmp_path / 'run'}", *small, *words]) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["blueprint"]["config"]["data"]["test_size"] == images

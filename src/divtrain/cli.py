@@ -363,15 +363,16 @@ def _with_preset(command: str, kind: Callable[..., T], words: list[str]) -> tupl
         raise DivtrainError(f"expected a preset first, got {name!r}. Known: {known}.")
     preset = find_preset(name)()
     prog, default = f"divtrain {command} {name}", kind(preset)
-    data = read(type(default), rest, prog, default)["config"]["data"]["name"]
-    if (
-        Path(data).name != preset.data.name
-        and command != "train"
-        and not is_given("attack.eps", rest)
-    ):
-        eps = usual_radii(data, preset.attack.eps)
-        default = kind(replace(preset, attack=replace(preset.attack, eps=eps)))
-    return name, parse(type(default), rest, prog, default)
+    data = read(type(default), rest, prog, default)["config"]["data"]
+    is_other = Path(data["name"]).name != preset.data.name
+    if is_other and command != "train" and not is_given("attack.eps", rest):
+        eps = usual_radii(data["name"], preset.attack.eps)
+        preset = replace(preset, attack=replace(preset.attack, eps=eps))
+    # A number of test images is one of the preset's own: of held-out images all are meant, and of
+    # another data set where the preset trains on all of its own.
+    if data["held_out"] or (is_other and preset.data.train_size is None):
+        preset = replace(preset, data=replace(preset.data, test_size=None))
+    return name, parse(type(default), rest, prog, kind(preset))
 
 
 def _command_line(command: str, words: list[str]) -> str:

@@ -115,7 +115,7 @@ def test_help_tells_every_option_with_its_help_and_the_presets_default(capsys: C
         ask("--help")
     assert stop.value.code == 0
     told = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for part in ("--train.epochs INT", "Passes over the training set", "(default: 8)", "--slope",
+    for part in ("--train.epochs INT", "Passes over the training set", "(default: 4)", "--slope",
                  "--attack.eps", "(default: 0.1 0.2)", "--out"):  # fmt: skip
         assert part in told
     assert "--preset" not in told
