@@ -75,7 +75,7 @@ def test_a_run_computes_its_pictures_from_its_own_models_and_attacks(small: Path
 
 
 def test_none_are_drawn_where_none_are_asked_for_and_one_target_is_enough(tmp_path: Path) -> None:
-    alone = replace(SMALL, targets=("div",), pictures=0, seeds=2)
+    alone = replace(SMALL, targets=("div",), seeds=2)
     out, watch = tmp_path / "run", Watching()
     run_experiment(alone, out, watch)
     assert not watch.kinds & {"gradients", "examples", "plane"}
@@ -156,7 +156,7 @@ def test_two_runs_are_compared_on_the_same_images(small: Path, tmp_path: Path) -
 
 
 def test_runs_on_other_images_are_not_compared(small: Path, tmp_path: Path) -> None:
-    few = replace(SMALL, data=replace(SMALL.data, test_size=20), targets=("base",), pictures=0)
+    few = replace(SMALL, data=replace(SMALL.data, test_size=20), targets=("base",))
     run_experiment(few, tmp_path / "run", Progress())
     with pytest.raises(dt.DivtrainError, match="evaluated on different images"):
         compare_runs(small, tmp_path / "run")

@@ -73,9 +73,10 @@ class CrossEntropy:
 
     def __call__(self, forward: MemberPass, step: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted mean, and the mean without smoothing to log."""
-        if is_nowhere(forward, Where(self.part)):
+        where = Where(self.part)
+        if is_nowhere(forward, where):
             return forward.losses.new_zeros(()), {}
-        here = forward.batch.at(Where(self.part))
+        here = forward.batch.at(where)
         plain = value = forward.losses[:, here].mean()
         if self.smoothing:
             logits = forward.logits[:, here]

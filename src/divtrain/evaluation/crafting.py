@@ -2,7 +2,8 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 
 import torch
@@ -161,10 +162,8 @@ def craft_batch(
     device = device_of(model)
     generator = torch.Generator(device).manual_seed(own_seed)
     arguments = (model, batch.x.to(device), batch.y.to(device), generator)
-    devices = [device] if device.type == "cuda" else []
     growth: Tensor | None = None
-    with count_passes(model) as passes, torch.random.fork_rng(devices):
-        torch.manual_seed(own_seed)
+    with count_passes(model) as passes, _randomness_of_its_own(device, own_seed):
         if isinstance(attack, LinfAttack):
             tracker = GrowthTracker(getattr(attack, "steps", 1))
             x_adv = attack(*arguments, tracker)
@@ -196,12 +195,18 @@ def join_batches(
     rows = [batch.growth for batch in batches if batch.growth is not None]
     growth = torch.cat(rows, dim=1) if rows else None
     told = growth is not None and not growth.isnan().all()
-    device = device_of(model)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)  # a model that draws answers alike each time, and draws nothing else's
+    with _randomness_of_its_own(device_of(model), 0):  # a model that draws answers alike each time
         right = correct_mask(model, x_adv, images.y)
     each = passes.per_image(len(images))
     return CraftedSet(x_adv, violations, each, growth if told else None, right)
+
+
+@contextmanager
+def _randomness_of_its_own(device: torch.device, seed: int) -> Iterator[None]:
+    """Draw what a model or an attack draws from a seed; the caller's random numbers stay."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _describe(attack: Attack) -> str:

@@ -25,18 +25,19 @@ STYLES = ("-", "--", ":", "-.")
 
 def colour_of(target: str, targets: Sequence[str]) -> str:
     """Return the colour of a target: a defence's own, or the next free one among the others."""
-    own = OWN_COLOUR.get(target)
-    if own is not None:
-        return COLOURS[own]
-    others = [name for name in dict.fromkeys(targets) if name not in OWN_COLOUR]
-    return OTHER_COLOURS[others.index(target) % len(OTHER_COLOURS)]
+    own, place = target in OWN_COLOUR, _place(target, targets)
+    return COLOURS[place] if own else OTHER_COLOURS[place % len(OTHER_COLOURS)]
 
 
 def marker_of(target: str, targets: Sequence[str]) -> str:
     """Return the marker of a target; with its colour it is that of no other of 28 targets."""
+    return MARKERS[_place(target, targets) % len(MARKERS)]
+
+
+def _place(target: str, targets: Sequence[str]) -> int:
+    """Return the place of a target among those that have a colour of their own, or the others."""
     others = [name for name in dict.fromkeys(targets) if name not in OWN_COLOUR]
-    place = OWN_COLOUR[target] if target in OWN_COLOUR else others.index(target)
-    return MARKERS[place % len(MARKERS)]
+    return OWN_COLOUR[target] if target in OWN_COLOUR else others.index(target)
 
 
 def looks(defences: Sequence[str], among: Sequence[str]) -> list[dict[str, Any]]:

@@ -124,10 +124,11 @@ def clean_worst_figure(rows: Sequence[Row], title: str) -> bytes:
         axis.plot(*zip(*front, strict=True), "--", color="#BBBBBB", linewidth=1, zorder=0,
                   label="not beaten in both" if len(front) > 1 else None)  # fmt: skip
         for row in (row for row in here if row.target not in far):
-            worst, clean = row.cells[WORST], row.cells[CLEAN]
+            worst, clean = points[row.target]
             axis.errorbar(
-                [100 * worst.mean], [100 * clean.mean],
-                xerr=[[end] for end in worst.bar], yerr=[[end] for end in clean.bar],
+                [worst], [clean],
+                xerr=[[end] for end in row.cells[WORST].bar],
+                yerr=[[end] for end in row.cells[CLEAN].bar],
                 fmt=marker_of(row.target, targets), markersize=5, elinewidth=0.8, capsize=2,
                 color=colour_of(row.target, targets), label=row.target,
             )  # fmt: skip
