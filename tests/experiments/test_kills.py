@@ -31,8 +31,8 @@ RUN = replace(
 )
 KINDS = {
     "run": ("train-base-surrogate", "train-static", "train-adv", "attack-surrogate", "attack-adv",
-            "evaluate", "coherence", "gaas", "detection"),
-    "evaluate": ("pretrained", "train-single-surrogate", "attack", "evaluate"),
+            "diagnose", "evaluate", "coherence", "gaas", "detection"),
+    "evaluate": ("pretrained", "train-single-surrogate", "attack", "diagnose", "evaluate"),
 }  # fmt: skip
 """How the names of the stages begin that are killed in, in the order of the graph."""
 

@@ -37,7 +37,7 @@ def test_what_each_part_leaves_out_and_all_together_are_the_whole_graph() -> Non
             assert {each.name for each in stage.inputs} <= set(names[:place])
     kinds = {part: {stage.kind for stage in stages} for part, stages in found.items()}
     assert kinds == {
-        "table2": {"train", "attack", "evaluate"},
+        "table2": {"train", "attack", "diagnose", "evaluate"},
         "coherence": {"train", "coherence"},
         "gaas": {"train", "gaas"},
         "detection": {"train", "attack", "detection"},
@@ -74,7 +74,7 @@ def test_the_whole_run_goes_on_from_its_parts_and_ends_the_same(
     assert write_reports(RunDirectory(out)).reports == part.reports
     watch = Watching()
     run_experiment(SMALL, out, watch, parts=["table2"])
-    assert watch.kinds == {"train", "attack", "evaluate"}
+    assert watch.kinds == {"train", "attack", "diagnose", "evaluate"}
     assert sum(name.startswith("train") for name in watch.began) == 1  # the surrogate
     assert not (out / "figures/coherence.png").exists()
     watch = Watching()

@@ -105,8 +105,8 @@ def test_a_second_run_computes_nothing(run: Path, full: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["train-detector", "train-base-surrogate", "attack-surrogate", "attack-div", "evaluate",
-             "coherence", "gaas", "detection"],
+    "kind", ["train-detector", "train-base-surrogate", "attack-surrogate", "attack-div", "diagnose",
+             "evaluate", "coherence", "gaas", "detection"],
 )  # fmt: skip
 def test_a_run_stopped_in_any_kind_of_stage_ends_with_the_same_files(
     run: Path, full: Path, kind: str
@@ -158,7 +158,7 @@ def test_another_noise_of_div_leaves_base_alone(run: Path) -> None:
 
 
 MORE = {
-    "seeds": (replace(SMALL, seeds=2), {"train", "attack", "evaluate", "coherence"}),
+    "seeds": (replace(SMALL, seeds=2), {"train", "attack", "diagnose", "evaluate", "coherence"}),
     "targets": (replace(SMALL, targets=("base", "div", "base+noise")),
                 {"train", "attack", "evaluate", "coherence"}),
     "attacks": (replace(SMALL, attack=replace(SMALL.attack, eps=(0.1, 0.2), transfer=("fgsm",

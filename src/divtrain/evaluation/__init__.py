@@ -23,6 +23,7 @@ from divtrain.evaluation.evaluation import (
     check_surrogate,
     check_task,
     classify,
+    compare_surrogate,
     diagnose_model,
     evaluate,
     has_members,
@@ -47,12 +48,13 @@ from divtrain.evaluation.wrapping import as_module
 
 __all__ = [
     "CLEAN", "EVERY_SURROGATE", "KNOWLEDGE", "ONE_MEMBER", "PAPER_SUITE", "SIGNS", "WORST",
-    "AttackResult", "AttackRun", "CraftedBatch", "CraftedSet", "Diagnosis", "Evaluation", "Passes",
-    "Record", "Suite", "SurrogateCheck", "Threat", "Violations", "WarningSign", "as_module",
-    "attack_model", "attacked", "chance_level", "check_channels", "check_other_weights",
-    "check_same_task", "check_surrogate", "check_task", "classify", "correct_batch", "correct_mask",
-    "count_passes", "craft", "craft_batch", "diagnose", "diagnose_model", "enforce_threat_model",
-    "evaluate", "has_members", "is_differentiable", "join_batches", "make_plan", "pack_evaluation",
+    "AttackResult", "AttackRun", "CraftedBatch", "CraftedSet", "Diagnosis", "Evaluation",
+    "Passes", "Record", "Suite", "SurrogateCheck", "Threat", "Violations", "WarningSign",
+    "as_module", "attack_model", "attacked", "chance_level", "check_channels",
+    "check_other_weights", "check_same_task", "check_surrogate", "check_task", "classify",
+    "compare_surrogate", "correct_batch", "correct_mask", "count_passes", "craft",
+    "craft_batch", "diagnose", "diagnose_model", "enforce_threat_model", "evaluate",
+    "has_members", "is_differentiable", "join_batches", "make_plan", "pack_evaluation",
     "pack_result", "pack_sets", "paired_interval", "quick", "split_images", "try_gradient",
     "unpack_evaluation", "unpack_result", "unpack_sets", "wilson_interval",
 ]  # fmt: skip

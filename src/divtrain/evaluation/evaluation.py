@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,10 @@ def evaluate(
     check_channels(suite, images.x.shape[1])
     clean = correct_mask(target, images.x, images.y)
     diagnosis = diagnose_model(target, images)
-    checks = {name: check_surrogate(each, target, images) for name, each in surrogates.items()}
+    checks = {
+        name: compare_surrogate(check_surrogate(each, images), each, target, images)
+        for name, each in surrogates.items()
+    }
     opaque = [name for name, check in checks.items() if not check.diagnosis.differentiable]
     plan = make_plan(
         target_name, list(surrogates), has_members(target), suite, diagnosis.differentiable, opaque
@@ -128,25 +132,38 @@ def diagnose_model(model: nn.Module, images: Images) -> Diagnosis:
     return diagnose(model, choose_images(images, DIAGNOSED))
 
 
-def check_surrogate(
-    surrogate: nn.Module, target: nn.Module, images: Images, shared_start: bool = False
-) -> SurrogateCheck:
-    """Diagnose a surrogate as a target is diagnosed, and compare it with the target.
+def check_surrogate(surrogate: nn.Module, images: Images) -> SurrogateCheck:
+    """Diagnose a surrogate as a target is diagnosed, whatever the target.
 
     Args:
+        surrogate: The surrogate.
+        images: All images of the evaluation.
+    """
+    clean = correct_mask(surrogate, images.x, images.y).float().mean().item()
+    return SurrogateCheck(clean, diagnose_model(surrogate, images))
+
+
+def compare_surrogate(
+    check: SurrogateCheck,
+    surrogate: nn.Module,
+    target: nn.Module,
+    images: Images,
+    shared_start: bool = False,
+) -> SurrogateCheck:
+    """Return the check of a surrogate with what it has in common with a target.
+
+    Args:
+        check: What `check_surrogate` returned for it.
         surrogate: The surrogate.
         target: The target.
         images: All images of the evaluation.
         shared_start: Whether both are known to have been trained from the same weights; otherwise
             their weights are compared.
     """
-    clean = correct_mask(surrogate, images.x, images.y).float().mean().item()
-    seen = diagnose_model(surrogate, images)
-    return SurrogateCheck(
-        clean,
-        seen,
-        has_same_answers(surrogate, target, choose_images(images, DIAGNOSED)),
-        shared_start or has_shared_start(surrogate, target, seen.classes),
+    return replace(
+        check,
+        same_answers=has_same_answers(surrogate, target, choose_images(images, DIAGNOSED)),
+        shared_start=shared_start or has_shared_start(surrogate, target, check.diagnosis.classes),
     )
 
 

@@ -14,6 +14,7 @@ from divtrain.experiments.model_source import ModelSource
 from divtrain.experiments.recipe import BASE, Recipe, attackers, target_recipe
 from divtrain.experiments.stage import Stage
 from divtrain.experiments.stages.attack import attack_stage
+from divtrain.experiments.stages.diagnose import diagnose_stage
 from divtrain.experiments.stages.evaluate import evaluate_stage
 from divtrain.experiments.stages.pretrained import pretrained_stage
 from divtrain.experiments.stages.train import SURROGATE, TARGET, train_recipe
@@ -244,7 +245,11 @@ def _attack_and_evaluate(
         attacks[run] = _add(
             stages, attack_stage(run, source, suite.batch_size, seed, _name(source))
         )
-    _add(stages, evaluate_stage(label, target, surrogates, attacks, seed))
+    diagnoses = {
+        name: _add(stages, diagnose_stage(each, seed, _name(each)))
+        for name, each in surrogates.items()
+    }
+    _add(stages, evaluate_stage(label, target, surrogates, diagnoses, attacks, seed))
     return attacks
 
 

@@ -5,15 +5,18 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from divtrain.evaluation import (
     WORST,
     AttackResult,
     AttackRun,
     Evaluation,
+    SurrogateCheck,
     chance_level,
     check_other_weights,
-    check_surrogate,
     classify,
+    compare_surrogate,
     correct_mask,
     diagnose_model,
     pack_evaluation,
@@ -27,6 +30,7 @@ from divtrain.experiments.model_source import weights_digest
 from divtrain.experiments.stage import OWN_SEED, Context, Stage
 from divtrain.experiments.stages.attack import FILE as EXAMPLES
 from divtrain.experiments.stages.attack import read_examples
+from divtrain.experiments.stages.diagnose import read_diagnosis
 from divtrain.fields import from_json
 from divtrain.files import read_json, read_tensors, reading, write_json, write_tensors
 
@@ -38,6 +42,7 @@ def evaluate_stage(
     target: str,
     model: Stage,
     surrogates: Mapping[str, Stage],
+    diagnoses: Mapping[str, Stage],
     attacks: Mapping[AttackRun, Stage],
     seed: int,
 ) -> Stage:
@@ -47,6 +52,7 @@ def evaluate_stage(
         target: What records call the target.
         model: The stage that yields it.
         surrogates: The stages that yield its surrogates, by name.
+        diagnoses: The stages that diagnosed these, by name.
         attacks: The stages that attacked, by attack run.
         seed: Of the experiment.
     """
@@ -61,6 +67,11 @@ def evaluate_stage(
             sets = read_examples(context.file(stage, EXAMPLES), run.choose(test).x.shape)
             return pack_result(classify(run, sets, own, test))
 
+        def compare(name: str, surrogate: nn.Module) -> SurrogateCheck:
+            check = read_diagnosis(context, diagnoses[name])
+            same_seed = _same_seed(surrogates[name], model)
+            return compare_surrogate(check, surrogate, own, test, same_seed)
+
         results: dict[AttackRun, AttackResult] = {}
         for index, (run, stage) in enumerate(attacks.items()):
             packed = context.cache.get(index, partial(ask, run, stage))
@@ -72,10 +83,7 @@ def evaluate_stage(
             results,
             diagnose_model(own, test),
             seed,
-            {
-                name: check_surrogate(each, own, test, _same_seed(surrogates[name], model))
-                for name, each in others.items()
-            },
+            {name: compare(name, each) for name, each in others.items()},
             chance_level(test.y),
             context.dataset.split,
         )
@@ -85,7 +93,8 @@ def evaluate_stage(
         write_tensors(context.folder / FILE, *pack_evaluation(evaluation), sealed=False)
 
     # A crafted set that stands in the table and on the curve is one input.
-    inputs = {stage.name: stage for stage in (model, *surrogates.values(), *attacks.values())}
+    found = (model, *surrogates.values(), *diagnoses.values(), *attacks.values())
+    inputs = {stage.name: stage for stage in found}
     spec: dict[str, Any] = {
         "model": model.name,
         "surrogates": {name: stage.name for name, stage in surrogates.items()},
