@@ -12,7 +12,7 @@ from divtrain.evaluation import EVERY_SURROGATE
 from divtrain.experiments import ModelConfig, Progress, SweepConfig, TrainConfig, run_experiment
 from divtrain.experiments.blueprints.sweep import make_variants
 from divtrain.experiments.graph import experiment_graph
-from divtrain.experiments.recipe import Recipe, parse_recipe
+from divtrain.experiments.recipe import Recipe, parse_recipe, target_recipe
 from divtrain.experiments.stages.evaluate import read_evaluation
 from divtrain.report.transfer import EVERY
 from experiments.small import COMMON, FULL, SMALL, Watching, finished, records, result
@@ -63,6 +63,29 @@ def test_changes_change_one_thing_each_and_the_rest_is_the_targets() -> None:
 def test_words_that_make_no_sense_are_refused(word: str, own: str | None, message: str) -> None:
     with pytest.raises(dt.DivtrainError, match=message):
         recipe(word, own)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("div,gal_weigth=1", "unknown part of target .* did you mean 'gal_weight=1'"),
+        ("div,precision=auto", "target 'div,precision=auto'"),
+        ("div,members=2", "expected a target to be a defence"),
+    ],
+)
+def test_messages_about_targets_speak_of_targets(word: str, message: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=message):
+        target_recipe(word, word, MODEL, TRAIN, seed=5)
+
+
+def test_static_nets_that_could_not_be_trained_are_refused_before_any_training(
+    tmp_path: Path,
+) -> None:
+    """ADP needs a wrong class for every member, of which digits have nine."""
+    train = replace(SMALL.train, static_recipes=("base", "adp"), static_nets=10)
+    with pytest.raises(dt.DivtrainError, match="wrong class"):
+        run_experiment(replace(SMALL, targets=("adv",), train=train), tmp_path / "run", Watching())
+    assert not (tmp_path / "run/stages").exists()
 
 
 def test_with_the_default_the_graph_has_a_base_surrogate_alone() -> None:

@@ -105,6 +105,8 @@ class Recipe:
             build_logger(train.logger, Path(), "")  # whether its library is there
         if isinstance(defence.outside, Outside):
             check_outside(defence.outside, dataset)
+        for kind in train.static_recipes if defence.needs_static_nets else ():
+            static_recipe(self, kind).check(dataset, root, is_target=False)
 
 
 def visits(defence: Defence) -> float:
@@ -123,7 +125,12 @@ def is_defence(word: str) -> bool:
 
 
 def parse_recipe(
-    word: str, own_defence: str | None, model: ModelConfig, train: TrainConfig, seed: int
+    word: str,
+    own_defence: str | None,
+    model: ModelConfig,
+    train: TrainConfig,
+    seed: int,
+    role: str = "surrogate",
 ) -> Recipe:
     """Read a recipe: ``[DEFENCE][,CHANGE]...``, changes to what the target's own recipe says.
 
@@ -139,6 +146,7 @@ def parse_recipe(
         model: The target's architecture.
         train: The target's training settings.
         seed: Seed when the recipe names none.
+        role: What messages call it: a surrogate or a target.
 
     Raises:
         DivtrainError: for words it does not know, or ``own`` where the defence is not known.
@@ -174,13 +182,13 @@ def parse_recipe(
             if key == "seed":
                 seed = number
             elif number < 1:
-                raise DivtrainError(f"expected {key} >= 1 in surrogate {word!r}, got {number}")
+                raise DivtrainError(f"expected {key} >= 1 in {role} {word!r}, got {number}")
             else:
                 turns = (model.members * number)[:number]
                 model = replace(model, members=turns)
         elif part == f"precision={AUTO}":
             raise DivtrainError(
-                f"surrogate {word!r}: {part} is for a run as a whole, as --train.precision {AUTO}"
+                f"{role} {word!r}: {part} is for a run as a whole, as --train.precision {AUTO}"
             )
         elif key in SETTINGS and value:
             with arguments_as(**{key: f"{key} in {word}"}):
@@ -188,10 +196,13 @@ def parse_recipe(
             if key == "epochs":
                 train = replace(train, budget=None)  # its own epochs come before any budget
         else:
+            what = f"part of {role} {word!r}:"
+            if value and key not in ("members", "seed"):
+                raise unknown_name(what, part, [f"{setting}={value}" for setting in SETTINGS])
             changes = [each.removesuffix("N") + value if each.endswith("=N") and value.isdigit()
                        else each for each in CHANGES]  # fmt: skip
             defences = [OWN, *DEFENCES, "a checkpoint", "MODULE:NAME"] if part == first else []
-            raise unknown_name(f"part of surrogate {word!r}:", part, [*defences, *changes])
+            raise unknown_name(what, part, [*defences, *changes])
     return Recipe(word, defence, model, train, seed)
 
 
@@ -231,7 +242,7 @@ def target_recipe(
     >>> recipe.defence, recipe.train.gal_weight
     ('div', 1.0)
     """
-    recipe = parse_recipe(word, None, model, train, seed)
+    recipe = parse_recipe(word, None, model, train, seed, "target")
     if recipe.model != model or recipe.seed != seed or word.split(",")[0] != recipe.defence:
         raise DivtrainError(
             f"expected a target to be a defence, with any settings of training, such as"
