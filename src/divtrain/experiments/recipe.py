@@ -197,7 +197,7 @@ def parse_recipe(
                 train = replace(train, budget=None)  # its own epochs come before any budget
         else:
             what = f"part of {role} {word!r}:"
-            if value and key not in ("members", "seed"):
+            if value and role == "target":  # of which a setting is all that can change
                 raise unknown_name(what, part, [f"{setting}={value}" for setting in SETTINGS])
             changes = [each.removesuffix("N") + value if each.endswith("=N") and value.isdigit()
                        else each for each in CHANGES]  # fmt: skip
