@@ -105,8 +105,8 @@ class Recipe:
             build_logger(train.logger, Path(), "")  # whether its library is there
         if isinstance(defence.outside, Outside):
             check_outside(defence.outside, dataset)
-        for kind in train.static_recipes if defence.needs_static_nets else ():
-            static_recipe(self, kind).check(dataset, root, is_target=False)
+        for nets in static_recipes(self):
+            nets.check(dataset, root, is_target=False)
 
 
 def visits(defence: Defence) -> float:
@@ -206,21 +206,26 @@ def parse_recipe(
     return Recipe(word, defence, model, train, seed)
 
 
-def static_recipe(recipe: Recipe, kind: str) -> Recipe:
-    """Return how the static nets of one kind are trained that a defence crafts examples on.
+def static_recipes(recipe: Recipe) -> list[Recipe]:
+    """Return how the static nets are trained, kind by kind, that its defence crafts examples on.
 
     Raises:
         DivtrainError: for a kind that needs static nets itself.
     """
-    least = max(recipe.train.static_nets, build_defence(kind).least_members)
-    few = replace(recipe.model, members=(recipe.model.members * least)[:least])
-    nets = replace(recipe, name="static", defence=kind, model=few)
-    if nets.build_defence().needs_static_nets:
-        raise DivtrainError(
-            f"expected `static_recipes` that need no static nets themselves, got {kind}; take base,"
-            " base+noise, div, pgd-at or another"
-        )
-    return nets
+    if not recipe.build_defence().needs_static_nets:
+        return []
+    found: list[Recipe] = []
+    for kind in recipe.train.static_recipes:
+        least = max(recipe.train.static_nets, build_defence(kind).least_members)
+        few = replace(recipe.model, members=(recipe.model.members * least)[:least])
+        nets = replace(recipe, name="static", defence=kind, model=few)
+        if nets.build_defence().needs_static_nets:
+            raise DivtrainError(
+                "expected `static_recipes` that need no static nets themselves, got"
+                f" {kind}; take base, base+noise, div, pgd-at or another"
+            )
+        found.append(nets)
+    return found
 
 
 def target_recipe(

@@ -13,7 +13,7 @@ from divtrain.errors import DamagedFileError, DivtrainError
 from divtrain.evaluation.classifying import correct_batch
 from divtrain.experiments.config import DataConfig
 from divtrain.experiments.manifest import FinishedStage
-from divtrain.experiments.recipe import BASE, Recipe, static_recipe
+from divtrain.experiments.recipe import BASE, Recipe, static_recipes
 from divtrain.experiments.stage import ENSEMBLE, OWN_SEED, Context, OnProgress, Stage, load_trained
 from divtrain.fields import from_json, to_json
 from divtrain.files import read_json_lines, write_json_lines
@@ -51,10 +51,9 @@ def train_recipe(recipe: Recipe, role: str, data: DataConfig, common: Mapping[st
     drawn = _drawn(recipe, role)
     defence = recipe.build_defence().with_outside(data.root)
     static: list[Stage] = []
-    for kind in recipe.train.static_recipes if defence.needs_static_nets else ():
-        nets = static_recipe(recipe, kind)
+    for nets in static_recipes(recipe):
         own = STATIC if role == TARGET else f"{drawn} {STATIC}"
-        own = own if kind == BASE else f"{own} {kind}"
+        own = own if nets.defence == BASE else f"{own} {nets.defence}"
         built = nets.build_defence().with_outside(data.root)
         static.append(_train_stage(nets, built, STATIC, own, data, common))
     return _train_stage(recipe, defence, role, drawn, data, common, static)
