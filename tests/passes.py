@@ -13,7 +13,9 @@ def pass_of(logits: Tensor, y: Tensor) -> MemberPass:
     """The pass of an ensemble that answers with these logits, (member, batch, class)."""
     x = logits.new_zeros(logits.shape[1], 1, 1, 1)
     losses = trusted_cross_entropy(logits, y)
-    return MemberPass(Batch(x, y), logits, losses, slice(0, 0), [x[:0]] * len(logits))
+    return MemberPass(
+        Batch(x, y), logits, losses, slice(0, 0), [x[:0]] * len(logits), range(len(logits))
+    )
 
 
 def images(count: int = 6, classes: int = 4) -> tuple[Tensor, Tensor]:

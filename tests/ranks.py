@@ -20,7 +20,7 @@ from made import DIV, digits
 
 STRATEGIES = ("ddp", "members")
 STOP_AT = 5
-BASE = BaseNoise(0.2)
+BASE = BaseNoise(noise=0.2)
 
 
 def conv3() -> list[nn.Module]:

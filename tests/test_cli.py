@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import divtrain as dt
+from divtrain import cli
 from divtrain.__main__ import main as command_main
 from divtrain.cli import main
-from divtrain.experiments import LocalExecutor
+from divtrain.experiments import ExperimentConfig, LocalExecutor
 
 SMALL = [
     "--data.train-size=160", "--data.test-size=30", "--model.members", "conv3", "conv3",
@@ -336,6 +337,16 @@ def test_a_closed_pipe_is_no_mistake() -> None:
 def test_brackets_in_a_path_are_told_as_they_are(capsys: Captured) -> None:
     assert main(["report", "runs/[red]mine[/red]"]) == 2
     assert "runs/[red]mine[/red]" in words(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("data", "group"), [("mnist", "Conv3"), ("digits", "")])
+def test_only_the_papers_images_are_compared_with_table_2(
+    data: str, group: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[ExperimentConfig] = []
+    monkeypatch.setattr(cli, "train_ensembles", lambda config, *_: asked.append(config) or [])
+    assert main(["train", "mnist-conv3", f"--data.name={data}", f"--out={tmp_path}"]) == 0
+    assert asked[0].group == group
 
 
 @pytest.mark.parametrize(

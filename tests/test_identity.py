@@ -69,7 +69,9 @@ def test_a_spec_tells_fields_that_compare_and_nothing_else() -> None:
     assert spec_of(measure_coherence) == {"kind": "measure_coherence"}
 
 
-@pytest.mark.parametrize("thing", [object(), lambda x: x, {1, 2}, [Noise, object()]], ids=type)
+@pytest.mark.parametrize(
+    "thing", [object(), lambda x: x, {1, 2}, [Noise, object()], Told().spec], ids=type
+)
 def test_what_cannot_be_described_is_refused_with_advice(thing: Any) -> None:
     with pytest.raises(
         dt.DivtrainError, match=r"frozen dataclass, .* or give it a method spec\(\)"

@@ -88,12 +88,12 @@ def check_label_shape(y: Tensor, batch: int, soft: bool = False) -> None:
         )
 
 
-def check_eps(eps: float) -> None:
-    """Check that `eps`, an L-infinity radius, is a number in [0, 1]."""
+def check_eps(eps: float, name: str = "eps") -> None:
+    """Check that an L-infinity radius is a number in [0, 1]; messages call it `name`."""
     if not isinstance(eps, (int, float)) or math.isnan(eps) or not 0 <= eps <= 1:
         eight_bit = isinstance(eps, (int, float)) and 1 < eps <= 255
         hint = f"; did you mean {eps:g}/255 = {eps / 255:.4g}?" if eight_bit else ""
-        raise DivtrainError(f"expected eps in [0, 1] (pixels are in [0, 1]), got {eps!r}{hint}")
+        raise DivtrainError(f"expected {name} in [0, 1] (pixels are in [0, 1]), got {eps!r}{hint}")
 
 
 def first_few(names: Iterable[str]) -> str:

@@ -365,6 +365,8 @@ def _with_preset(command: str, kind: Callable[..., T], words: list[str]) -> tupl
     prog, default = f"divtrain {command} {name}", kind(preset)
     data = read(type(default), rest, prog, default)["config"]["data"]
     is_other = Path(data["name"]).name != preset.data.name
+    if is_other:  # not the images of Table 2
+        preset = replace(preset, group="")
     if is_other and command != "train" and not is_given("attack.eps", rest):
         eps = usual_radii(data["name"], preset.attack.eps)
         preset = replace(preset, attack=replace(preset.attack, eps=eps))

@@ -34,6 +34,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> DivtrainError:
     return DivtrainError(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
 
 
+def first_line(error: BaseException) -> str:
+    r"""The first line of an error's message, for one of ours; its name where it has none.
+
+    >>> first_line(ValueError("bad shape\nat line 3")), first_line(TimeoutError())
+    ('bad shape', 'TimeoutError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @cache
 def warn_once(message: str) -> None:
     """Warn, once in this process."""

@@ -96,7 +96,7 @@ class MemberPass:
         losses: Per-example cross-entropy J_i of each member, (member, batch).
         recorded: The images at which input gradients can be taken.
         leaves: Those images, a copy for each member, (recorded, channel, height, width).
-        first_member: Number of the first member, of all that take part; for messages.
+        numbers: What messages call the members, counted over all that take part.
     """
 
     batch: Batch
@@ -104,7 +104,7 @@ class MemberPass:
     losses: Float[Tensor, "member batch"]
     recorded: slice
     leaves: Sequence[Tensor]
-    first_member: int = 0
+    numbers: Sequence[int]
     gradients: dict[bool, Tensor] = field(default_factory=dict, repr=False, compare=False)
     """Input gradients of all recorded images, by whether they can be differentiated; cached, so
     that two terms run one backward pass."""
@@ -150,7 +150,7 @@ class MemberPass:
             found = torch.autograd.grad(
                 loss, self.leaves, create_graph=create_graph, retain_graph=True, allow_unused=True
             )
-        hidden = [i + self.first_member for i, each in enumerate(found) if each is None]
+        hidden = [n for n, each in zip(self.numbers, found, strict=True) if each is None]
         if hidden:
             raise DivtrainError(
                 f"the answer of member {', '.join(map(str, hidden))} (counted from 0) does not"
@@ -165,7 +165,7 @@ def member_pass(
     batch: Batch,
     recorded: slice | None = None,
     create_graph: bool = True,
-    first_member: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> MemberPass:
     """Run every member once on a batch (not modified; gradients do not flow beyond its images).
 
@@ -178,7 +178,7 @@ def member_pass(
             than in plain training. With batch norm in train mode all record if any does, since
             two groups would be normalised separately.
         create_graph: Whether the input gradients will be differentiated again.
-        first_member: What messages call the first member.
+        numbers: What messages call the members; 0, 1, ... if None.
 
     Raises:
         DivtrainError: for one set of images per member, of another number of members; for images
@@ -211,7 +211,8 @@ def member_pass(
         answers = [plain[:, :first], *answers, plain[:, first:]] if first else [*answers, plain]
     logits = torch.cat(answers, dim=1)
     losses = trusted_cross_entropy(logits, batch.y)
-    return MemberPass(batch, logits, losses, recorded, leaves, first_member)
+    numbers = range(members) if numbers is None else numbers
+    return MemberPass(batch, logits, losses, recorded, leaves, numbers)
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -9,6 +9,7 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -48,7 +49,8 @@ def spec_of(thing: Any) -> Any:
             each.name: spec_of(getattr(thing, each.name)) for each in fields(thing) if each.compare
         }
         return {"kind": type(thing).__qualname__, **_origin(type(thing)), **told}
-    if callable(thing) and "<" not in getattr(thing, "__qualname__", "<"):
+    named = callable(thing) and "<" not in getattr(thing, "__qualname__", "<")
+    if named and not inspect.ismethod(thing):  # a method depends on its object
         return {"kind": thing.__qualname__, **_origin(thing)}
     raise DivtrainError(
         f"expected something that can be described, got {thing!r}: a result that depends on it"

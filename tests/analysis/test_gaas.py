@@ -101,7 +101,7 @@ def test_it_is_seeded_and_leaves_the_model_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"orders": (64,)}, "orders of at most 40, the number of features, got 64"),
+        ({"orders": (64,)}, "`orders` of at most 40, the number of features, got 64"),
         ({"orders": (8,)}, "4 u.2, which 8 is not"),
         ({"orders": (0,)}, "which 0 is not; the smallest is 4"),
         ({"eps": -0.1}, "eps in"),

@@ -81,7 +81,7 @@ def test_a_defence_is_its_terms_and_views(name: str, terms: tuple, views: tuple)
 def test_only_settings_that_matter_to_a_defence_identify_it() -> None:
     base = spec_of(build_defence("base", **SETTINGS))
     assert base == spec_of(Base()) == {"kind": "Base"}
-    assert spec_of(BaseNoise(0.2)) == {"kind": "BaseNoise", "noise": 0.2}
+    assert spec_of(BaseNoise(noise=0.2)) == {"kind": "BaseNoise", "noise": 0.2}
     specs = [spec_of(build_defence(name, **SETTINGS)) for name in DEFENCES]
     assert [specs.count(each) for each in specs] == [1] * len(DEFENCES)
     for name, kind in DEFENCES.items():
@@ -108,6 +108,16 @@ def test_images_from_outside_are_opened_and_then_identified() -> None:
     assert Detector(outside="smooth").with_outside().outside == NOISES["smooth"]
     assert Div().with_outside() == Div()
     assert spec_of(Detector().with_outside())["outside"] == {"kind": "UniformNoise"}
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize("noise", [8.0, -0.3, float("nan")])
+@pytest.mark.parametrize("name", ["base+noise", "div", "deg", "adv", "adv+div", "fast-at"])
+def test_noise_out_of_range_is_refused(name: str, noise: float) -> None:
+    with pytest.raises(dt.DivtrainError, match=r"expected `noise` in \[0, 1\]"):
+        build_defence(name, noise=noise)
+    with pytest.raises(dt.DivtrainError, match=r"expected `eps_max` in \[0, 1\]"):
+        dt.data.add_noise(torch.rand(1, 1, 2, 2), noise)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,10 @@ def pass_with(g: Tensor) -> MemberPass:
     x, y = g.new_zeros(batch, 1, 1, features), torch.zeros(batch, dtype=torch.int64)
     logits = g.new_zeros(members, batch, 2)
     every = slice(0, batch)
-    return MemberPass(Batch(x, y), logits, logits[..., 0], every, g.unbind(), gradients={True: g})
+    numbers, given = range(len(g)), {True: g}
+    return MemberPass(
+        Batch(x, y), logits, logits[..., 0], every, g.unbind(), numbers, gradients=given
+    )
 
 
 ALONG = [[[1.0, 0.0]], [[3.0, 0.0]]]

@@ -32,6 +32,10 @@ def test_an_attack_on_colours_alone_is_refused_on_grey_images_before_anything_is
         check_channels(asked, 1)
     check_channels(asked, 3)
     check_channels(SUITE, 1)
+    curve = replace(SUITE, sweep=(0.0, 0.5), sweep_attack="tifgsm")
+    with pytest.raises(DivtrainError, match="'tifgsm' takes images of 3 channels"):
+        check_channels(curve, 1)
+    check_channels(replace(curve, sweep=()), 1)
 
 
 def test_the_papers_suite_is_its_five_attacks_and_one_of_them_white_box() -> None:

@@ -71,6 +71,11 @@ def test_scores_are_those_of_the_checkpoint_at_the_crafted_images(full: Path) ->
     assert {
         each.trained_outside for each in read_detection(finished(full, "detection", "base"))
     } == {""}
+    other = replace(FULL, targets=("detector,outside=smooth",), detection=replace(
+        FULL.detection, targets=("detector,outside=smooth",)))  # fmt: skip
+    stages = experiment_graph(other, COMMON)
+    (own_setting,) = [stage for stage in stages if stage.kind == "detection"]
+    assert own_setting.spec["trained_outside"] == "smooth"
     ens, test = ensemble(full, "detector"), open_dataset(FULL.data).test
     file = full / "stages/attack-detector-fgsm-0.3-s0/examples.safetensors"
     (own,) = read_examples(file, test.x.shape)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 import divtrain as dt
+from divtrain.evaluation import Suite
 from divtrain.experiments import (
     PRESETS,
     DataConfig,
@@ -99,6 +100,7 @@ def test_differences_tell_both_values_by_path() -> None:
         (lambda: GaasConfig(orders=(4, 7)), "`orders`: .* the nearest are 4 and 16"),
         (lambda: DetectionConfig(against=("x/", "./x/")), "`against`: expected each kind once"),
         (lambda: SweepConfig(gal_weight=(1, 1.0)), "`gal_weight`: expected each value once"),
+        (lambda: SweepConfig(noise=(0.1234561, 0.1234562)), "`noise`: .* within six digits"),
         (lambda: SweepConfig(ensemble_size=(1,)), "`ensemble_size`: expected greater .* 2, got 1"),
         (lambda: EvaluationConfig(("a=b",), data=DataConfig(held_out=3)), "`data.held_out` out"),
     ],
@@ -121,6 +123,13 @@ def test_what_cannot_be_is_refused_when_it_is_built(make: Any, message: str) -> 
         (
             {"detection": DetectionConfig(images=6, targets=("adv",))},
             "expected some of `targets`, base, base.noise, div, in `detection.targets`, got adv",
+        ),
+        (
+            {
+                "detection": DetectionConfig(images=6, targets=("base",), against=()),
+                "attack": Suite(transfer=(), white_box=(), query=("square",)),
+            },
+            "expected inputs to tell from clean ones, in `detection.against`",
         ),
     ],
 )

@@ -5,11 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import divtrain as dt
 from divtrain.experiments import (
+    DataConfig,
     Progress,
     RunDirectory,
     compare_runs,
@@ -160,6 +162,19 @@ def test_runs_on_other_images_are_not_compared(small: Path, tmp_path: Path) -> N
     run_experiment(few, tmp_path / "run", Progress())
     with pytest.raises(dt.DivtrainError, match="evaluated on different images"):
         compare_runs(small, tmp_path / "run")
+
+
+def test_a_file_that_has_changed_is_other_images(tmp_path: Path) -> None:
+    file, pixels = tmp_path / "mine.npz", np.random.default_rng(0)
+    for out in ("one", "other"):
+        x, y = pixels.random((60, 8, 8)), np.arange(60) % 3
+        np.savez(file, x_train=x[:40], y_train=y[:40], x_test=x[40:], y_test=y[40:])
+        data = DataConfig(name=str(file))
+        attack = replace(SMALL.attack, transfer=("fgsm",), white_box=())
+        config = replace(SMALL, data=data, targets=("base",), attack=attack)
+        run_experiment(config, tmp_path / out, Progress())
+    with pytest.raises(dt.DivtrainError, match="evaluated on different images"):
+        compare_runs(tmp_path / "one", tmp_path / "other")
 
 
 def test_a_run_is_written_in_other_formats(small: Path) -> None:

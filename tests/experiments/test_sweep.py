@@ -192,6 +192,11 @@ SLOPE = SweepConfig(slope=(0.0, 0.1))
         (BASE, SweepConfig(noise=(0.1,)), "`noise` makes no difference"),
         (replace(DIV, model=replace(DIV.model, activation="relu")), SLOPE, "slope of 0 is ReLU"),
         (replace(DIV, gaas=FULL.gaas), SLOPE, "leaves GAAS and detection out"),
+        (
+            replace(DIV, attack=replace(DIV.attack, transfer=(), white_box=(), query=("square",))),
+            SLOPE,
+            "name some in `attack.transfer` or `attack.white_box`",
+        ),
         (replace(FULL, gaas=CONFIG.gaas), SLOPE, "leaves GAAS and detection out"),
     ],
 )

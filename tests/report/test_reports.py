@@ -255,6 +255,9 @@ def test_a_glossary_explains_each_target_and_attack_of_the_report() -> None:
     explained = dict(section.facts)
     assert {"div", "MI-FGSM", "FGSM", "PGD", "Square", "coherence"} <= explained.keys()
     assert "adv" not in explained
+    with_settings = dict(words_section(["div,gal_weight=1", "mine:Own"], []).facts)
+    assert with_settings["div,gal_weight=1"] == explained["div"]
+    assert "mine:Own" not in with_settings
     every = dict(words_section(DEFENCES, ATTACKS).facts)
     assert {*DEFENCES, *map(attack_title, ATTACKS)} <= every.keys()
     assert all(text.endswith(".") for text in every.values())
@@ -282,9 +285,9 @@ def test_an_evaluation_writes_its_card_as_a_page(tmp_path: Path) -> None:
     assert page.startswith("<!doctype html>")
     for word in ("div: report card", "100 test images", "worst of all, transfer", "Square"):
         assert word in page
-    small = replace(judged(), clean=first(5, 10))
-    with pytest.raises(dt.DivtrainError, match="same 100 images, got one on 10"):
-        judged().save_html(tmp_path / "card.html", reference=small)
+    for other in (replace(judged(), clean=first(5, 10)), replace(judged(), images="others")):
+        with pytest.raises(dt.DivtrainError, match="same 100 images, got one on 10"):
+            judged().save_html(tmp_path / "card.html", reference=other)
 
 
 def test_the_json_form_is_json_and_holds_fractions() -> None:

@@ -94,7 +94,7 @@ def test_accuracy_is_that_of_the_images_that_are_not_crafted() -> None:
 
 def test_adversarial_training_makes_an_ensemble_robust_to_an_attacker_with_its_weights() -> None:
     accuracy = {}
-    for defence in (BaseNoise(0.1), PGDATNoise(crafted_eps=0.1, crafted_steps=2)):
+    for defence in (BaseNoise(noise=0.1), PGDATNoise(crafted_eps=0.1, crafted_steps=2)):
         ens = tanh_nets()
         train(ens, stream(), defence, 40, adam(1e-2))
         x, y = digits().x, digits().y
@@ -234,7 +234,12 @@ def test_what_cannot_work_is_refused_before_training() -> None:
 @pytest.mark.parametrize(
     ("kind", "bad", "match"),
     [
-        (Cross, {"crafted_eps": 1.5}, r"expected eps in \[0, 1\]"),
+        (Cross, {"crafted_eps": 1.5}, r"expected `crafted_eps` in \[0, 1\]"),
+        (
+            PGDATNoise,
+            {"noise": 8.0},
+            "expected `noise` in .*, got 8.0; did you mean 8/255",
+        ),
         (Cross, {"crafted_share": 0.0}, r"`crafted_share` in \(0, 1\]"),
         (Cross, {"warm_up": 1.0}, r"`warm_up` in \[0, 1\)"),
         (CrossDiv, {"crafted_share": 1}, "`crafted_share` below 1 for CrossDiv"),

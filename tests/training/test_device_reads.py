@@ -62,7 +62,7 @@ def net() -> torch.nn.Module:
 @pytest.mark.parametrize(
     "defence",
     [
-        Base(), BaseNoise(0.2), Div(), Div(gal_every=2), Div(gal_part=0.5), Detector(),
+        Base(), BaseNoise(noise=0.2), Div(), Div(gal_every=2), Div(gal_part=0.5), Detector(),
         Adv(nets=(net(),)), AdvDiv(nets=(net(),)), ADP(), TRSL2(), LabelSmoothing(),
     ],
     ids=lambda defence: type(defence).__name__,

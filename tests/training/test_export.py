@@ -96,6 +96,10 @@ def test_mistakes_are_told_and_nothing_is_written(
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1) + torch.rand_like(x.flatten(1))
 
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"logits": x.flatten(1)}
+
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
@@ -104,6 +108,8 @@ def test_mistakes_are_told_and_nothing_is_written(
         (ensemble(), "m.pth", r"ending in \.pt2 or \.onnx, got 'm.pth'"),
         (Random(), "m.pt2", "answers otherwise than the model.* was not written"),
         (Branching(), "m.pt2", "cannot take Branching apart"),
+        (nn.Linear(9, 2), "m.pt2", r"Linear does not map images .*`image`, \(1, 8, 8\), to logits"),
+        (Named(), "m.pt2", "to logits: expected a tensor of logits, got dict"),
     ):
         with pytest.raises(dt.DivtrainError, match=told):
             export_model(model, tmp_path / name, SHAPE)

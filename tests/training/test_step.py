@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import divtrain as dt
-from divtrain.defences import CrossEntropy, GradientAlignment, Term
+from divtrain.defences import CrossEntropy, Div, GradientAlignment, Term
 from divtrain.forward import Batch, MemberPass, Where
-from divtrain.training.step import StepResult, step_by_member, step_together
+from divtrain.training.step import StepResult, step_apart, step_by_member, step_together
 
 GAL = [CrossEntropy(), GradientAlignment(0.7, temperature=0.8)]
 
@@ -154,6 +155,20 @@ def test_terms_see_what_they_asked_for_whatever_the_others_do() -> None:
     torch.testing.assert_close(alone.loss, whole.loss)
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_member_is_named_by_its_number_among_all_processes() -> None:
+    class Detached(nn.Flatten):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input.detach())
+
+    ens = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), Detached()])
+    batch = Batch(torch.rand(3, 1, 1, 2), torch.zeros(3, dtype=torch.long))
+    held = slice(1, None, 2)  # of five members in two processes, this one holds 1 and 3
+    for step in (step_apart, step_by_member):
+        with pytest.raises(dt.DivtrainError, match="answer of member 3 "):
+            step(ens, batch, Div().terms, 0, nullcontext, gather=lambda x: x, held=held,
+                 backward=torch.autograd.backward)  # fmt: skip
 
 
 def test_frozen_members_and_parameters_get_no_gradient() -> None:

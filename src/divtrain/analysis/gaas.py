@@ -47,13 +47,12 @@ class GAAS:
         return dict(zip(self.orders, at_least.double().mean(1).tolist(), strict=True))
 
 
-def check_orders(orders: Sequence[int], features: int, name: str = "orders") -> None:
+def check_orders(orders: Sequence[int], features: int) -> None:
     """Check that there are as many orthogonal directions as are asked for.
 
     Args:
         orders: Numbers of directions.
         features: Numbers in an image.
-        name: What the user calls the orders.
 
     Raises:
         DivtrainError: when there are fewer.
@@ -61,7 +60,7 @@ def check_orders(orders: Sequence[int], features: int, name: str = "orders") -> 
     largest = max(orders, default=1)
     if largest > features:
         raise DivtrainError(
-            f"expected {name} of at most {features}, the number of features, got {largest}: there"
+            f"expected `orders` of at most {features}, the number of features, got {largest}: there"
             " are no more orthogonal directions"
         )
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from divtrain.attacks.attack import Family, frozen_in_eval_mode
 from divtrain.checks import check_eps, check_images, check_label_shape
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, first_line
 from divtrain.logits import ask
 
 OnImages = Callable[[Tensor, Tensor], Tensor]
@@ -83,10 +83,9 @@ class Adapter:
             except (ImportError, DivtrainError):  # a missing library is no failure of the attack
                 raise
             except Exception as error:  # somebody else's code: it may raise anything
-                reason = str(error).splitlines()[0] if str(error) else ""
                 raise DivtrainError(
                     f"{self.name} failed on images of shape {tuple(x.shape)}:"
-                    f" {type(error).__name__}: {reason}"
+                    f" {type(error).__name__}: {first_line(error)}"
                 ) from error
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             came = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from divtrain.data.npz import read_npz
-from divtrain.errors import DivtrainError, unknown_name
+from divtrain.errors import DivtrainError, first_line, unknown_name
 
 DIGITS_TEST_SIZE = 500
 
@@ -43,6 +43,14 @@ class Images:
     def __repr__(self) -> str:
         """Number and shape."""
         return f"{len(self)} images of shape {tuple(self.x.shape[1:])}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Short hash of every image and label, and of their shape."""
+        digest = hashlib.sha256(str(tuple(self.x.shape)).encode())
+        for tensor in (self.x, self.y):
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def to(self, device: torch.device) -> "Images":
         """Return the images on `device`."""
@@ -88,10 +96,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of every image, label and shape, to tell two data sets apart."""
-        digest = hashlib.sha256(f"{tuple(self.train.x.shape)} {tuple(self.test.x.shape)}".encode())
-        for tensor in (self.train.x, self.train.y, self.test.x, self.test.y):
-            digest.update(tensor.contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(f"{self.train.digest} {self.test.digest}".encode()).hexdigest()[:16]
 
 
 def load_dataset(name: str, root: str | Path = "data") -> Dataset:
@@ -167,10 +172,9 @@ def _open_torchvision(name: str, kind: Callable[..., Any], root: Path, train: bo
     try:
         return kind(root, train=train, download=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1]
         raise DivtrainError(
-            f"the {name} files are missing or damaged and could not be downloaded ({reason});"
-            f" {advice}"
+            f"the {name} files are missing or damaged and could not be downloaded"
+            f" ({first_line(error)}); {advice}"
         ) from error
 
 

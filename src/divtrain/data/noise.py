@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from divtrain.checks import check_eps
+
 
 def truncated_normal(
     shape: torch.Size | tuple[int, ...],
@@ -27,7 +29,11 @@ def add_noise(x: Tensor, eps_max: float, generator: torch.Generator | None = Non
         x: Images in [0, 1].
         eps_max: Largest absolute noise, in pixel units: 0.3 for MNIST, 0.09 for CIFAR-10.
         generator: Source of randomness on x's device; torch's global one if None.
+
+    Raises:
+        DivtrainError: for an `eps_max` outside [0, 1].
     """
+    check_eps(eps_max, "`eps_max`")
     if eps_max == 0:
         return x
     noise = truncated_normal(x.shape, eps_max / 2, eps_max, generator, x.device)

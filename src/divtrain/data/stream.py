@@ -93,11 +93,7 @@ class Stream:
     _epochs: dict[int, Epoch] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.steps_per_epoch == 0:
-            raise DivtrainError(
-                f"`batch_size` {self.batch_size} is more than the"
-                f" {len(self.images) * max(1, len(self.views))} images of an epoch; lower it"
-            )
+        _ = self.steps_per_epoch  # refuses too large a batch
 
     @property
     def outside_size(self) -> int:
@@ -185,7 +181,8 @@ def steps_per_epoch(images: int, views: int, batch_size: int, outside_share: flo
     """Return the number of full batches in which `images` images are seen once in each view.
 
     Raises:
-        DivtrainError: when no image of a batch would be a training image.
+        DivtrainError: when no image of a batch would be a training image, or an epoch has fewer
+            images than a batch.
     """
     given = batch_size - leading(outside_share, batch_size)
     if given < 1:
@@ -194,7 +191,12 @@ def steps_per_epoch(images: int, views: int, batch_size: int, outside_share: flo
             f"expected a `batch_size` that leaves room for training images{beside}, got"
             f" {batch_size}; raise it"
         )
-    return images * max(1, views) // given
+    seen = images * max(1, views)
+    if seen < given:
+        raise DivtrainError(
+            f"`batch_size` {batch_size} is more than the {seen} images of an epoch; lower it"
+        )
+    return seen // given
 
 
 def mix_seed(seed: int, purpose: int, index: int) -> int:

@@ -119,6 +119,7 @@ class ADP(Defence):
     adp_beta: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("adp_alpha", self.adp_alpha)
         check_weight("adp_beta", self.adp_beta)
 

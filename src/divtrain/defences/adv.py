@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from divtrain.checks import check_eps
 from divtrain.data import View
 from divtrain.defences.base import Defence
 from divtrain.defences.div import Aligned
@@ -41,6 +42,8 @@ class StaticAdversary(Defence):
     nets: Sequence[nn.Module] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_eps(self.noise, "`noise`")
         if self.nets:
             object.__setattr__(self, "nets", tuple(self.nets))
             kinds = len(self.static_recipes)
@@ -89,10 +92,6 @@ class AdvDiv(StaticAdversary, Aligned):
 
     Cost: as of Div, and a static net's passes on a third of the images.
     """
-
-    def __post_init__(self) -> None:
-        StaticAdversary.__post_init__(self)
-        Aligned.__post_init__(self)
 
     @property
     def views(self) -> tuple[View, ...]:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from divtrain.checks import check_eps
 from divtrain.data import Outside, OutsidePart, Stream, View, open_outside
 from divtrain.data.stream import steps_per_epoch
 from divtrain.defences.crafters import Crafter
@@ -33,6 +34,9 @@ class Defence:
     outside_share: ClassVar[float] = 0.0
     """Fraction of each batch that is from outside, rounded up to an image."""
     least_members: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        """Check the settings; who overrides this calls it too."""
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -155,11 +159,9 @@ class Base(Defence):
     """
 
 
-@dataclass(frozen=True)
-class BaseNoise(Defence):
-    """Cross-entropy on D' and D_noise: Div without GAL (not in the paper).
-
-    Cost: 1 plain step; an epoch has twice as many.
+@dataclass(frozen=True, kw_only=True)
+class WithNoise(Defence):
+    """What the defences share that see each image also with noise (D_noise).
 
     Attributes:
         noise: Largest absolute noise, in pixel units; 0.3 for MNIST, 0.09 for CIFAR-10.
@@ -167,7 +169,19 @@ class BaseNoise(Defence):
 
     noise: float = 0.3
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_eps(self.noise, "`noise`")
+
     @property
     def views(self) -> tuple[View, ...]:
         """Clean and noisy images, 1:1."""
         return (Clean(), Noisy(self.noise))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseNoise(WithNoise):
+    """Cross-entropy on D' and D_noise: Div without GAL (not in the paper).
+
+    Cost: 1 plain step; an epoch has twice as many.
+    """

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 from divtrain.checks import check_eps
-from divtrain.data import View
-from divtrain.defences.base import Defence
+from divtrain.defences.base import Defence, WithNoise
 from divtrain.defences.div import Aligned
 from divtrain.defences.terms import CrossEntropy, Term
-from divtrain.defences.views import Clean, Noisy
-from divtrain.errors import DivtrainError, arguments_as
+from divtrain.errors import DivtrainError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +24,8 @@ class Crafted(Defence):
     warm_up: float = 0.1
 
     def __post_init__(self) -> None:
-        with arguments_as(eps="crafted_eps"):
-            check_eps(self.crafted_eps)
+        super().__post_init__()
+        check_eps(self.crafted_eps, "`crafted_eps`")
         if not 0 < self.crafted_share <= 1:
             raise DivtrainError(f"expected `crafted_share` in (0, 1], got {self.crafted_share!r}")
         if not 0 <= self.warm_up < 1:
@@ -45,21 +43,11 @@ class Crafted(Defence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CraftedNoise(Crafted):
+class CraftedNoise(Crafted, WithNoise):
     """The same with noise on half of the images, those that are crafted from too.
 
     An example that is crafted from a noisy image may be noise + crafted_eps from the clean one.
-
-    Attributes:
-        noise: Largest absolute noise, in pixel units.
     """
-
-    noise: float = 0.3
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """Clean and noisy images, 1:1; the last ones of each batch are crafted from."""
-        return (Clean(), Noisy(self.noise))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +55,7 @@ class CraftedDiv(CraftedNoise, Aligned):
     """The same with GAL on the images that are not crafted, clean and noisy ones."""
 
     def __post_init__(self) -> None:
-        Crafted.__post_init__(self)
-        Aligned.__post_init__(self)
+        super().__post_init__()
         if self.crafted_share == 1:
             raise DivtrainError(
                 f"expected `crafted_share` below 1 for {type(self).__name__}, got 1: GAL is taken"

@@ -5,10 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from divtrain.data import View
-from divtrain.defences.base import Defence
+from divtrain.defences.base import WithNoise
 from divtrain.defences.terms import CrossEntropy, GradientTerm, Term, check_weight
-from divtrain.defences.views import Clean, Noisy
 from divtrain.gal import pairwise_cosine
 
 
@@ -35,7 +33,7 @@ class CosineSum(GradientTerm):
 
 
 @dataclass(frozen=True)
-class DEG(Defence):
+class DEG(WithNoise):
     """Dispersed ensemble gradients (Huang et al., AAAI 2021), on D' and D_noise as Div.
 
     The source adds 0.01 times the sum over pairs to the mean cross-entropy (its code), on
@@ -46,14 +44,13 @@ class DEG(Defence):
 
     Attributes:
         deg_weight: Weight of the cosine of each pair; the source's is 0.01.
-        noise: Largest absolute noise of D_noise, in pixel units; 0.3 for MNIST, 0.09 for CIFAR-10.
     """
 
     least_members: ClassVar[int] = 2
     deg_weight: float = 0.01
-    noise: float = 0.3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("deg_weight", self.deg_weight)
 
     def cost(self, members: int) -> float:
@@ -64,8 +61,3 @@ class DEG(Defence):
     def terms(self) -> tuple[Term, ...]:
         """Cross-entropy and the cosines."""
         return (CrossEntropy(), CosineSum(self.deg_weight))
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """Clean and noisy images, 1:1."""
-        return (Clean(), Noisy(self.noise))

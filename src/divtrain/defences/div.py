@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from divtrain.data import View
-from divtrain.defences.base import Defence
+from divtrain.defences.base import Defence, WithNoise
 from divtrain.defences.terms import CrossEntropy, GradientAlignment, Term
-from divtrain.defences.views import Clean, Noisy
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, arguments_as
 from divtrain.forward import has_batch_norm
@@ -31,6 +29,7 @@ class Aligned(Defence):
     gal_part: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         with arguments_as(weight="gal_weight", every="gal_every", share="gal_part"):
             self.gal()
 
@@ -69,19 +68,9 @@ class Aligned(Defence):
 
 
 @dataclass(frozen=True)
-class Div(Aligned):
+class Div(Aligned, WithNoise):
     """Diversity Training (Kariyappa and Qureshi 2019): Eq. 9 on D' and D_noise.
 
     Cost: 1.9 plain steps with Conv3, 2.4 with ResNet20 (docs/speed.md); an epoch has twice as many
     steps as one of Base.
-
-    Attributes:
-        noise: Largest absolute noise of D_noise, in pixel units; 0.3 for MNIST, 0.09 for CIFAR-10.
     """
-
-    noise: float = 0.3
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """Clean and noisy images, 1:1."""
-        return (Clean(), Noisy(self.noise))

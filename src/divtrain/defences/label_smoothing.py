@@ -22,6 +22,7 @@ class LabelSmoothing(Defence):
     smoothing: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         CrossEntropy(smoothing=self.smoothing)
 
     @property

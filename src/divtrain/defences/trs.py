@@ -83,6 +83,7 @@ class TRSL2(Defence):
     trs_norm: float = 10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_weight("trs_cosine", self.trs_cosine)
         check_weight("trs_norm", self.trs_norm)
 
@@ -160,8 +161,7 @@ class TRS(TRSL2, Crafted):
     crafted_steps: int = 6
 
     def __post_init__(self) -> None:
-        TRSL2.__post_init__(self)
-        Crafted.__post_init__(self)
+        super().__post_init__()
         if self.crafted_steps < 1:
             raise DivtrainError(f"expected `crafted_steps` >= 1, got {self.crafted_steps!r}")
 

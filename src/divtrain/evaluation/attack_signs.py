@@ -48,8 +48,8 @@ def transfer_beats_best_white_box(at: Radius) -> Iterator[str]:
     if best and other and at.less(other, best):
         yield (
             f"{title(other)} copied from {other.source} leaves {at.percent(other)} right, the"
-            f" strongest direct attack ({title(best)}) {at.percent(best)}. No direct attack here is"
-            " strong enough."
+            f" strongest direct attack ({title(best)}) {at.percent(best, other)}. No direct attack"
+            " here is strong enough."
         )
 
 

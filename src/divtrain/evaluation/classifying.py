@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from divtrain.checks import check_images, check_labels
 from divtrain.data import Images
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, first_line
 from divtrain.logits import ask, check_logits
 from divtrain.module_state import device_of, eval_mode
 
@@ -62,9 +62,9 @@ def check_same_task(surrogate: nn.Module, target: nn.Module, images: Images, nam
                 answer = ask(model, images.x[:1].to(device_of(model)))
             check_logits(answer, 1)
         except Exception as error:  # somebody else's code: it may raise anything
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DivtrainError(
-                f"{which} does not take images of shape {tuple(images.x.shape[1:])}: {reason}"
+                f"{which} does not take images of shape {tuple(images.x.shape[1:])}:"
+                f" {first_line(error)}"
             ) from error
         classes.append(answer.shape[-1])
     if classes[0] != classes[1]:

@@ -11,6 +11,7 @@ from divtrain.attacks import make_objective
 from divtrain.attacks.objectives import lead
 from divtrain.data import Images
 from divtrain.ensemble import HasMembers
+from divtrain.errors import first_line
 from divtrain.fields import Count, Share, checked
 from divtrain.logits import ask, check_logits
 from divtrain.module_state import device_of, eval_mode
@@ -174,8 +175,7 @@ def try_gradient(
     except torch.cuda.OutOfMemoryError:
         raise
     except (RuntimeError, UserWarning) as error:
-        told = next(iter(str(error).splitlines()), type(error).__name__)
-        return None, told.partition(". ")[0]
+        return None, first_line(error).partition(". ")[0]
 
 
 def are_probabilities(outputs: Tensor) -> bool:

@@ -82,8 +82,9 @@ def evaluate(
         sets = attack_model(run, attacked, images, suite.batch_size, seed, on_batch)
         results[run] = classify(run, sets, target, images)
     return Evaluation(
-        target_name, clean, results, diagnosis, seed, checks, chance_level(images.y), split
-    )
+        target_name, clean, results, diagnosis, seed, checks, chance_level(images.y), split,
+        images.digest,
+    )  # fmt: skip
 
 
 def _as_modules(

@@ -74,6 +74,7 @@ class Evaluation:
         surrogates: What was seen on each surrogate before any attack, and its clean accuracy.
         chance: Accuracy of always answering the most frequent class.
         split: Which images these are.
+        images: Their hash (`Images.digest`).
     """
 
     target: str
@@ -84,6 +85,7 @@ class Evaluation:
     surrogates: Mapping[str, SurrogateCheck] = field(default_factory=dict)
     chance: Share = 0.1
     split: Split = "test"
+    images: str = ""
 
     def __repr__(self) -> str:
         """Summary, and the methods to call."""

@@ -109,7 +109,8 @@ class Suite:
     @property
     def attacks(self) -> tuple[str, ...]:
         """Every attack by name, whatever it is used for."""
-        return (*self.transfer, *self.white_box, *self.query, *self.noise, *self.members)
+        curve = (self.sweep_attack,) if self.sweep else ()
+        return (*self.transfer, *self.white_box, *self.query, *self.noise, *self.members, *curve)
 
     @model_validator(mode="after")
     def _check_any(self) -> "Suite":

@@ -17,12 +17,12 @@ from divtrain.report.sections.comparison import Side, comparison_report
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run left: its evaluations, and what its images were."""
+    """What a run left: its evaluations, and the hash of their images."""
 
     path: Path
     config: Any
     evaluations: Sequence[Evaluation]
-    images: tuple[object, ...]
+    images: set[str]
 
 
 def compare_runs(first: Path, second: Path) -> Report:
@@ -69,8 +69,6 @@ def _read(path: Path) -> _Run:
         raise DivtrainError(
             f"nothing in {path} has been evaluated yet; give its command again to resume it"
         )
-    data = blueprint.config.data  # pyright: ignore[reportAttributeAccessIssue]
-    whole = evaluations[0]
-    images = (data.name, len(whole.clean), whole.split, data.held_out, data.subset_seed)
+    images = {each.images for each in evaluations}
     config = blueprint.config if isinstance(blueprint, RunBlueprint) else None
     return _Run(path, config, evaluations, images)

@@ -51,8 +51,11 @@ def _each(check: Callable[[Any], object]) -> AfterValidator:
 
 
 def _check_once(values: tuple[Any, ...]) -> None:
-    if len(set(values)) < len(values):
-        raise DivtrainError(f"expected each value once, got {' '.join(map(str, values))}")
+    shown = [f"{each:g}" if isinstance(each, float) else each for each in values]
+    if len(set(shown)) < len(values):  # as labels have them
+        raise DivtrainError(
+            f"expected each value once, numbers within six digits, got {' '.join(map(str, values))}"
+        )
 
 
 def _check_some(values: tuple[Any, ...]) -> None:
@@ -330,6 +333,12 @@ def _check_images(config: ExperimentConfig) -> None:
 
 def _check_detection(config: ExperimentConfig) -> None:
     asked = config.detection.targets
+    attacks = (*config.attack.transfer, *config.attack.white_box)
+    if config.detection.images and not config.detection.against and not attacks:
+        raise DivtrainError(
+            "expected inputs to tell from clean ones, in `detection.against`, `attack.transfer` or"
+            " `attack.white_box`"
+        )
     if config.detection.images and not set(asked) & set(config.targets):
         raise DivtrainError(
             f"expected some of `targets`, {', '.join(config.targets)}, in `detection.targets`, got"

@@ -73,8 +73,8 @@ def open_model(name: str, word: str) -> ModelSource:
             model, about = load_ensemble(word)
         except DivtrainError as error:
             raise type(error)(
-                f"{error}. Any other model goes by the name of a function that returns it:"
-                f" {name}=MODULE:ATTRIBUTE"
+                f"{error}. Any other model goes by the name of a function that returns it,"
+                " MODULE:ATTRIBUTE"
             ) from error
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return ModelSource(name, word, model.eval(), about, weights_digest(model))

@@ -43,7 +43,7 @@ def open_enough(config: DataConfig, enough: int = ENOUGH) -> tuple[Dataset, int]
     dataset = open_dataset(config)
     of = len(dataset.test)
     if config.test_size is None and of > enough:
-        return open_dataset(replace(config, test_size=enough)), of
+        return replace(dataset, test=balanced_subset(dataset.test, enough, config.subset_seed)), of
     return dataset, of
 
 

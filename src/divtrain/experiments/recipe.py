@@ -1,4 +1,4 @@
-"""Surrogates by recipe: what an attacker would train to attack a given target."""
+"""Recipes: how a target, a surrogate or a static net is trained."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ BASE = "base"
 OWN = "own"
 CHANGES = ("relu", "single", "members=N", "model=NAME", "seed=N", "SETTING=VALUE")
 """What may follow a defence in a recipe."""
-SETTINGS = tuple(each.name for each in fields(TrainConfig))
+SETTINGS = tuple(each.name for each in fields(TrainConfig) if not isinstance(each.default, tuple))
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,6 @@ class Recipe:
                 defence.check_ensemble(self.build_ensemble(dataset))
             defence.check_classes(len(self.model.members), dataset.classes)
             steps = defence.steps_per_epoch(len(dataset.train), train.batch_size)
-            if steps < 1:
-                raise DivtrainError(
-                    f"`batch_size` {train.batch_size} is more than the"
-                    f" {len(dataset.train)} images of an epoch; lower it"
-                )
             defence.check_steps(self.epochs * steps)
             outside = leading(defence.outside_share, train.batch_size)
             devices, members = training_processes(train.devices), len(self.model.members)
@@ -177,7 +172,7 @@ def parse_recipe(
             model = replace(model, members=(value,) * len(model.members))
         elif key == "model":
             raise unknown_name("model", value, ARCHITECTURES)
-        elif key in ("members", "seed") and value.isdigit() and int(value) >= 0:
+        elif key in ("members", "seed") and value.isdecimal():
             number = int(value)
             if key == "seed":
                 seed = number
@@ -199,7 +194,7 @@ def parse_recipe(
             what = f"part of {role} {word!r}:"
             if value and role == "target":  # of which a setting is all that can change
                 raise unknown_name(what, part, [f"{setting}={value}" for setting in SETTINGS])
-            changes = [each.removesuffix("N") + value if each.endswith("=N") and value.isdigit()
+            changes = [each.removesuffix("N") + value if each.endswith("=N") and value.isdecimal()
                        else each for each in CHANGES]  # fmt: skip
             defences = [OWN, *DEFENCES, "a checkpoint", "MODULE:NAME"] if part == first else []
             raise unknown_name(what, part, [*defences, *changes])

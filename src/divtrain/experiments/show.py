@@ -1,6 +1,7 @@
 """Pictures of a finished run, from its checkpoints and crafted examples; trains nothing."""
 
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,7 @@ def _draw(
     directory: RunDirectory,
 ) -> Section | None:
     """Compute a picture in a folder that is removed, and return its section."""
+    began = time.monotonic()
     progress.begin(stage.name)
     inputs = {each.name: done[each.name] for each in stage.inputs}
     for each in inputs.values():
@@ -103,5 +105,5 @@ def _draw(
         section = find_analysis(stage.kind).section(
             [FinishedStage(**manifest, folder=folder)], title
         )
-    progress.end(stage.name, 0.0)
+    progress.end(stage.name, time.monotonic() - began)
     return section

@@ -109,10 +109,12 @@ def card_report(
 def save_card(evaluation: Evaluation, path: str | Path, reference: Evaluation | None) -> Path:
     """Write the card of an evaluation made from Python; see `Evaluation.save_html`."""
     path = Path(path)
-    if reference is not None and len(reference.clean) != len(evaluation.clean):
+    if reference is not None and (
+        (len(reference.clean), reference.images) != (len(evaluation.clean), evaluation.images)
+    ):
         raise DivtrainError(
             f"expected a `reference` on the same {len(evaluation.clean)} images, got one on"
-            f" {len(reference.clean)}"
+            f" {len(reference.clean)} others"
         )
     facts = CardFacts(
         "divtrain.evaluation.evaluate(...)",

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from divtrain.evaluation import Evaluation, paired_interval, wilson_interval
+from divtrain.evaluation import Evaluation, wilson_interval
+from divtrain.report.paired import paired_difference
 from divtrain.report.rows import BASE, Cell
 
 EVERY = "best of all"
@@ -28,7 +29,7 @@ class Fooled:
         difference: `share` minus that of the base surrogate, of the attack that is best there, on
             the same images; None for base.
         images: Images in each share's denominator.
-        seeds: Seeds averaged over: one has intervals of 95 %, several have deviations.
+        seeds: Seeds averaged over.
     """
 
     surrogate: str
@@ -124,10 +125,4 @@ def _share(masks: Sequence[Tensor]) -> Cell:
 
 def _difference(own: Crafted, attack: str | None, base: Crafted) -> Cell:
     mine = replace(own, answers=base.answers).fooled(attack)
-    pairs = zip(mine, base.fooled(attack and base.best_attack()), strict=True)
-    counts = [(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in pairs]
-    images = len(mine[0])
-    points = [(gained - lost) / images for gained, lost in counts]
-    if len(points) > 1:
-        return Cell(statistics.mean(points), statistics.stdev(points))
-    return Cell(points[0], None, interval=paired_interval(*counts[0], images))
+    return paired_difference(mine, base.fooled(attack and base.best_attack()))

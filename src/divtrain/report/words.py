@@ -61,7 +61,9 @@ def words_section(targets: Iterable[str], attacks: Iterable[str]) -> Section:
         attacks: Names of its attacks.
     """
     facts = list(GENERAL.items())
-    facts += [(name, _told(name, DEFENCES, KNOWN_DEFENCES)) for name in dict.fromkeys(targets)]
+    for name in dict.fromkeys(targets):
+        defence = name.partition(",")[0]  # without settings of its own
+        facts.append((name, _told(defence, DEFENCES, KNOWN_DEFENCES)))
     for name in dict.fromkeys(attacks):
         head, _, objective = name.partition(":")
         told = _told(head, ATTACKS, KNOWN_ATTACKS)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from divtrain.ensemble import Ensemble
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, first_line
 from divtrain.files import make_folder, write_bytes
+from divtrain.logits import check_logits
 from divtrain.models import Normalized
 
 CLOSE = 1e-5
@@ -40,7 +41,8 @@ def export_model(model: nn.Module, path: str | Path, image: tuple[int, int, int]
         The largest difference of an answer that was seen.
 
     Raises:
-        DivtrainError: for another ending, a model that torch cannot export, answers that differ by
+        DivtrainError: for another ending, a model that does not map such images to logits or that
+            torch cannot export, answers that differ by
             more than 1e-5, or a library that is not installed.
     """
     path = Path(path)
@@ -52,7 +54,7 @@ def export_model(model: nn.Module, path: str | Path, image: tuple[int, int, int]
     generator = torch.Generator().manual_seed(0)
     batches = [torch.rand(size, *image, generator=generator) for size in CHECKED]
     with torch.no_grad():
-        expected = [frozen(batch) for batch in batches]
+        expected = [_answer(frozen, batch) for batch in batches]
         content = serialise(_export(frozen, batches[-1]))
     answers = read(content)
     largest = 0.0
@@ -88,15 +90,29 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
     )
 
 
+def _answer(model: nn.Module, images: Tensor) -> Tensor:
+    try:
+        answer = model(images)
+        if not isinstance(answer, Tensor):
+            raise DivtrainError(f"expected a tensor of logits, got {type(answer).__name__}")
+        check_logits(answer, len(images))
+    except Exception as error:  # somebody else's code: it may raise anything
+        raise DivtrainError(
+            f"{type(model).__name__} does not map images of the shape of `image`,"
+            f" {tuple(images.shape[1:])}, to logits: {first_line(error)}"
+        ) from error
+    return answer
+
+
 def _export(model: nn.Module, images: Tensor) -> ExportedProgram:
     free = ({0: torch.export.Dim("batch", min=1, max=2**20)},)
     try:
         return torch.export.export(model, (images,), dynamic_shapes=free)
     except Exception as error:  # of many kinds, from the model's code or torch's
-        reason = next(iter(str(error).splitlines()), "")
         raise DivtrainError(
             f"torch.export cannot take {type(model).__name__} apart: {type(error).__name__}:"
-            f" {reason}; its forward must be made of torch's operations, for any batch size"
+            f" {first_line(error)}; its forward must be made of torch's operations, for any batch"
+            " size"
         ) from error
 
 

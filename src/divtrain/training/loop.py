@@ -70,7 +70,8 @@ def train(
             ``on_step(step, steps, means)`` with the steps done, the steps in all and the means
             since the epoch began of all that was logged; ``on_epoch(row)`` with the epoch's row of
             the history; ``on_end(history)``.
-        fabric: Device and precision, float32 or bfloat16; the CPU in float32 if None. With
+        fabric: Device and precision, float32 or bfloat16; the CPU in float32 if None, for an
+            ensemble that is on the CPU. With
             several processes, launched, every one of them calls this with the same arguments, and
             ends with the same weights.
         state_file: Where to keep the training state. If the file is there, training resumes from
@@ -105,6 +106,13 @@ def train(
                 f" {type(callback).__name__} with none of them"
             )
     if fabric is None:
+        elsewhere = {p.device.type for p in ens.parameters()} - {"cpu"}
+        if elsewhere:
+            raise DivtrainError(
+                f"expected `fabric` with the device to train on, since the ensemble is on"
+                f" {', '.join(sorted(elsewhere))}: give fabric=lightning_fabric.Fabric("
+                f"accelerator={min(elsewhere)!r}, devices=1). Without, training runs on the CPU"
+            )
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
         fabric = Fabric(accelerator="cpu", devices=1)

@@ -88,7 +88,7 @@ def step_apart(
     """
     with autocast():
         recorded = recorded_images(terms, batch, step)
-        forward = member_pass(model, batch, recorded, first_member=held.start or 0)
+        forward = member_pass(model, batch, recorded, numbers=_numbers(held, len(model.members)))
     g = forward.input_gradients(create_graph=True)
     found = forward.logits, g
     done, to_logits, to_gradients = _loss(
@@ -115,6 +115,7 @@ def step_by_member(
     are drawn member by member here and group by group in `step_together`.
     """
     recorded, device = recorded_images(terms, batch, step), batch.x.device
+    numbers = _numbers(held, len(model.members))
     states: list[tuple[Tensor, Tensor | None]] = []
     answers: list[tuple[Tensor, Tensor]] = []
     for index, member in enumerate(model.members):
@@ -126,7 +127,7 @@ def step_by_member(
                 batch.of_members(slice(index, index + 1)),
                 recorded,
                 create_graph=False,
-                first_member=(held.start or 0) + index,
+                numbers=numbers[index : index + 1],
             )
         answers.append((forward.logits.detach(), forward.input_gradients()))
         recorded = forward.recorded
@@ -169,8 +170,9 @@ def _loss(
     gradients = gather(held_gradients.detach()).requires_grad_()
     # A pass whose graph is gone: its logits and input gradients are leaves.
     losses = trusted_cross_entropy(logits, batch.y)
+    leaves, numbers = gradients.unbind(), range(len(gradients))
     forward = MemberPass(
-        batch, logits, losses, recorded, gradients.unbind(), gradients={True: gradients}
+        batch, logits, losses, recorded, leaves, numbers, gradients={True: gradients}
     )
     loss, log = total_loss(terms, forward, step)
     towards = torch.autograd.grad(
@@ -178,6 +180,12 @@ def _loss(
     )
     to_logits, to_gradients = (each[held] for each in towards)
     return StepResult(loss.detach(), log, logits.detach()), to_logits, to_gradients
+
+
+def _numbers(held: slice, count: int) -> range:
+    """Which of all members the `count` ones in this process are."""
+    first, step = held.start or 0, held.step or 1
+    return range(first, first + count * step, step)
 
 
 def _towards(logits: Tensor, g: Tensor, to_logits: Tensor, to_gradients: Tensor) -> Tensor:

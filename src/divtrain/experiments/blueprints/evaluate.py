@@ -68,7 +68,7 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     Raises:
         DivtrainError: when a target cannot be loaded.
     """
-    first = open_targets(targets)[0]
+    (first,) = open_targets(targets[:1])
     config = _as_trained(first, EvaluationConfig(targets=tuple(targets)))
     name = first.about.get("data")
     name = name if isinstance(name, str) else ""
@@ -111,7 +111,8 @@ def open_surrogates(target: ModelSource, config: EvaluationConfig) -> list[Model
             each = open_model(Path(word).stem, word)
         else:
             defence = target.about.get("defence")
-            own = defence if defence in DEFENCES else None  # no code because a file names it
+            # A class that only a checkpoint names is not imported.
+            own = defence if defence in DEFENCES else None
             usual = _as_trained(target, config) if word.split(",")[0] == OWN else config
             settings = replace(usual.train, precision=config.train.precision)
             recipe = parse_recipe(word, own, usual.model, settings, config.seed)

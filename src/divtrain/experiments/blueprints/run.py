@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from divtrain.analysis import check_orders
 from divtrain.attacks import find_attack
 from divtrain.data import Dataset, check_outside, open_outside
-from divtrain.errors import DivtrainError, check_all
+from divtrain.errors import DivtrainError, arguments_as, check_all
 from divtrain.evaluation import check_channels
 from divtrain.experiments.analyses import find_analysis
 from divtrain.experiments.config import ExperimentConfig
@@ -101,6 +101,10 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
     def outside(name: str) -> None:
         check_outside(open_outside(name, root), dataset, detection.images)
 
+    def orders() -> None:
+        with arguments_as(orders="gaas.orders"):
+            check_orders(gaas.orders, dataset.test.x[0].numel())
+
     checks: list[Callable[[], object]] = [
         recipes,
         partial(check_channels, config.attack, dataset.test.x.shape[1]),
@@ -108,7 +112,7 @@ def check_with_data(config: ExperimentConfig, dataset: Dataset) -> None:
         partial(images, "detection", detection.images),
     ]
     if gaas.images:
-        checks.append(partial(check_orders, gaas.orders, dataset.test.x[0].numel()))
+        checks.append(orders)
     if detection.images:
         checks += [partial(outside, name) for name in detection.against]
     check_all(checks)

@@ -69,6 +69,11 @@ def make_variants(config: ExperimentConfig, sweep: SweepConfig) -> list[Variant]
             "a sweep leaves GAAS and detection out: set `gaas.images` and `detection.images` to 0;"
             " they are for `divtrain run`"
         )
+    if not config.attack.transfer and not config.attack.white_box:
+        raise DivtrainError(
+            "a sweep compares worst cases of transferred or white-box attacks: name some in"
+            " `attack.transfer` or `attack.white_box`"
+        )
     if config.surrogates != (BASE,):
         raise DivtrainError(
             "a sweep's attacker has a base surrogate alone: leave `surrogates` out; it is for"

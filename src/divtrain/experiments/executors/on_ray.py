@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from divtrain.allocator import keep_freed_memory
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, first_line
 from divtrain.experiments.blueprints import Blueprint
 from divtrain.experiments.executors.executor import find_stage
 from divtrain.experiments.executors.local import perform, wait
@@ -216,7 +216,7 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise DivtrainError(
             f"no Ray cluster at {address or os.environ.get('RAY_ADDRESS', 'this machine')}:"
-            f" {str(error).splitlines()[0]}. Start one with `ray start --head`, or leave --address"
+            f" {first_line(error)}. Start one with `ray start --head`, or leave --address"
             " out for one of this machine alone"
         ) from error
     try:

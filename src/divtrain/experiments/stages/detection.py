@@ -16,7 +16,7 @@ from divtrain.experiments.analysis import Analysis, Trained
 from divtrain.experiments.batch_cache import BatchResult
 from divtrain.experiments.config import DetectionConfig, ExperimentConfig
 from divtrain.experiments.manifest import FinishedStage
-from divtrain.experiments.recipe import BASE
+from divtrain.experiments.recipe import BASE, target_recipe
 from divtrain.experiments.stage import Context, Stage
 from divtrain.experiments.stages.attack import FILE as CRAFTED
 from divtrain.experiments.stages.attack import read_examples
@@ -153,7 +153,8 @@ def _stages(config: ExperimentConfig, trained: Trained) -> list[Stage]:
                 crafted[InputKind("white-box", run.attack, run.eps)] = crafting
             elif run.images is None and (run.threat, run.source) == ("transfer", BASE):
                 crafted[InputKind("transfer", run.attack, run.eps)] = crafting
-        outside = config.train.outside if "outside" in stage.spec["defence"] else ""
+        recipe = target_recipe(name, name, config.model, config.train, trained.seed)
+        outside = recipe.train.outside if "outside" in stage.spec["defence"] else ""
         stages.append(
             detection_stage(
                 name, stage, crafted, config.detection, config.data.root, outside, trained.seed

@@ -86,6 +86,7 @@ def evaluate_stage(
             {name: compare(name, each) for name, each in others.items()},
             chance_level(test.y),
             context.dataset.split,
+            test.digest,
         )
         context.on_progress(len(attacks), len(attacks), summary(evaluation))
         digests = {name: weights_digest(each) for name, each in others.items()}

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from divtrain.data import Images
-from divtrain.errors import DivtrainError
+from divtrain.errors import DivtrainError, first_line
 from divtrain.evaluation import correct_mask
 from divtrain.experiments.manifest import FinishedStage
 from divtrain.experiments.model_source import ModelSource, behaviour_digest
@@ -68,7 +68,6 @@ def check_fits(source: ModelSource, images: Images) -> None:
         correct_mask(source.model, images.x[:1], images.y[:1])
         correct_mask(source.model, images.x[-1:], images.y.max().view(1))
     except Exception as error:  # somebody else's code: it may raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DivtrainError(
-            f"{source.where} does not fit the data (chosen with `data.name`): {reason}"
+            f"{source.where} does not fit the data (chosen with `data.name`): {first_line(error)}"
         ) from error
