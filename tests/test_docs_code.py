@@ -124,6 +124,11 @@ def made(everything_small: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 10))\n\n\n"
         "load_plain = load\n"
     )
+    (folder / "my_networks.py").write_text(
+        "from torch import nn\n"
+        "def build_net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(192, 10))\n"
+    )
     for name, channels in {"images.npz": 3, "grey.npz": 1}.items():
         save(folder / name, small(channels))
     return folder
@@ -147,7 +152,7 @@ def run(words: list[str]) -> int:
         few["--data.train-size"] = "40"
         if "--data.held-out" not in words:
             few["--data.test-size"] = "20"
-        if words[1] == "cifar10-conv4":
+        if words[1] == "cifar10-conv4":  # its 500 are more than there are
             few["--gaas.images"] = "1"
     elif words[0] == "evaluate":
         few |= {"--data.train-size": "40", "--data.test-size": "20", "--quick": ""}
@@ -188,6 +193,7 @@ def test_the_commands_of_a_page_run(
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
+    monkeypatch.syspath_prepend(made)
     names = names_of_a_reader()
     for block in blocks(page.read_text(), "python"):
         if not any(word in block for word in TESTED_ELSEWHERE):
@@ -215,6 +221,7 @@ def names_of_a_reader() -> dict[str, Any]:
         "surrogate": build_net(),
         "build_net": build_net,
         "loader": DataLoader(TensorDataset(data.train.x, data.train.y), 20),
+        "test_loader": DataLoader(TensorDataset(data.test.x, data.test.y), 10),
         **{name: build_net() for name in ("net_a", "net_b", "net_c")},
     }
 

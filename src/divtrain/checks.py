@@ -52,7 +52,7 @@ def check_labels(y: Tensor, batch: int, classes: int, soft: bool = False) -> Non
     if classes == 1:
         raise DivtrainError(
             "expected one output per class, got one in all; for two classes return"
-            " torch.cat([-z, z], 1) in place of z"
+            " torch.cat([torch.zeros_like(z), z], 1) in place of z"
         )
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:

@@ -92,7 +92,8 @@ def check_logits(logits: Tensor, batch: int, who: str = "") -> None:
     """
     if logits.ndim == 2 and len(logits) == batch:
         return
-    one = "; for two classes return torch.stack([-z, z], 1)" if logits.shape == (batch,) else ""
+    hint = "; for two classes return torch.stack([torch.zeros_like(z), z], 1)"
+    one = hint if logits.shape == (batch,) else ""
     raise DivtrainError(
         f"expected logits of shape ({batch}, classes){_of(who)}, got {tuple(logits.shape)}{one}"
     )

@@ -100,6 +100,24 @@ class Evaluation:
         """Attack runs of the table (not of the curve) of a threat at a radius."""
         return [a for a in self.results if (a.threat, a.eps, a.sweep) == (threat, eps, False)]
 
+    def adversary(self, threat: Threat, eps: float, source: str = "") -> list[AttackRun]:
+        """Attack runs that an adversary has at a radius: those of a worst case.
+
+        Args:
+            threat: A white-box adversary has every other attack too.
+            eps: Radius.
+            source: The surrogate, for transferred attacks from one alone; all of them if empty.
+        """
+        runs = [run for run in self.runs(threat, eps) if source in ("", run.source)]
+        if runs and threat == "white-box":
+            for other in ("transfer", "query", "noise"):
+                runs += self.runs(other, eps)
+        return runs
+
+    def kept(self, runs: Sequence[AttackRun]) -> Bool[Tensor, "image"]:
+        """Which images are right when clean and under every one of some attack runs."""
+        return torch.stack([self.clean, *map(self.correct_on_all, runs)]).all(0)
+
     def eps(self) -> list[float]:
         """Radii of the table."""
         return sorted({run.eps for run in self.results if not run.sweep})
@@ -118,16 +136,14 @@ class Evaluation:
             transfer = self.runs("transfer", eps)
             sources = list(dict.fromkeys(run.source for run in transfer))
             for source in sources:
-                own = [run for run in transfer if run.source == source]
+                own = self.adversary("transfer", eps, source)
                 found += [self._of(run) for run in own]
                 found.append(self._worst("transfer", source, eps, own))
             if len(sources) > 1:
                 found.append(self._worst("transfer", EVERY_SURROGATE, eps, transfer))
-            white = self.runs("white-box", eps)
-            found += [self._of(run) for run in white]
-            if white:
-                others = [*transfer, *self.runs("query", eps), *self.runs("noise", eps)]
-                found.append(self._worst("white-box", self.target, eps, white + others))
+            found += [self._of(run) for run in self.runs("white-box", eps)]
+            if white := self.adversary("white-box", eps):
+                found.append(self._worst("white-box", self.target, eps, white))
         return found
 
     def curve(self) -> list[Record]:
@@ -176,9 +192,8 @@ class Evaluation:
         return self._record(run, result.correct, result.passes)
 
     def _worst(self, threat: Threat, source: str, eps: float, of: Sequence[AttackRun]) -> Record:
-        masks = [self.clean, *(self.correct_on_all(run) for run in of)]
         spent = sum((self.results[run].passes for run in of), start=Passes())
-        return self._record(AttackRun(threat, source, WORST, eps), torch.stack(masks).all(0), spent)
+        return self._record(AttackRun(threat, source, WORST, eps), self.kept(of), spent)
 
     def _record(self, run: AttackRun, mask: Tensor, passes: Passes) -> Record:
         right = int(mask.sum())

@@ -103,8 +103,8 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Radius = Annotated[float, _each(check_eps)]
 Once = _each(_check_once)
 Some = _each(_check_some)
-Outside = Annotated[str, _each(check_outside_name)]
-Defence = Annotated[str, _each(_check_defence)]
+OutsideName = Annotated[str, _each(check_outside_name)]
+DefenceName = Annotated[str, _each(_check_defence)]
 Surrogate = Annotated[str, _each(_check_surrogate)]
 AnalysisName = Annotated[str, _each(_check_analysis)]
 
@@ -178,7 +178,7 @@ class TrainConfig:
     static_nets: Count = 1
     """Pretrained nets that adv's examples are crafted on, of the members' architectures in turn, of
     each kind in `static_recipes`."""
-    static_recipes: Annotated[tuple[Defence, ...], Some, Once] = ("base",)
+    static_recipes: Annotated[tuple[DefenceName, ...], Some, Once] = ("base",)
     """How these are trained: base, or other defences too, e.g. base base+noise div."""
     adv_steps: Count = 1
     """Gradient steps of adv's examples: 1 is FGSM (the paper's), more are MI-FGSM."""
@@ -232,7 +232,7 @@ class TrainConfig:
     logger: Annotated[LoggerName, ASIDE] = "none"
     """Draw the curves of every training into the run directory: tensorboard (read by tensorboard
     --logdir RUN/tensorboard) or wandb (offline; sent by wandb sync RUN/wandb/offline-run-...)."""
-    outside: Annotated[Outside, ASIDE] = "noise"
+    outside: Annotated[OutsideName, ASIDE] = "noise"
     """What detector takes GAL at, from outside the training distribution: noise, smooth, or another
     data set of the same image size, named as --data.name. See docs/detection.md."""
 
@@ -252,7 +252,7 @@ class GaasConfig:
     objective: ObjectiveName = "mean_member_ce"
     """Whose gradient the directions follow: the mean of the members' losses (the paper's), which
     diverse members may mislead, or e.g. ce_of_mean_logit."""
-    targets: Annotated[tuple[Defence, ...], ASIDE] = ("base", "base+noise", "div")
+    targets: Annotated[tuple[DefenceName, ...], ASIDE] = ("base", "base+noise", "div")
     """Which of --targets; the paper's figure has base and div."""
 
 
@@ -262,10 +262,13 @@ class DetectionConfig:
 
     images: Annotated[int, Field(ge=0), ASIDE] = 0
     """Test images, and as many inputs of each unusual kind; 0 leaves the analysis out."""
-    against: Annotated[tuple[Outside, ...], _each(_check_different), ASIDE] = ("noise", "smooth")
+    against: Annotated[tuple[OutsideName, ...], _each(_check_different), ASIDE] = (
+        "noise",
+        "smooth",
+    )
     """Out-of-distribution inputs: noise, smooth, or the test images of another data set of the same
     image size, named as --data.name. Adversarial ones are those that the attacks craft anyway."""
-    targets: Annotated[tuple[Defence, ...], ASIDE] = ("base", "div", "detector")
+    targets: Annotated[tuple[DefenceName, ...], ASIDE] = ("base", "div", "detector")
     """Which of --targets."""
 
 
@@ -281,7 +284,7 @@ class ExperimentConfig:
     attack: Suite = PAPER_SUITE
     gaas: GaasConfig = field(default_factory=GaasConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
-    targets: Annotated[tuple[Defence, ...], Some, Once] = ("base", "base+noise", "div")
+    targets: Annotated[tuple[DefenceName, ...], Some, Once] = ("base", "base+noise", "div")
     """Defences to train and evaluate: base, base+noise, div, adv, adv+div, pgd-at, cross, dverge
     and the others of docs/defences.md, or MODULE:CLASS of your own; each with settings of its own
     if you like: div,gal_weight=1."""

@@ -107,10 +107,9 @@ def experiment_graph(
             each.label: _add(stages, _train_target(each, config.data, common, seed))
             for each in target_variants(config, variants)
         }
-        members = len(config.model.members) > 1
         attacks = {
             label: _attack_and_evaluate(
-                stages, label, trained, surrogates, config.attack, members, True, seed
+                stages, label, trained, surrogates, config.attack, True, True, seed
             )
             for label, trained in targets.items()
         }

@@ -18,7 +18,7 @@ class Manifest:
 
     Attributes:
         name: Name of the stage.
-        key: See `Stage`; so are kind, target, seed and spec.
+        key: See `Stage`; so are kind, target, detail, seed and spec.
         code: Digest of the code that the stage uses.
         inputs: Keys of its inputs by name.
         files: SHA-256 of each file by name; None while the stage is not done.
@@ -37,6 +37,7 @@ class Manifest:
     files: dict[str, str] | None = None
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    detail: str = ""
 
     def fits(self) -> bool:
         """Whether the key is that of the manifest's other fields."""
@@ -86,7 +87,7 @@ def manifest_of(stage: Stage) -> Manifest:
     """Return the manifest of a stage that is not done yet."""
     return Manifest(
         name=stage.name, key=stage.key, kind=stage.kind, target=stage.target, seed=stage.seed,
-        spec=dict(stage.spec), code=stage.code_digest,
+        spec=dict(stage.spec), code=stage.code_digest, detail=stage.detail,
         inputs={each.name: each.key for each in stage.inputs},
     )  # fmt: skip
 

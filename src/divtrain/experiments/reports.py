@@ -199,10 +199,8 @@ def read_histories(labels: Iterable[str], stages: Sequence[FinishedStage]) -> di
     """Return what training logged of each target, for each seed."""
     found: dict[str, list[Any]] = {label: [] for label in labels}
     for stage in stages:
-        own = stage.kind == "train" and stage.name == file_name(
-            f"train-{stage.target}-s{stage.seed}"
-        )
-        if own and stage.target in found:  # a surrogate may be called as a target is
+        is_target = stage.kind == "train" and not stage.detail  # surrogates and static nets have it
+        if is_target and stage.target in found:
             found[stage.target].append(read_history(stage))
     return found
 

@@ -41,7 +41,8 @@ class Stage:
     """One node of the graph.
 
     Attributes:
-        kind: What it does: ``train``, ``attack``, ``evaluate``, or the name of an analysis.
+        kind: What it does: ``train``, ``pretrained``, ``diagnose``, ``attack``, ``evaluate``, or
+            the name of an analysis.
         target: What its result is about, as reports call it, e.g. ``div``.
         seed: Seed of the experiment.
         spec: All that determines its result beside its inputs; JSON-able.

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -25,13 +24,8 @@ def kept_images(
     Returns:
         None where there was no such attack.
     """
-    runs = [run for run in evaluation.runs(threat, eps) if source in ("", run.source)]
-    if not runs:
-        return None
-    if threat == "white-box":
-        for other in ("transfer", "query", "noise"):
-            runs += evaluation.runs(other, eps)
-    return torch.stack([evaluation.clean, *map(evaluation.correct_on_all, runs)]).all(0)
+    runs = evaluation.adversary(threat, eps, source)
+    return evaluation.kept(runs) if runs else None
 
 
 def paired_difference(

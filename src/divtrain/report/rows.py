@@ -167,9 +167,7 @@ def describe(rows: Iterable[Row], which: bool = True) -> str:
 
 
 def _cell(records: list[Record], lowest: float | None) -> Cell:
-    # A target is evaluated once per threat; the clean record is then there once for each.
-    by_seed = {record.seed: record.accuracy for record in records}
-    values = list(by_seed.values())
+    values = [record.accuracy for record in records]
     mean = statistics.mean(values) if values else float("nan")
     deviation = statistics.stdev(values) if len(values) > 1 else None
     images = records[-1].images if records else 0

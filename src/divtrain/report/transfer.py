@@ -58,10 +58,10 @@ class Crafted:
     def fooled(self, attack: str | None = None) -> list[Bool[Tensor, "image"]]:
         """For each seed, images right when clean, wrong under an attack, or under any of them."""
         return [
-            each.clean & ~torch.stack(
-                [each.correct_on_all(run) for run in each.runs("transfer", self.eps)
+            each.clean & ~each.kept(
+                [run for run in each.runs("transfer", self.eps)
                  if run.source in self.surrogates and attack in (run.attack, None)]
-            ).all(0)
+            )
             for each in self.answers
         ]  # fmt: skip
 
@@ -70,12 +70,11 @@ class Crafted:
         return max(self.attacks(), key=lambda name: int(torch.cat(self.fooled(name)).sum()))
 
 
-def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> list[Fooled]:
+def compare_surrogates(evaluations: Iterable[Evaluation]) -> list[Fooled]:
     """Compare surrogates by the share of images that what is crafted on them fools.
 
     Args:
         evaluations: Of every target and seed.
-        base: The surrogate that the others are compared with.
 
     Returns:
         For each eps, surrogate and target that base has been tried on too, the worst case over the
@@ -89,17 +88,17 @@ def compare_surrogates(evaluations: Iterable[Evaluation], base: str = BASE) -> l
     surrogates = list(dict.fromkeys(name for each in answers for name in _surrogates(each)))
     if len(surrogates) < 2:
         return []
-    rivals = sorted([*surrogates, EVERY], key=lambda name: name != base)
+    rivals = sorted([*surrogates, EVERY], key=lambda name: name != BASE)
     found: list[Fooled] = []
     for eps in sorted({eps for each in answers for eps in each.eps()}):
         for surrogate in rivals:
             names = surrogates if surrogate == EVERY else [surrogate]
             for target, own in by_target.items():
                 tried = [each for each in own if {*names} <= {*_surrogates(each, eps)}]
-                shared = [each for each in tried if base in _surrogates(each, eps)]
-                if tried and any(base in _surrogates(each) for each in own):
+                shared = [each for each in tried if BASE in _surrogates(each, eps)]
+                if tried and any(BASE in _surrogates(each) for each in own):
                     mine = Crafted(names, eps, tried)
-                    against = Crafted([base], eps, shared) if shared and surrogate != base else None
+                    against = Crafted([BASE], eps, shared) if shared and surrogate != BASE else None
                     for attack in (None,) if surrogate == EVERY else (None, mine.best_attack()):
                         share = _share(mine.fooled(attack))
                         difference = against and _difference(mine, attack, against)

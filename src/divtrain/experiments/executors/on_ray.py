@@ -23,6 +23,8 @@ from divtrain.experiments.stage import Graph
 
 NEWS = re.compile(r"[\d-]+ [\d:]+ (?:begin (\S+) in process|  at  (\S+): (\d+) of (\d+)  (.*))")
 """Lines of the log that tell progress."""
+RETRIES = 3
+"""How often a stage is tried again after its worker was lost."""
 LOOK_EVERY = 0.5
 """Seconds between two looks at tasks and log."""
 LAST_WORDS = 30.0
@@ -43,13 +45,11 @@ class RayExecutor:
         cpus: CPUs per stage, also its threads.
         gpus: GPUs per stage, may be a fraction; None for one where the cluster has any and the
             accelerator may be one.
-        retries: How often a stage is tried again after its worker was lost.
     """
 
     address: str | None = None
     cpus: float = 1.0
     gpus: float | None = None
-    retries: int = 3
 
     def run(
         self, blueprint: Blueprint, graph: Graph, directory: RunDirectory, progress: Progress
@@ -62,7 +62,7 @@ class RayExecutor:
         """
         ray = _import_ray()
         with _connected(ray, self.address), (directory.path / LOG).open("a+") as log:
-            options = {"max_retries": self.retries, **self._resources(ray, graph.accelerator)}
+            options = {"max_retries": RETRIES, **self._resources(ray, graph.accelerator)}
             place = (blueprint, str(directory.path.resolve()), str(Path.cwd()))
             do: Any = ray.remote(_do)
             tasks: dict[str, Any] = {}

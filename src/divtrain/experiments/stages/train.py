@@ -158,8 +158,8 @@ def _train_stage(
     )  # fmt: skip
     if role == TARGET:
         return stage
-    # Nobody looks for these by name; a hash keeps those of different settings apart. Not one of the
-    # code: what other code trained is replaced, and the log says so.
+    # Nobody looks for these by name; a hash keeps those of different settings apart. It leaves the
+    # code out, so that what other code trained is replaced, and the log says so.
     settings_hash = key_of(spec)[:8]
     return replace(stage, detail=settings_hash if role == STATIC else f"{role} {settings_hash}")
 

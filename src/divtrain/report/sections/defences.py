@@ -1,7 +1,7 @@
 """Defences side by side: what each keeps against every attacker, and what it costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from divtrain.evaluation import CLEAN, EVERY_SURROGATE, ONE_MEMBER, WORST, Evaluation
 from divtrain.report.output import percents
@@ -56,7 +56,7 @@ def defences_section(
     targets = list(dict.fromkeys(row.target for row in rows))
     sources = list(dict.fromkeys(row.surrogate for row in rows if row.threat == "transfer"))
     others = [name for name in sources if name not in (*targets, BASE, EVERY_SURROGATE)]
-    columns = {name: name for name in (BASE, OWN, *others, EVERY_SURROGATE)}
+    columns = (BASE, OWN, *others, EVERY_SURROGATE)
     seconds = _seconds(histories)
     signs = {
         target: len({s.name for e in evaluations if e.target == target for s in e.warnings()})
@@ -114,7 +114,7 @@ def defences_section(
 
 
 def _cells(
-    rows: Sequence[Row], target: str, eps: float, sources: Mapping[str, str]
+    rows: Sequence[Row], target: str, eps: float, sources: Sequence[str]
 ) -> dict[str, Cell | None]:
     """Return the columns of a target: clean, noise, worst cases from each surrogate, white-box."""
     here = [row for row in rows if row.target == target and row.eps == eps]
@@ -140,12 +140,7 @@ def _cells(
 
 
 def _entry(cell: Cell | None, best: float) -> Entry:
-    return Entry("") if cell is None else Entry(*_parts(cell), strong=cell.mean == best)
-
-
-def _parts(cell: Cell) -> tuple[str, str]:
-    entry = cell.entry
-    return entry.text, entry.note
+    return Entry("") if cell is None else replace(cell.entry, strong=cell.mean == best)
 
 
 def _seconds(histories: Histories) -> dict[str, float]:
