@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from divtrain.evaluation import Suite
-from divtrain.experiments.config import ExperimentConfig
+from divtrain.experiments.config import ExperimentConfig, GaasConfig
 from divtrain.experiments.presets.cifar10 import cifar10_conv4
 from divtrain.experiments.presets.digits import digits
 from divtrain.experiments.presets.mnist import mnist_conv3
@@ -99,6 +99,7 @@ def compare_cifar10() -> ExperimentConfig:
         model=replace(full.model, members=("conv4",) * 3),
         train=replace(full.train, budget=40, noise=0.06),
         attack=replace(ATTACKS, eps=(0.01, 0.02, 0.03)),
+        gaas=GaasConfig(),
         targets=TARGETS,
         surrogates=(*TARGETS, "base,members=8"),
         group="",
