@@ -247,7 +247,7 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
                 "--gaas.images=60",
                 "--gaas.orders=100",
             ],
-            "lower it expected orders of at most 64, the number of features, got 100",
+            "lower it expected --gaas.orders of at most 64, the number of features, got 100",
         ),
         (["run", "digits", "--data.held-out", "9999"], "from 1 to 1296 of 1297"),
         (["report", "nowhere"], "no run at nowhere"),

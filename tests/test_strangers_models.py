@@ -89,10 +89,10 @@ def test_one_output_for_two_classes_is_told_with_the_remedy() -> None:
         lambda: dt.attacks.FGSM(eps=0.1)(one, X, Y % 2),
         lambda: dt.evaluation.evaluate(one, Images(X, Y * 0)),
     ):
-        with pytest.raises(dt.DivtrainError, match=r"torch\.cat\(\[-z, z\], 1\)"):
+        with pytest.raises(dt.DivtrainError, match=r"torch\.cat\(\[torch\.zeros_like"):
             run()
     flat = Lambda(lambda x: one(x).squeeze(1), one)
-    with pytest.raises(dt.DivtrainError, match=r"torch\.stack\(\[-z, z\], 1\)"):
+    with pytest.raises(dt.DivtrainError, match=r"torch\.stack\(\[torch\.zeros_like"):
         dt.evaluation.evaluate(flat, Images(X, Y % 2))
 
 

@@ -149,6 +149,12 @@ def test_a_line_joins_the_targets_that_none_beats_in_both(monkeypatch: pytest.Mo
         (10, 95),
         (40, 94),
     ]
+    apart = [  # one that is far above the others does not hide them
+        replace(each, cells={**each.cells, CLEAN: Cell(clean, None)})
+        for each, clean in zip(rows, (0.6, 0.71, 0.58, 0.55), strict=True)
+    ]
+    clean_worst_figure(apart, "t")
+    assert len(drawn[1].axes[0].containers) == 4
 
 
 def test_coherence_histograms_are_shares_of_the_images_from_minus_one_on() -> None:

@@ -167,7 +167,8 @@ def describe(rows: Iterable[Row], which: bool = True) -> str:
 
 
 def _cell(records: list[Record], lowest: float | None) -> Cell:
-    values = [record.accuracy for record in records]
+    # Records of several evaluations of a target may hold its clean record once for each.
+    values = list({record.seed: record.accuracy for record in records}.values())
     mean = statistics.mean(values) if values else float("nan")
     deviation = statistics.stdev(values) if len(values) > 1 else None
     images = records[-1].images if records else 0
