@@ -26,9 +26,9 @@ class FastAT(PGDATNoise):
     stay alike, and what protects is that each member is hard to fool.
 
     Take it against attacks made on other models and against attackers with the weights, up to about
-    `crafted_eps`. It costs clean accuracy on photographs (results/compare/cifar10). It does not
-    make large perturbations safe, and one step can still overfit: look at accuracy under many
-    steps, which can fall to 0 when it does.
+    `crafted_eps`. On photographs, clean accuracy is below that of plain training
+    (results/compare/cifar10). It does not make large perturbations safe, and one step can still
+    overfit: look at accuracy under many steps, which can fall to 0 when it does.
 
     Cost: 1.33 plain steps.
 
