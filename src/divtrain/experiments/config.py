@@ -335,14 +335,15 @@ def _check_images(config: ExperimentConfig) -> None:
 
 
 def _check_detection(config: ExperimentConfig) -> None:
+    if not config.detection.images:
+        return
     asked = config.detection.targets
-    attacks = (*config.attack.transfer, *config.attack.white_box)
-    if config.detection.images and not config.detection.against and not attacks:
+    if not (config.detection.against or config.attack.transfer or config.attack.white_box):
         raise DivtrainError(
             "expected inputs to tell from clean ones, in `detection.against`, `attack.transfer` or"
             " `attack.white_box`"
         )
-    if config.detection.images and not set(asked) & set(config.targets):
+    if not set(asked) & set(config.targets):
         raise DivtrainError(
             f"expected some of `targets`, {', '.join(config.targets)}, in `detection.targets`, got"
             f" {', '.join(asked) or 'none'}"

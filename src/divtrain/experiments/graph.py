@@ -108,9 +108,7 @@ def experiment_graph(
             for each in target_variants(config, variants)
         }
         attacks = {
-            label: _attack_and_evaluate(
-                stages, label, trained, surrogates, config.attack, True, True, seed
-            )
+            label: _attack_and_evaluate(stages, label, trained, surrogates, config.attack, seed)
             for label, trained in targets.items()
         }
         swept = sorted({field for variant in variants for field in variant.values})
@@ -180,7 +178,7 @@ def evaluation_graph(
             if isinstance(each, ModelSource) and not is_differentiable(each.model, test)
         ]
         _attack_and_evaluate(
-            stages, target.name, model, used, suite, members, gradients, seed, opaque
+            stages, target.name, model, used, suite, seed, members, gradients, opaque
         )
     return list(stages.values())
 
@@ -232,9 +230,9 @@ def _attack_and_evaluate(
     target: Stage,
     surrogates: Mapping[str, Stage],
     suite: Suite,
-    members: bool,
-    gradients: bool,
     seed: int,
+    members: bool = True,
+    gradients: bool = True,
     opaque: Sequence[str] = (),
 ) -> dict[AttackRun, Stage]:
     """Add the attacks of a target's evaluation, and the evaluation; return the attacks."""

@@ -42,8 +42,8 @@ def export_model(model: nn.Module, path: str | Path, image: tuple[int, int, int]
 
     Raises:
         DivtrainError: for another ending, a model that does not map such images to logits or that
-            torch cannot export, answers that differ by
-            more than 1e-5, or a library that is not installed.
+            torch cannot export, answers that differ by more than 1e-5, or a library that is not
+            installed.
     """
     path = Path(path)
     if path.suffix not in WRITERS:

@@ -71,9 +71,8 @@ def train(
             since the epoch began of all that was logged; ``on_epoch(row)`` with the epoch's row of
             the history; ``on_end(history)``.
         fabric: Device and precision, float32 or bfloat16; the CPU in float32 if None, for an
-            ensemble that is on the CPU. With
-            several processes, launched, every one of them calls this with the same arguments, and
-            ends with the same weights.
+            ensemble that is on the CPU. With several processes, launched, every one of them calls
+            this with the same arguments, and ends with the same weights.
         state_file: Where to keep the training state. If the file is there, training resumes from
             it, and ends with the same weights as an unbroken run (bit for bit on the CPU). With an
             iterable this holds only if it yields the same batches whenever it is iterated over; a
@@ -109,7 +108,7 @@ def train(
         elsewhere = {p.device.type for p in ens.parameters()} - {"cpu"}
         if elsewhere:
             raise DivtrainError(
-                f"expected `fabric` with the device to train on, since the ensemble is on"
+                "expected `fabric` with the device to train on, since the ensemble is on"
                 f" {', '.join(sorted(elsewhere))}: give fabric=lightning_fabric.Fabric("
                 f"accelerator={min(elsewhere)!r}, devices=1). Without, training runs on the CPU"
             )
