@@ -15,7 +15,7 @@ LEVEL = {
     "errors": 0, "version": 0, "allocator": 0,
     "usage": 1,
     "checks": 1, "fields": 1, "files": 1, "importing": 1, "logits": 1, "module_state": 1,
-    "normalised": 1, "identity": 1,
+    "normalised": 1, "identity": 1, "wrapping": 1,
     "ensemble": 2, "cross_entropy": 2, "double_backward": 2,
     "forward": 3,
     "gal": 4,

@@ -1,4 +1,4 @@
-"""Checks of images, labels and eps: each raises `DivtrainError`, which says what to do."""
+"""Checks of images, labels, eps and precision: each raises `DivtrainError` with what to do."""
 
 import math
 from collections.abc import Iterable
@@ -44,16 +44,16 @@ def check_labels(y: Tensor, batch: int, classes: int, soft: bool = False) -> Non
     Where they may be soft, it may also be (batch, classes), of distributions over the classes.
     """
     check_label_shape(y, batch, soft)
-    if y.ndim == 2:
-        _check_distributions(y)
-        return
-    if y.dtype != torch.int64:
-        raise DivtrainError(f"expected int64 labels, got {y.dtype}; convert with y.long()")
     if classes == 1:
         raise DivtrainError(
             "expected one output per class, got one in all; for two classes return"
             " torch.cat([torch.zeros_like(z), z], 1) in place of z"
         )
+    if y.ndim == 2:
+        _check_distributions(y)
+        return
+    if y.dtype != torch.int64:
+        raise DivtrainError(f"expected int64 labels, got {y.dtype}; convert with y.long()")
     low, high = (int(value) for value in torch.aminmax(y))
     if low < 0 or high >= classes:
         raise DivtrainError(
@@ -94,6 +94,16 @@ def check_eps(eps: float, name: str = "eps") -> None:
         eight_bit = isinstance(eps, (int, float)) and 1 < eps <= 255
         hint = f"; did you mean {eps:g}/255 = {eps / 255:.4g}?" if eight_bit else ""
         raise DivtrainError(f"expected {name} in [0, 1] (pixels are in [0, 1]), got {eps!r}{hint}")
+
+
+def check_autocast(device: str) -> None:
+    """Check that input gradients are not about to be taken under float16 autocast."""
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        raise DivtrainError(
+            "expected no float16 autocast where input gradients are taken: those of confident"
+            " images are too small for it and would vanish, unnoticed; use"
+            f" torch.autocast({device!r}, torch.bfloat16), or float32"
+        )
 
 
 def first_few(names: Iterable[str]) -> str:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from divtrain.errors import DivtrainError, unknown_name
-from divtrain.logits import ask
+from divtrain.logits import ask, check_logits
+from divtrain.wrapping import is_exported
 
 Aggregate = Literal["prob", "logit", "vote"]
 
@@ -51,8 +52,9 @@ class Ensemble(nn.Module):
               mean softmax as one further, fractional vote that breaks ties.
 
     Raises:
-        DivtrainError: for no members, a member that is no module, the same module twice, or an
-            unknown aggregate; `member_logits` raises it when members' outputs do not match.
+        DivtrainError: for no members, a member that is no module or an exported program, the same
+            module twice, or an unknown aggregate; `member_logits` raises it when members' outputs
+            do not match.
 
     >>> ens = Ensemble([nn.Flatten(), nn.Flatten()])
     >>> ens(torch.tensor([[[[0.0, 0.0]]]])).exp()
@@ -71,6 +73,11 @@ class Ensemble(nn.Module):
                 raise DivtrainError(
                     f"expected every member to be a torch.nn.Module, got {type(member).__name__}"
                     f" for member {index}"
+                )
+            if is_exported(member):
+                raise DivtrainError(
+                    f"member {index} is an exported program, which knows no train and eval mode;"
+                    " wrap it: divtrain.evaluation.as_module(program)"
                 )
             twin = next(i for i, other in enumerate(members) if other is member)
             if twin != index:
@@ -188,18 +195,12 @@ def aggregate_logits(
 
 def _check_outputs(outputs: list[Tensor], batch: int) -> None:
     """Check that every member returned (batch, class), with the same classes."""
+    for index, output in enumerate(outputs):
+        check_logits(output, batch, f"member {index}")
     shapes = [tuple(output.shape) for output in outputs]
-    if any(len(shape) != 2 or shape[0] != batch for shape in shapes):
-        raise DivtrainError(
-            f"expected every member to return logits of shape ({batch}, classes) for"
-            f" {batch} images, got {_by_member(shapes)}"
-        )
     if any(shape != shapes[0] for shape in shapes):
         raise DivtrainError(
             "expected members with the same classes, got outputs of shape"
-            f" {_by_member(shapes)}; give every member the same last layer"
+            f" {', '.join(f'{shape} from member {i}' for i, shape in enumerate(shapes))}; give"
+            " every member the same last layer"
         )
-
-
-def _by_member(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join(f"{shape} from member {index}" for index, shape in enumerate(shapes))

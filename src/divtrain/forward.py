@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from divtrain.checks import check_autocast
 from divtrain.cross_entropy import trusted_cross_entropy
-from divtrain.double_backward import differentiated_twice
+from divtrain.double_backward import differentiated_twice, uncompiled
 from divtrain.ensemble import HasMembers
 from divtrain.errors import DivtrainError, unknown_name
 
@@ -198,10 +198,10 @@ def member_pass(
     leaves = [each.clone() for each in (own if own.ndim == 5 else [own] * members)]
     answers: list[Tensor] = []
     if last > first:
-        _check_precision(x.device.type)
+        check_autocast(x.device.type)
         for each in leaves:
             each.requires_grad_()
-        with differentiated_twice(ens.members) if create_graph else nullcontext():
+        with differentiated_twice(ens.members) if create_graph else uncompiled():
             answers.append(ens.member_logits(leaves))
     if last - first < len(batch):
         others = x[..., last:, :, :, :]
@@ -218,12 +218,3 @@ def member_pass(
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a module normalises by statistics of the batch when it is trained."""
     return any(isinstance(module, BATCH_NORMS) for module in model.modules())
-
-
-def _check_precision(device: str) -> None:
-    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
-        raise DivtrainError(
-            "expected no float16 autocast where input gradients are taken: those of confident"
-            " images are too small for it and would vanish, unnoticed; use"
-            f" torch.autocast({device!r}, torch.bfloat16), or float32"
-        )

@@ -9,8 +9,10 @@
 Half-precision inputs are computed in float32 here, also under autocast; float64 stays float64.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +37,8 @@ VANISHING_SHARE = 0.01
 """Share of vanished input gradients from which on there is a warning."""
 VANISHING_WARNING = (
     "over 1 % of the input gradients vanished, of which alignment says nothing (see `vanishing` in"
-    " the loss or the history): the members are confident beyond 69 nats, or compute in float16;"
-    " use float32 or bfloat16, or smaller logits"
+    " the loss or the history): the members are confident beyond 69 nats, compute in float16, or"
+    " round their images, which leaves no gradient; use float32 or bfloat16, or smaller logits"
 )
 
 
@@ -65,10 +67,10 @@ def input_gradients(
 def _checked_pass(ens: object, x: Tensor, y: Tensor, create_graph: bool) -> MemberPass:
     found = reach(ens, shared=create_graph)
     if not isinstance(found, HasMembers):
-        raise DivtrainError(
-            f"expected an Ensemble, got {type(ens).__name__}; wrap your modules:"
-            " divtrain.Ensemble([net_a, net_b])"
-        )
+        wrapped = next((n for n in ("module", "_orig_mod") if hasattr(ens, n)), "")
+        hint = f"give what is in its .{wrapped}" if wrapped else "wrap your modules:"
+        hint += "" if wrapped else " divtrain.Ensemble([net_a, net_b])"
+        raise DivtrainError(f"expected an Ensemble, got {type(ens).__name__}; {hint}")
     check_images(x)
     check_label_shape(y, len(x), soft=True)
     # A label made under inference_mode cannot be saved for the backward pass: clone it here.
@@ -100,11 +102,11 @@ def pairwise_cosine(g: Tensor) -> Float[Tensor, "batch pair"]:
         )
     with torch.autocast(g.device.type, enabled=False):
         g = g.to(torch.promote_types(g.dtype, torch.float32))
-        vanished = _vanished(g)
+        gone = vanished(g)
         # CS ignores scale: dividing by the largest entry first keeps tiny gradients from
         # underflowing when squared. The scale is a constant to autograd, which changes nothing.
-        scale = g.detach().abs().amax(-1, keepdim=True).masked_fill(vanished, 1.0)
-        unit = F.normalize((g / scale).masked_fill(vanished, 0.0), dim=-1)
+        scale = g.detach().abs().amax(-1, keepdim=True).masked_fill(gone, 1.0)
+        unit = F.normalize((g / scale).masked_fill(gone, 0.0), dim=-1)
         gram = torch.einsum("abf,cbf->bac", unit, unit)
     first, second = torch.triu_indices(len(g), len(g), offset=1, device=g.device)
     return gram[:, first, second].clamp(-1.0, 1.0)
@@ -130,14 +132,15 @@ def gradient_alignment_loss(
     >>> gradient_alignment_loss(torch.ones(5, 1, 3, dtype=torch.float64)).item()  # 1 + log 10
     3.302585092994046
     """
-    if not temperature > 0:
+    if not isinstance(temperature, (Real, Tensor)) or not 0 < temperature < math.inf:
         raise DivtrainError(
-            f"expected a `temperature` above 0, got {temperature!r}; the paper's is 1"
+            f"expected a finite `temperature` above 0, got {temperature!r}; the paper's is 1"
         )
     return temperature * torch.logsumexp(pairwise_cosine(g) / temperature, dim=-1)
 
 
-def _vanished(g: Tensor) -> Tensor:
+def vanished(g: Tensor) -> Tensor:
+    """Which input gradients, (..., feature), count as vanished; (..., 1)."""
     return g.detach().abs().amax(-1, keepdim=True).float() < VANISHING
 
 
@@ -162,7 +165,7 @@ def alignment(g: Float[Tensor, "member batch feature"], temperature: float = 1.0
     return Alignment(
         gal=gradient_alignment_loss(g, temperature).mean(),
         coherence=coherence(g.detach()).mean(),
-        vanishing=_vanished(g).float().mean(),
+        vanishing=vanished(g).float().mean(),
     )
 
 
@@ -212,10 +215,10 @@ def diversity_loss(
             "diversity_loss needs gradients, but they are disabled here; call it outside"
             " torch.no_grad(), or use input_gradients and coherence to measure"
         )
-    if not gal_weight >= 0:
+    if not isinstance(gal_weight, (Real, Tensor)) or not 0 <= gal_weight < math.inf:
         raise DivtrainError(
-            f"expected `gal_weight` >= 0, got {gal_weight!r}; the paper's is 0.5, and a negative"
-            " one would align the members"
+            f"expected a finite `gal_weight` >= 0, got {gal_weight!r}; the paper's is 0.5, and"
+            " a negative one would align the members"
         )
     if isinstance(ens, HasMembers) and len(ens.members) < 2:
         raise DivtrainError(
@@ -228,6 +231,21 @@ def diversity_loss(
     if criterion is None:
         cross = forward.losses.mean()
     else:
-        cross = torch.stack([criterion(logits, y).mean() for logits in forward.logits]).mean()
+        cross = torch.stack([_mean_of(criterion, each, y) for each in forward.logits]).mean()
     total = cross + gal_weight * aligned.gal
     return DiversityLoss(**vars(aligned), total=total, cross_entropy=cross, logits=forward.logits)
+
+
+def _mean_of(criterion: Criterion, logits: Tensor, y: Tensor) -> Tensor:
+    if isinstance(criterion, type) or not callable(criterion):
+        raise DivtrainError(
+            "expected `criterion` to be a function of (logits, labels), such as"
+            f" torch.nn.CrossEntropyLoss(label_smoothing=0.1), got {criterion!r}"
+        )
+    values = criterion(logits.clone(), y)
+    if not isinstance(values, Tensor):
+        raise DivtrainError(
+            "expected `criterion` to return a tensor, a scalar or one value per image, got"
+            f" {type(values).__name__}"
+        )
+    return values.mean()

@@ -13,7 +13,8 @@ def ask(model: nn.Module, x: Tensor, who: str = "") -> Tensor:
     """Return the logits of a model for images, of any shape.
 
     The model gets a copy of the images, which it may change in place. Outputs that carry their
-    logits under that name (an object with ``.logits``, a dictionary) are taken as these.
+    logits under that name (an object with ``.logits``, a dictionary) are taken as these; whole
+    numbers, such as votes, are converted to float32.
 
     Args:
         model: Any module from images to logits.
@@ -28,22 +29,21 @@ def ask(model: nn.Module, x: Tensor, who: str = "") -> Tensor:
         output = model(x.clone())
     except RuntimeError as error:
         kinds = {each.dtype for each in model.parameters() if each.is_floating_point()}
-        if kinds and x.dtype not in kinds:
+        if "type" in str(error) and kinds - {x.dtype}:  # else no matter of precision
             hint = "x.float()" if x.dtype == torch.float64 else "model.float()"
             numpys = " (numpy's default)" if x.dtype == torch.float64 else ""
             raise DivtrainError(
                 f"expected images in the precision of {who or 'the model'},"
-                f" {' and '.join(map(str, kinds))}, got {x.dtype}{numpys}; convert with {hint}."
-                f" Torch's error: {error}"
+                f" {' and '.join(sorted(map(str, kinds)))}, got {x.dtype}{numpys}; convert with"
+                f" {hint}. Torch's error: {error}"
             ) from error
         raise
-    if isinstance(output, Tensor):  # before len(x), which binds an export to one batch size
-        return output
-    return find_logits(output, len(x), who)
+    logits = find_logits(output, x, who)
+    return logits if logits.is_floating_point() or logits.is_complex() else logits.float()
 
 
-def find_logits(output: Any, batch: int, who: str = "") -> Tensor:
-    """Return the logits in what a model returned for `batch` images.
+def find_logits(output: Any, x: Tensor, who: str = "") -> Tensor:
+    """Return the logits in what a model returned for the images `x`.
 
     Raises:
         DivtrainError: when there are none, saying what came and what to return.
@@ -56,7 +56,7 @@ def find_logits(output: Any, batch: int, who: str = "") -> Tensor:
     if isinstance(logits, Tensor):
         return logits
     raise DivtrainError(
-        f"expected logits of shape ({batch}, classes){_of(who)}, got {_described(output)}"
+        f"expected logits of shape ({len(x)}, classes){_of(who)}, got {_described(output)}"
     )
 
 

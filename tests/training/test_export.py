@@ -98,7 +98,7 @@ def test_mistakes_are_told_and_nothing_is_written(
 
     class Named(nn.Module):
         def forward(self, x: Tensor) -> dict[str, Tensor]:
-            return {"logits": x.flatten(1)}
+            return {"scores": x.flatten(1)}
 
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def test_mistakes_are_told_and_nothing_is_written(
         (Random(), "m.pt2", "answers otherwise than the model.* was not written"),
         (Branching(), "m.pt2", "cannot take Branching apart"),
         (nn.Linear(9, 2), "m.pt2", r"Linear does not map images .*`image`, \(1, 8, 8\), to logits"),
-        (Named(), "m.pt2", "to logits: expected a tensor of logits, got dict"),
+        (Named(), "m.pt2", r"expected logits of shape \(1, classes\), got dict"),
     ):
         with pytest.raises(dt.DivtrainError, match=told):
             export_model(model, tmp_path / name, SHAPE)

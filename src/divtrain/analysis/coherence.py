@@ -7,7 +7,8 @@ from torch import Tensor
 from divtrain.analysis.gradients import gradient_batches
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
-from divtrain.gal import coherence
+from divtrain.errors import warn_once
+from divtrain.gal import VANISHING_SHARE, VANISHING_WARNING, coherence, vanished
 
 
 def coherence_distribution(
@@ -19,5 +20,12 @@ def coherence_distribution(
         ens: At least two members, on the device to compute on.
         images: Images and true labels.
         batch_size: Images at a time; has no influence on the result.
+
+    Warns where many gradients vanished: their coherence is 0, which says nothing.
     """
-    return torch.cat([coherence(g).cpu() for g in gradient_batches(ens, images, batch_size)])
+    found: list[Tensor] = []
+    for g in gradient_batches(ens, images, batch_size):
+        found.append(coherence(g).cpu())
+        if vanished(g).float().mean() > VANISHING_SHARE:
+            warn_once(VANISHING_WARNING)
+    return torch.cat(found)

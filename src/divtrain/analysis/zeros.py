@@ -9,6 +9,7 @@ from torch import Tensor
 from divtrain.analysis.gradients import gradient_batches
 from divtrain.data import Images
 from divtrain.ensemble import Ensemble
+from divtrain.errors import DivtrainError
 from divtrain.gal import gradient_alignment_loss, input_gradients
 from divtrain.module_state import device_of, eval_mode
 
@@ -57,7 +58,7 @@ def idle_weights(ens: Ensemble, images: Images) -> Float[Tensor, "member image"]
 
     The gradient of GAL (Eq. 8) at that image with respect to them is exactly zero. Section 3.4:
     under ReLU "gradients don't flow through zero-valued products". A unit that is off takes its
-    weights out, whether or not it leaves a zero in the input gradient.
+    weights out, whether or not it leaves a zero in the input gradient. Frozen weights do not count.
 
     Args:
         ens: At least two members, on the device to compute on.
@@ -67,7 +68,12 @@ def idle_weights(ens: Ensemble, images: Images) -> Float[Tensor, "member image"]
         In [0, 1], (member, image), on the CPU.
     """
     device = device_of(ens)
-    weights = [list(member.parameters()) for member in ens.members]
+    weights = [[p for p in member.parameters() if p.requires_grad] for member in ens.members]
+    if not all(weights):
+        raise DivtrainError(
+            "expected weights that require a gradient in every member, got none in member"
+            f" {weights.index([])}; thaw them with ens.requires_grad_(True)"
+        )
     sizes = torch.tensor([[sum(each.numel() for each in own)] for own in weights])
     moved = torch.zeros(len(weights), len(images), dtype=torch.float64)
     with eval_mode(ens), torch.enable_grad():

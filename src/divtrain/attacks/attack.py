@@ -12,6 +12,7 @@ from divtrain.attacks.objectives import Objective, ObjectiveName, make_objective
 from divtrain.checks import check_eps, check_images, check_label_shape
 from divtrain.errors import DivtrainError
 from divtrain.module_state import eval_mode
+from divtrain.wrapping import Model, as_module
 
 OnStep = Callable[[int, Tensor], None]
 """Called with (steps done, the objective at each image, (batch,)) as an attack proceeds."""
@@ -88,7 +89,7 @@ class LinfAttack:
 
     def __call__(
         self,
-        model: nn.Module,
+        model: Model,
         x: Tensor,
         y: Tensor,
         generator: torch.Generator | None = None,
@@ -97,8 +98,9 @@ class LinfAttack:
         """Craft adversarial examples.
 
         Args:
-            model: Any module from images to logits or log-probabilities, (batch, class). It is
-                attacked in eval mode; modes and `requires_grad` are restored afterwards.
+            model: Any module from images to logits or log-probabilities, (batch, class), or what
+                `as_module` makes one. It is attacked in eval mode; modes and `requires_grad` are
+                restored afterwards.
             x: Clean images in [0, 1], (batch, channel, height, width).
             y: True labels, (batch,); attacks never guess them (label leaking).
             generator: Source of random starts, on x's device; torch's global one if None.
@@ -108,10 +110,12 @@ class LinfAttack:
             Detached images like `x`, within `eps` of it in every pixel and in [0, 1].
 
         Raises:
-            DivtrainError: for images outside [0, 1], of another rank, or not finite.
+            DivtrainError: for images outside [0, 1], of another rank, or not finite; for outputs
+                that are not (batch, class); when a gradient is needed under float16 autocast.
         """
         check_images(x)
         check_label_shape(y, len(x))
+        model = as_module(model)
         with torch.inference_mode(False), frozen_in_eval_mode(model):
             return self.perturb(model, x.detach().clone(), y.clone(), generator, on_step)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from divtrain.attacks.attack import LinfAttack, OnStep, box
 from divtrain.attacks.objectives import Objective
+from divtrain.checks import check_autocast
 from divtrain.errors import DivtrainError
 
 
@@ -83,17 +84,20 @@ def check_values(values: Tensor, shape: torch.Size) -> None:
 
 def value_and_gradient(objective: Objective, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the objective at each image, (batch,), detached, and `input_gradient`."""
+    check_autocast(x.device.type)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         values = objective(x, y)
         check_values(values, y.shape)
-        if not values.requires_grad:
+        gradient: Tensor | None = None
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), x, allow_unused=True)
+        if gradient is None:
             raise DivtrainError(
                 "the model's output does not depend on its input as far as autograd can tell (is"
                 " the input detached inside, or the model run under no_grad?); gradient attacks"
                 " need it to"
             )
-        (gradient,) = torch.autograd.grad(values.sum(), x)
     if gradient.isnan().any():
         share = gradient.isnan().float().mean().item()
         warnings.warn(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from divtrain.cross_entropy import cross_entropy, label_mask
 from divtrain.ensemble import Ensemble, HasMembers, aggregate_logits
 from divtrain.errors import unknown_name
-from divtrain.logits import ask
+from divtrain.logits import ask, check_logits
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Maps images (batch, channel, height, width) and labels (batch,) to values (batch,)."""
@@ -89,7 +89,13 @@ def member_logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """How to get the logits of every member, (member, batch, class), of a model or an ensemble."""
     if isinstance(model, HasMembers):
         return model.member_logits
-    return lambda x: ask(model, x).unsqueeze(0)
+
+    def alone(x: Tensor) -> Tensor:
+        logits = ask(model, x)
+        check_logits(logits, len(x))
+        return logits.unsqueeze(0)
+
+    return alone
 
 
 def answer_of(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from divtrain.errors import DivtrainError
+from divtrain.logits import ask
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm)
@@ -66,7 +67,7 @@ def layer_output(
 
     try:
         with _hooked(net, stop):
-            net(x)
+            ask(net, x)
     except _ReachedError as reached:
         output = reached.output
     else:
@@ -105,7 +106,7 @@ def _find_layers(net: nn.Module, x: Tensor) -> list[int]:
         calls += 1
 
     with _hooked(net, note):
-        net(x)
+        ask(net, x)
     return ends
 
 

@@ -57,8 +57,8 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def uncompiled() -> AbstractContextManager[object]:
-    """Context in which compiled code runs uncompiled."""
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled
+    """Context in which compiled code runs uncompiled; none while code is being compiled."""
+    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
 

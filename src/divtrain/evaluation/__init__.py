@@ -44,7 +44,7 @@ from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
 from divtrain.evaluation.signs import SIGNS
 from divtrain.evaluation.suite import PAPER_SUITE, Suite, check_channels, quick
 from divtrain.evaluation.threat import KNOWLEDGE, Threat
-from divtrain.evaluation.wrapping import as_module
+from divtrain.wrapping import as_module
 
 __all__ = [
     "CLEAN", "EVERY_SURROGATE", "KNOWLEDGE", "ONE_MEMBER", "PAPER_SUITE", "SIGNS", "WORST",

@@ -15,9 +15,9 @@ from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.classifying import correct_mask
 from divtrain.evaluation.effort import GrowthTracker, Passes, count_passes
-from divtrain.evaluation.wrapping import Model, as_module
 from divtrain.fields import Whole, checked
 from divtrain.module_state import device_of
+from divtrain.wrapping import Model, as_module
 
 TOLERANCE = 1e-6
 """Float32 rounding allowed beyond the ball before an example counts as a violation."""
@@ -161,7 +161,8 @@ def craft_batch(
     own_seed = zlib.crc32(f"{seed} {_describe(attack)} {index}".encode())
     device = device_of(model)
     generator = torch.Generator(device).manual_seed(own_seed)
-    arguments = (model, batch.x.to(device), batch.y.to(device), generator)
+    # Copies: what an attack does to them in place must not change what it is judged by.
+    arguments = (model, batch.x.to(device, copy=True), batch.y.to(device, copy=True), generator)
     growth: Tensor | None = None
     with count_passes(model) as passes, _randomness_of_its_own(device, own_seed):
         if isinstance(attack, LinfAttack):

@@ -11,10 +11,11 @@ from divtrain.attacks import make_objective
 from divtrain.attacks.objectives import lead
 from divtrain.data import Images
 from divtrain.ensemble import HasMembers
-from divtrain.errors import first_line
+from divtrain.errors import DivtrainError, first_line
 from divtrain.fields import Count, Share, checked
 from divtrain.logits import ask, check_logits
 from divtrain.module_state import device_of, eval_mode
+from divtrain.wrapping import Model, as_module
 
 SATURATION = 50.0
 """A lead of the first class over the second, in nats, that no plain training reaches: softmax is
@@ -61,17 +62,23 @@ class Diagnosis:
     batch_dependent: Share = 0.0
 
 
-def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnosis:
+def diagnose(
+    model: Model, images: Images, batch_size: int = 128, who: str = "the model"
+) -> Diagnosis:
     """Diagnose a model on clean images, in eval mode.
 
     Args:
-        model: Any module from images to logits or log-probabilities, on its device.
+        model: Any module from images to logits or log-probabilities, on its device; or what
+            `as_module` makes one.
         images: Some hundred clean images and labels.
         batch_size: Images at a time.
+        who: What messages call the model.
 
     Raises:
-        DivtrainError: for outputs that are not (batch, class) or do not fit the labels.
+        DivtrainError: for outputs that are not (batch, class), do not fit the labels, or are NaN
+            at every image.
     """
+    model = as_module(model)
     device = device_of(model)
     first, second, gradients, outputs, obstacle = [], [], [], [], ""
     objective = make_objective("ce_of_mean_prob", model)
@@ -87,6 +94,7 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
             with eval_mode(model):
                 gradient, obstacle = try_gradient(objective, x, y)
             gradients += [] if gradient is None else [gradient]
+    _check_numbers(torch.cat(outputs, dim=1), who)
     y = images.y.to(device)
     gradient = torch.cat(gradients).flatten(1) if gradients else torch.zeros(0)
     answer, again = torch.cat(first), torch.cat(second)
@@ -110,10 +118,21 @@ def diagnose(model: nn.Module, images: Images, batch_size: int = 128) -> Diagnos
     )
 
 
+def _check_numbers(outputs: Tensor, who: str) -> None:
+    """Check that some answer of every member, (member, image, class), is a number."""
+    broken = outputs.isnan().any(2).all(1).nonzero().flatten().tolist()
+    if broken:
+        whose = f"member {', '.join(map(str, broken))} of {who}" if len(outputs) > 1 else who
+        raise DivtrainError(
+            f"expected numbers as logits, got NaN at every image from {whose}: are its weights"
+            " finite?"
+        )
+
+
 def _differ(answer: Tensor, again: Tensor) -> Tensor:
     """At which images two answers, (image, class), differ by more than rounding."""
-    apart = answer != again  # also infinite ones, whose difference is NaN
-    scale = answer[answer.isfinite()].abs().amax().clamp(min=1e-6) if apart.any() else 1.0
+    apart = (answer != again) & ~(answer.isnan() & again.isnan())  # also infinite ones
+    scale = answer.abs().nan_to_num(0, 0).amax().clamp(min=1e-6)
     return (apart & ~((answer - again).abs() <= 1e-3 * scale)).any(1)
 
 

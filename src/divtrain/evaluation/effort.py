@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from divtrain.ensemble import HasMembers
-from divtrain.evaluation.wrapping import as_module
 from divtrain.fields import NotNegative, checked
 from divtrain.logits import find_logits
+from divtrain.wrapping import as_module
 
 
 @checked
@@ -46,8 +46,8 @@ def count_passes(model: nn.Module) -> Iterator[Callable[[], Passes]]:
     counted = {"forward": 0.0, "backward": 0.0}
 
     def on_forward(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-        del module, args
-        output = find_logits(output, 0)
+        del module
+        output = find_logits(output, *args)
         counted["forward"] += len(output) / len(members)
         if output.requires_grad:
             output.register_hook(on_backward)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from divtrain.checks import check_images, check_label_shape
 from divtrain.data import Images, Split
-from divtrain.ensemble import Ensemble
+from divtrain.ensemble import Ensemble, reach
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.classifying import check_same_task, correct_mask
 from divtrain.evaluation.crafting import CraftedSet, OnBatch, Violations, craft
@@ -23,7 +23,7 @@ from divtrain.evaluation.likeness import (
 from divtrain.evaluation.plan import AttackRun, choose_images, make_plan
 from divtrain.evaluation.results import AttackResult, Evaluation, SurrogateCheck
 from divtrain.evaluation.suite import Suite, check_channels
-from divtrain.evaluation.wrapping import Model, as_module
+from divtrain.wrapping import Model, as_module
 
 DIAGNOSED = 256
 """Clean images that a diagnosis looks at."""
@@ -66,9 +66,9 @@ def evaluate(
     check_task(target, images, surrogates)
     check_channels(suite, images.x.shape[1])
     clean = correct_mask(target, images.x, images.y)
-    diagnosis = diagnose_model(target, images)
+    diagnosis = diagnose_model(target, images, "the target")
     checks = {
-        name: compare_surrogate(check_surrogate(each, images), each, target, images)
+        name: compare_surrogate(check_surrogate(each, images, name), each, target, images)
         for name, each in surrogates.items()
     }
     opaque = [name for name, check in checks.items() if not check.diagnosis.differentiable]
@@ -90,16 +90,25 @@ def evaluate(
 def _as_modules(
     target: Model, surrogates: Mapping[str, Model]
 ) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """Wrap what is no plain module; a surrogate that is the target stays it."""
+    """Wrap what is no plain module, and take ensembles out of wrappers such as `AveragedModel`.
+
+    A surrogate that is the target stays it.
+    """
     if not isinstance(surrogates, Mapping):
         raise DivtrainError(
             "expected surrogates as a mapping from names to modules, such as {'plain': model}, got"
             f" {type(surrogates).__name__}"
         )
-    module = as_module(target)
+    module = _as_module(target)
     return module, {
-        name: module if each is target else as_module(each) for name, each in surrogates.items()
+        name: module if each is target else _as_module(each) for name, each in surrogates.items()
     }
+
+
+def _as_module(model: Model) -> nn.Module:
+    module = as_module(model)
+    ens = reach(module, shared=False)
+    return ens if isinstance(ens, nn.Module) else module
 
 
 def check_task(target: nn.Module, images: Images, surrogates: Mapping[str, nn.Module]) -> None:
@@ -128,20 +137,21 @@ def has_members(model: nn.Module) -> bool:
     return isinstance(model, Ensemble) and len(model) > 1
 
 
-def diagnose_model(model: nn.Module, images: Images) -> Diagnosis:
-    """Diagnose a model on a few hundred of the images."""
-    return diagnose(model, choose_images(images, DIAGNOSED))
+def diagnose_model(model: nn.Module, images: Images, who: str) -> Diagnosis:
+    """Diagnose a model on a few hundred of the images; messages call it `who`."""
+    return diagnose(model, choose_images(images, DIAGNOSED), who=who)
 
 
-def check_surrogate(surrogate: nn.Module, images: Images) -> SurrogateCheck:
+def check_surrogate(surrogate: nn.Module, images: Images, name: str) -> SurrogateCheck:
     """Diagnose a surrogate as a target is diagnosed, whatever the target.
 
     Args:
         surrogate: The surrogate.
         images: All images of the evaluation.
+        name: What records call it.
     """
     clean = correct_mask(surrogate, images.x, images.y).float().mean().item()
-    return SurrogateCheck(clean, diagnose_model(surrogate, images))
+    return SurrogateCheck(clean, diagnose_model(surrogate, images, f"surrogate {name!r}"))
 
 
 def compare_surrogate(

@@ -16,6 +16,7 @@ from divtrain.fields import checked, from_json
 from divtrain.files import read_tensors, write_tensors
 from divtrain.importing import calling, import_named
 from divtrain.models import Architecture, Normalized, build_architecture
+from divtrain.module_state import saved_tensors
 from divtrain.version import __version__
 
 FORMAT = "divtrain-ensemble-1"
@@ -98,8 +99,14 @@ def save_ensemble(
             each member of the ensemble, in order.
 
     Raises:
-        DivtrainError: for another number of factories.
+        DivtrainError: for another number of factories, what is no ensemble, or a state that is not
+            made of tensors.
     """
+    if not isinstance(ens, Ensemble):
+        raise DivtrainError(
+            f"expected a divtrain.Ensemble, got {type(ens).__name__}; of a wrapped ensemble give"
+            " what was wrapped (for many wrappers .module), of plain modules Ensemble([a, b])"
+        )
     members = [
         member.architecture if isinstance(member, Normalized) else None for member in ens.members
     ]
@@ -113,7 +120,8 @@ def save_ensemble(
     needed = [each if member is None else None for member, each in pairs]
     about = {"divtrain": __version__, **(about or {})}
     metadata = _Metadata(FORMAT, ens.aggregate, members, about, needed)
-    write_tensors(Path(path), ens.state_dict(), asdict(metadata))
+    tensors = {_uncompiled(name): tensor for name, tensor in saved_tensors(ens).items()}
+    write_tensors(Path(path), tensors, asdict(metadata))
 
 
 def load_ensemble(
@@ -127,7 +135,8 @@ def load_ensemble(
             other is imported: what a file names is code, and runs with your rights.
 
     Returns:
-        The ensemble in eval mode on the CPU, and `about` as given to `save_ensemble`.
+        The ensemble in eval mode on the CPU, in the precision it was saved in, and `about` as given
+        to `save_ensemble`.
 
     Raises:
         DivtrainError: when the file is missing, truncated, changed, of another format, or its
@@ -157,6 +166,9 @@ def load_ensemble(
         metadata.aggregate,
     )
     _check_fit(path, ens, tensors)
+    for name, tensor in (*ens.named_parameters(), *ens.named_buffers()):
+        if name in tensors:  # else a buffer that is not saved
+            tensor.data = tensor.data.to(tensors[name].dtype)
     ens.load_state_dict(tensors)
     return ens.eval(), metadata.about
 
@@ -164,16 +176,30 @@ def load_ensemble(
 def load_weights(path: str | Path, ens: Ensemble) -> dict[str, Any]:
     """Load saved weights into an ensemble of the same architecture that you built.
 
+    Weights are converted to the precision of `ens`. Members may be compiled (`torch.compile`), in
+    the file, in `ens`, in both or in neither.
+
     Returns:
         `about` as given to `save_ensemble`.
 
     Raises:
-        DivtrainError: when the file is unreadable or of another architecture; `ens` is untouched.
+        DivtrainError: when the file is unreadable or of another architecture, or `ens` is on the
+            meta device; it is untouched.
     """
     tensors, metadata = _read(path)
     _check_fit(path, ens, tensors)
-    ens.load_state_dict(tensors)
+    if any(each.is_meta for each in saved_tensors(ens).values()):
+        raise DivtrainError(
+            "expected an ensemble with memory for its weights, got one on the meta device; give it"
+            " some with ens.to_empty(device='cpu') first"
+        )
+    ens.load_state_dict({name: tensors[_uncompiled(name)] for name in ens.state_dict()})
     return metadata.about
+
+
+def _uncompiled(name: str) -> str:
+    """The name of a weight without what `torch.compile` puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], _Metadata]:
@@ -183,6 +209,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], _Metadata]:
         raise DivtrainError(
             f"{path} is not a saved ensemble: expected format {FORMAT}, got {found!r}"
         )
+    tensors = {_uncompiled(name): tensor for name, tensor in tensors.items()}
     return tensors, from_json(_Metadata, metadata, f"the metadata of {path}")
 
 
@@ -221,7 +248,9 @@ def _check_fit(
     path: str | Path, module: nn.Module, tensors: dict[str, Tensor], prefix: str = ""
 ) -> None:
     """Check that tensors are those of a module, whose names have `prefix` in the file."""
-    state = {f"{prefix}{name}": tensor for name, tensor in module.state_dict().items()}
+    state = {
+        f"{prefix}{_uncompiled(name)}": tensor for name, tensor in saved_tensors(module).items()
+    }
     expected = {name: tuple(t.shape) for name, t in state.items()}
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     if expected != shapes:
@@ -232,7 +261,11 @@ def _check_fit(
         )
     for name, tensor in state.items():
         found = tensors[name]
-        if found.is_floating_point() != tensor.is_floating_point() or found.is_complex():
+        if _kind(found) != _kind(tensor):
             raise DamagedFileError(
                 f"{path} is damaged: expected {name} of {tensor.dtype}, got {found.dtype}"
             )
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()

@@ -76,9 +76,15 @@ def check_weights(ens: nn.Module, step: int, steps: int, state_file: Path | None
 
 
 def _broken_weights(ens: nn.Module) -> list[str]:
-    """Names of weights and running statistics that are not finite."""
-    tensors = ens.state_dict().items()
-    return [n for n, t in tensors if t.is_floating_point() and not t.isfinite().all()]
+    """Names of weights and running statistics that are not finite, and of buffers with a NaN."""
+    weights = dict(ens.named_parameters())
+    broken = [n for n, each in weights.items() if not each.isfinite().all()]
+    for name, each in ens.named_buffers():
+        running = name.rpartition(".")[2].startswith("running_")
+        # Infinite is what masks of attention are meant to be.
+        if each.is_floating_point() and (~each.isfinite() if running else each.isnan()).any():
+            broken.append(name)
+    return broken
 
 
 def _culprit(

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError, first_line
 from divtrain.files import make_folder, write_bytes
-from divtrain.logits import check_logits
+from divtrain.logits import ask, check_logits
 from divtrain.models import Normalized
 
 CLOSE = 1e-5
@@ -49,7 +49,7 @@ def export_model(model: nn.Module, path: str | Path, image: tuple[int, int, int]
     if path.suffix not in WRITERS:
         raise DivtrainError(f"expected a file ending in .pt2 or .onnx, got {path.name!r}")
     serialise, read = WRITERS[path.suffix]
-    frozen = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    frozen = _Asked(_copied(model)).cpu().eval().requires_grad_(False)
     frozen.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     generator = torch.Generator().manual_seed(0)
     batches = [torch.rand(size, *image, generator=generator) for size in CHECKED]
@@ -90,27 +90,55 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
     )
 
 
-def _answer(model: nn.Module, images: Tensor) -> Tensor:
+class _Asked(nn.Module):
+    """A model that leaves its images as they are and returns its logits alone."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        return ask(self.model, x)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise DivtrainError(
+            "expected a module of Python's, got TorchScript, which torch.export does not take:"
+            " export the module that was scripted or traced"
+        )
     try:
-        answer = model(images)
-        if not isinstance(answer, Tensor):
-            raise DivtrainError(f"expected a tensor of logits, got {type(answer).__name__}")
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise DivtrainError(
+            f"{type(model).__name__} cannot be copied: {first_line(error)}. Are some of its weights"
+            " computed from others, by pruning or an old weight_norm? Make them permanent first,"
+            " such as with torch.nn.utils.prune.remove"
+        ) from error
+
+
+def _answer(asked: _Asked, images: Tensor) -> Tensor:
+    try:
+        answer = asked(images)
         check_logits(answer, len(images))
+    except DivtrainError:
+        raise
     except Exception as error:  # somebody else's code: it may raise anything
         raise DivtrainError(
-            f"{type(model).__name__} does not map images of the shape of `image`,"
+            f"{type(asked.model).__name__} does not map images of the shape of `image`,"
             f" {tuple(images.shape[1:])}, to logits: {first_line(error)}"
         ) from error
     return answer
 
 
-def _export(model: nn.Module, images: Tensor) -> ExportedProgram:
+def _export(asked: _Asked, images: Tensor) -> ExportedProgram:
     free = ({0: torch.export.Dim("batch", min=1, max=2**20)},)
     try:
-        return torch.export.export(model, (images,), dynamic_shapes=free)
+        return torch.export.export(asked, (images,), dynamic_shapes=free)
     except Exception as error:  # of many kinds, from the model's code or torch's
         raise DivtrainError(
-            f"torch.export cannot take {type(model).__name__} apart: {type(error).__name__}:"
+            f"torch.export cannot take {type(asked.model).__name__} apart: {type(error).__name__}:"
             f" {first_line(error)}; its forward must be made of torch's operations, for any batch"
             " size"
         ) from error

@@ -17,6 +17,7 @@ from divtrain.ensemble import Ensemble, aggregate_logits
 from divtrain.errors import DivtrainError, warn_once
 from divtrain.gal import VANISHING_SHARE, VANISHING_WARNING
 from divtrain.identity import spec_of
+from divtrain.module_state import saved_tensors
 from divtrain.training.batches import Loaded, prepare_batches
 from divtrain.training.divergence import are_finite, check_weights, divergence
 from divtrain.training.interrupt import StopRequest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+PRECISIONS = ("32-true", "bf16-mixed")
 CALLBACKS = ("on_step", "on_epoch", "on_end")
 
 
@@ -70,7 +72,7 @@ def train(
             ``on_step(step, steps, means)`` with the steps done, the steps in all and the means
             since the epoch began of all that was logged; ``on_epoch(row)`` with the epoch's row of
             the history; ``on_end(history)``.
-        fabric: Device and precision, float32 or bfloat16; the CPU in float32 if None, for an
+        fabric: Device and precision, 32-true or bf16-mixed; the CPU in float32 if None, for an
             ensemble that is on the CPU. With several processes, launched, every one of them calls
             this with the same arguments, and ends with the same weights.
         state_file: Where to keep the training state. If the file is there, training resumes from
@@ -115,6 +117,12 @@ def train(
         from lightning_fabric import Fabric  # here: it takes longer to import than torch
 
         fabric = Fabric(accelerator="cpu", devices=1)
+    precision = fabric.strategy.precision.precision
+    if precision not in PRECISIONS:
+        raise DivtrainError(
+            f"expected `fabric` of precision {' or '.join(PRECISIONS)}, got {precision!r}; for"
+            " float64 give an ensemble and images of float64"
+        )
     defence = build_defence(defence) if isinstance(defence, str) else defence
     if not isinstance(defence, Defence):
         raise DivtrainError(
@@ -130,6 +138,11 @@ def train(
             "expected a defence with its static nets, got none: give trained nets, as in"
             f" dt.defences.{type(defence).__name__}(nets=[net])"
         )
+    if not any(parameter.requires_grad for parameter in ens.parameters()):
+        raise DivtrainError(
+            "expected an ensemble with a parameter to train, got none that requires a gradient;"
+            " thaw some with ens.requires_grad_(True)"
+        )
     defence.check_ensemble(ens)
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     fabric.to_device(ens)
@@ -144,6 +157,7 @@ def train(
     rates = [group["lr"] for group in optimizer.param_groups]
     recipe: dict[str, Any] = {}
     if state_file is not None:
+        saved_tensors(ens)  # raises now, not when the first state is saved
         recipe = {
             "defence": spec_of(defence),
             "batches": source.spec(),

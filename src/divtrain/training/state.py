@@ -13,6 +13,7 @@ from divtrain.ensemble import Ensemble
 from divtrain.errors import DivtrainError
 from divtrain.fields import from_json
 from divtrain.files import read_tensors, reading, write_tensors
+from divtrain.module_state import saved_tensors
 
 FORMAT = "divtrain-training-state-3"
 Slots = dict[int, dict[str, Any]]
@@ -75,7 +76,7 @@ def save_state(
     Raises:
         DivtrainError: for an optimiser that remembers anything but tensors, numbers and None.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in ens.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in saved_tensors(ens).items()}
     tensors["random.cpu"] = torch.get_rng_state()
     numbers: dict[str, dict[str, float | None]] = {}
     for index, slots in optimizer.state_dict()["state"].items():
@@ -129,7 +130,7 @@ def load_state(
         generator = _check_generator(tensors.pop("random.cpu"))
         weights, slots = _split(tensors, numbers)
         _check_position(state, steps)
-    expected = {name: (t.dtype, t.shape) for name, t in ens.state_dict().items()}
+    expected = {name: (t.dtype, t.shape) for name, t in saved_tensors(ens).items()}
     if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
     remembered = {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}

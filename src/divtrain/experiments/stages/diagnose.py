@@ -19,7 +19,7 @@ def diagnose_stage(model: Stage, seed: int, name: str) -> Stage:
 
     def work(context: Context) -> None:
         test = context.dataset.test
-        check = check_surrogate(context.load(model), test)
+        check = check_surrogate(context.load(model), test, name)
         context.on_progress(len(test), len(test), f"clean {100 * check.clean:.1f} %")
         write_json(context.folder / FILE, to_json(check))
 

@@ -1,7 +1,7 @@
 """What is no plain module, as one: TorchScript, exported programs, functions of images."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def as_module(model: Model) -> nn.Module:
         return WrappedModel(model)
     if isinstance(model, ExportedProgram):
         model = model.module()
-    if isinstance(model, GraphModule) and "train" in vars(model):  # exported: it refuses modes
+    if is_exported(model):
         return _ExportedModel(model)
     if isinstance(model, nn.Module):
         return model
@@ -45,6 +45,11 @@ def as_module(model: Model) -> nn.Module:
             f"expected a model, a torch.nn.Module or a function from images to logits, got {came}"
         )
     return WrappedModel(model)
+
+
+def is_exported(model: object) -> TypeGuard[GraphModule]:
+    """Whether this is what `ExportedProgram.module` makes: it refuses a change of mode."""
+    return isinstance(model, GraphModule) and "train" in vars(model)
 
 
 class WrappedModel(nn.Module):
