@@ -196,7 +196,8 @@ def test_a_checkpoint_comes_back_in_its_precision(tmp_path: Path) -> None:
 
 def test_compiled_and_plain_members_share_checkpoints(tmp_path: Path) -> None:
     plain = dt.Ensemble([net(0), net(1)])
-    compiled = dt.Ensemble([torch.compile(net(seed + 2), backend="eager") for seed in range(2)])
+    nets: list[Any] = [torch.compile(net(seed), backend="eager") for seed in (2, 3)]
+    compiled = dt.Ensemble(nets)
     for saved, other in ((compiled, plain), (plain, compiled)):
         dt.save_ensemble(tmp_path / "ens", saved)
         load_weights(tmp_path / "ens", other)
@@ -205,11 +206,10 @@ def test_compiled_and_plain_members_share_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:compiled members run uncompiled")
 def test_compiled_members_can_be_trained_one_at_a_time() -> None:
-    nets = [net(seed) for seed in range(2)]
-    compiled = dt.Ensemble([torch.compile(net(seed), backend="aot_eager") for seed in range(2)])
+    nets: list[Any] = [torch.compile(net(seed), backend="aot_eager") for seed in range(2)]
     rows = [
         train(each, [(X, Y)] * 2, "div", epochs=1, by_member=True)
-        for each in (dt.Ensemble(nets), compiled)
+        for each in (dt.Ensemble([net(0), net(1)]), dt.Ensemble(nets))
     ]
     assert rows[0][0]["loss"] == rows[1][0]["loss"]
 
@@ -248,6 +248,9 @@ def test_nothing_to_train_is_told() -> None:
     frozen = dt.Ensemble([net(seed).requires_grad_(False) for seed in range(2)])
     with pytest.raises(dt.DivtrainError, match="a parameter to train"):
         train(frozen, [(X, Y)], epochs=1)
+    lazy = dt.Ensemble([nn.Sequential(nn.Flatten(), nn.LazyLinear(3)) for _ in range(2)])
+    with pytest.raises(dt.DivtrainError, match="lazy ones"):
+        train(lazy, [(X, Y)], epochs=1)
     one = dt.Ensemble([net(0), net(1).requires_grad_(False)])
     with pytest.raises(dt.DivtrainError, match="none in member 1"):
         dt.analysis.idle_weights(one, DATA)
@@ -299,3 +302,35 @@ def test_rounded_images_have_no_coherence_to_speak_of() -> None:
     ens = changed(lambda net, x: net((4 * x).round() / 4))
     with pytest.warns(UserWarning, match="round their images"):
         dt.analysis.coherence_distribution(ens, DATA)
+
+
+class Drifting(nn.Module):
+    """A member with a running mean that its `state_dict` leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+        self.register_buffer("mean", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.get_buffer("mean") + x.detach().mean()
+        return self.net(x + self.get_buffer("mean"))
+
+
+def test_a_run_that_resumes_keeps_buffers_that_checkpoints_leave_out(tmp_path: Path) -> None:
+    class Stop:
+        def on_step(self, step: int, steps: int, means: Any) -> None:
+            if step == 2:
+                raise KeyboardInterrupt
+
+    def run(**options: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        ens = dt.Ensemble([Drifting(), Drifting()])
+        train(ens, [(X, Y), (X / 2, Y)], "base", epochs=2, **options)
+        return list(ens.parameters())
+
+    resumable: dict[str, Any] = {"state_file": tmp_path / "state", "save_every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        run(**resumable, callbacks=[Stop()])
+    assert all(map(torch.equal, run(**resumable), run()))

@@ -47,7 +47,7 @@ def count_passes(model: nn.Module) -> Iterator[Callable[[], Passes]]:
 
     def on_forward(module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         del module
-        output = find_logits(output, *args)
+        output = find_logits(output, args[0])
         counted["forward"] += len(output) / len(members)
         if output.requires_grad:
             output.register_hook(on_backward)

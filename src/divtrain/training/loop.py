@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from divtrain.data import Stream
 from divtrain.defences.base import Defence
@@ -137,6 +138,11 @@ def train(
         raise DivtrainError(
             "expected a defence with its static nets, got none: give trained nets, as in"
             f" dt.defences.{type(defence).__name__}(nets=[net])"
+        )
+    if any(isinstance(each, UninitializedParameter) for each in ens.parameters()):
+        raise DivtrainError(
+            "expected members whose layers know their sizes, got lazy ones that have seen no images"
+            " yet; call the ensemble on some first"
         )
     if not any(parameter.requires_grad for parameter in ens.parameters()):
         raise DivtrainError(

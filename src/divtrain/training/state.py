@@ -76,7 +76,7 @@ def save_state(
     Raises:
         DivtrainError: for an optimiser that remembers anything but tensors, numbers and None.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in saved_tensors(ens).items()}
+    tensors = {f"model.{name}": tensor for name, tensor in _tensors(ens).items()}
     tensors["random.cpu"] = torch.get_rng_state()
     numbers: dict[str, dict[str, float | None]] = {}
     for index, slots in optimizer.state_dict()["state"].items():
@@ -93,6 +93,11 @@ def save_state(
                 )
     about = {"format": FORMAT, "recipe": recipe, "state": asdict(state), "numbers": numbers}
     write_tensors(path, tensors, about)
+
+
+def _tensors(ens: Ensemble) -> dict[str, Tensor]:
+    """Weights and all buffers, also those that `state_dict` leaves out."""
+    return dict(ens.named_buffers()) | saved_tensors(ens)
 
 
 def load_state(
@@ -130,7 +135,7 @@ def load_state(
         generator = _check_generator(tensors.pop("random.cpu"))
         weights, slots = _split(tensors, numbers)
         _check_position(state, steps)
-    expected = {name: (t.dtype, t.shape) for name, t in saved_tensors(ens).items()}
+    expected = {name: (t.dtype, t.shape) for name, t in _tensors(ens).items()}
     if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
     remembered = {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
@@ -138,7 +143,9 @@ def load_state(
         _check_slots(slots, parameters)
         # Whether this kind of optimiser takes it; a Fabric optimiser wraps the one that is copied.
         copy(getattr(optimizer, "optimizer", optimizer)).load_state_dict(remembered)
-    ens.load_state_dict(weights)
+    ens.load_state_dict({name: weights[name] for name in ens.state_dict()})
+    for name, buffer in ens.named_buffers():
+        buffer.copy_(weights[name])
     optimizer.load_state_dict(remembered)
     for parameter, slots_here in optimizer.state.items():
         for name, slot in slots_here.items():

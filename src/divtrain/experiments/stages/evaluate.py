@@ -81,7 +81,7 @@ def evaluate_stage(
             target,
             correct_mask(own, test.x, test.y),
             results,
-            diagnose_model(own, test),
+            diagnose_model(own, test, f"target {target!r}"),
             seed,
             {name: compare(name, each) for name, each in others.items()},
             chance_level(test.y),
