@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -168,6 +170,22 @@ def test_every_command_has_help(command: str, told: str, capsys: Captured) -> No
         (["run", "digits", "--model.members", "conv3"], "at least two --model.members"),
         (["run", "digits", "--targets", "dov"], "unknown defence 'dov': did you mean 'div'"),
         (["run", "digits", "--attack.eps", "8"], "8/255 = 0.03137"),
+        (
+            ["run", "digits", "--attack.eps", "8/255,16/255"],
+            "--attack.eps: expected a number or a fraction such as 8/255, and blanks between, got",
+        ),
+        (["run", "digits", "--attack.eps", "8/0"], "a number or a fraction such as 8/255"),
+        (["run", "digits", "--data.test-size", "1e2"], "expected a valid integer"),
+        (
+            ["run", "digits", "--targets", "base", "--targets=div"],
+            "--targets is given twice; give all its values after one --targets",
+        ),
+        (
+            ["run", "digits", "--seed", str(2**63 - 1), "--seeds", "2"],
+            "expected a last seed below 2^63",
+        ),
+        (["run", "digits", f"--out={'x' * 300}"], "cannot be a run directory"),
+        (["run", "digits", "--out=r-\udce9"], "cannot be a run directory"),
         (["run", "digits", "--attack.eps", "nan"], "--attack.eps: expected a finite number"),
         (["run", "digits", "--attack.eps", "-0.1"], "--attack.eps: expected eps in [0, 1]"),
         (
@@ -332,6 +350,63 @@ def test_a_closed_pipe_is_no_mistake() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("digits:")
     assert done.stderr == ""
+
+
+def test_an_output_that_cannot_be_written_is_told_in_a_line(run: Path) -> None:
+    command = [sys.executable, "-m", "divtrain", "report", str(run)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: the output could not be written: no space left\n"
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    subprocess.run(command, env=ascii_only, capture_output=True, check=True)
+    subprocess.run(f"{' '.join(command)} >&-", shell=True, check=True)
+
+
+def test_a_folder_of_ones_own_is_not_the_papers_data(tmp_path: Path, capsys: Captured) -> None:
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    assert main(["run", "mnist-conv3", f"--data.name={folder}", f"--out={tmp_path / 'run'}"]) == 2
+    assert "no radii are usual for" in words(capsys.readouterr().err)
+
+
+def test_a_report_of_a_damaged_stage_keeps_the_last_numbers(
+    run: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    manifest = copy / "stages/evaluate-div-s0/manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:200])
+    assert main(["report", str(copy)]) == 2
+    assert "evaluate-div-s0 has no readable manifest.json" in words(capsys.readouterr().err)
+    assert (copy / "table.csv").read_bytes() == (run / "table.csv").read_bytes()
+
+
+def test_a_card_refuses_data_that_have_changed_since_the_training(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    draw = np.random.default_rng(0)
+    file, out = tmp_path / "own.npz", tmp_path / "run"
+    y = np.arange(120) % 3
+    x = np.clip(draw.random((120, 8, 8)) / 2 + (y / 4)[:, None, None], 0, 1).astype(np.float32)
+
+    def save(order: np.ndarray) -> None:
+        train, test = order[:80], order[80:]
+        np.savez(file, x_train=x[train], y_train=y[train], x_test=x[test], y_test=y[test])
+
+    save(np.arange(120))
+    own = [f"--data.name={file}", "--data.test-size=30", "--train.epochs=1", "--only=base"]
+    assert main(["train", "digits", f"--out={out}", *own]) == 0
+    checkpoint = capsys.readouterr().out.strip()
+    card = ["evaluate", "--targets", f"m={checkpoint}", "--surrogates=base", "--quick"]
+    card += ["--train.epochs=1", "--attack.eps=0.1", "--attack.sweep", f"--out={tmp_path / 'card'}"]
+    save(draw.permutation(120))
+    assert main(card) == 2
+    assert f"the content of {file} has changed since 'm' was" in words(capsys.readouterr().err)
+    assert main(["train", "digits", f"--out={out}", *own]) == 2
+    assert f"the content of {file} has changed" in words(capsys.readouterr().err)
+    save(np.arange(120))
+    assert main(card) == 0
 
 
 def test_brackets_in_a_path_are_told_as_they_are(capsys: Captured) -> None:

@@ -334,3 +334,28 @@ def test_a_run_that_resumes_keeps_buffers_that_checkpoints_leave_out(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         run(**resumable, callbacks=[Stop()])
     assert all(map(torch.equal, run(**resumable), run()))
+
+
+class Loose(dt.defences.Base):
+    """A defence whose terms are no terms."""
+
+    @property
+    def terms(self) -> Any:
+        return (lambda forward: forward.losses.mean(),)
+
+
+class TwoArguments:
+    """An attack that is called otherwise than ours."""
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def __call__(self, model: Any, images: Tensor) -> Tensor:
+        return images
+
+
+def test_own_defences_and_attacks_of_another_form_are_told_when_they_are_named() -> None:
+    with pytest.raises(dt.DivtrainError, match="expected terms with gradients_at"):
+        dt.defences.build_defence(f"{__name__}:Loose")
+    with pytest.raises(dt.DivtrainError, match=r"called as attack\(model, x, y, generator\)"):
+        dt.attacks.build_attack(f"{__name__}:TwoArguments", 0.1)

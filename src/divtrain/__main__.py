@@ -1,7 +1,9 @@
 """The `divtrain` command, also as `python -m divtrain`: help at once, all else by the cli."""
 
+import io
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> int:
@@ -11,6 +13,10 @@ def main() -> int:
     spin, and take a core from any other process that computes on it.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if sys.stdout is None:  # closed by whoever started this
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal that knows fewer letters
     from divtrain.usage import quick_answer
 
     if (text := quick_answer(sys.argv[1:])) is not None:

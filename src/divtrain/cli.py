@@ -1,6 +1,7 @@
 """The command line: parses, prints, exits. Every command is a call into `divtrain.experiments`."""
 
 import contextlib
+import errno
 import inspect
 import os
 import shlex
@@ -91,11 +92,21 @@ def _command(arguments: Sequence[str] | None) -> int:
         errors.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
         return 2
     except BrokenPipeError:  # a reader such as `head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _silence()  # what is on disk was written before; this is the terminal, or a file it is
+        errors.print("[bold red]error:[/] the output could not be written: no space left")
+        return 2
     except KeyboardInterrupt:
         errors.print("stopped; finished work is saved, the same command resumes from here")
         return 130
+
+
+def _silence() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclass(frozen=True)
@@ -364,7 +375,9 @@ def _with_preset(command: str, kind: Callable[..., T], words: list[str]) -> tupl
     preset = find_preset(name)()
     prog, default = f"divtrain {command} {name}", kind(preset)
     data = read(type(default), rest, prog, default)["config"]["data"]
-    is_other = Path(data["name"]).name != preset.data.name
+    # DIR/FILE.npz of a preset's own name is its file, wherever it lies; a folder is none.
+    own = (data["name"], Path(data["name"]).name if data["name"].endswith(".npz") else "")
+    is_other = preset.data.name not in own
     if is_other:  # not the images of Table 2
         preset = replace(preset, group="")
     if is_other and command != "train" and not is_given("attack.eps", rest):

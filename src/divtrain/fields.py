@@ -74,6 +74,8 @@ def _explain(mistake: Any) -> str:
     if mistake["type"] == "literal_error" and isinstance(value, str) and len(value) <= 40:
         known = re.findall(r"'([^']*)'", context["expected"])
         return str(unknown_name("choice", value, known))
+    if mistake["type"] == "float_parsing":
+        return f"expected a number or a fraction such as 8/255, and blanks between, got {value!r}"
     if "error" in context and isinstance(context["error"], Exception):
         return str(context["error"])
     shown = repr(value)

@@ -37,7 +37,7 @@ def import_named(what: str, name: str) -> Any:
         raise DivtrainError(
             f"{where}: {error}; run from the folder that holds it, or install it"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DivtrainError(f"{where}: {_describe(error)}") from error
     if not hasattr(found, attribute):
         raise DivtrainError(f"{what} {name!r}: module {module!r} has no {attribute!r} at its top")
@@ -55,7 +55,7 @@ def calling(what: str, name: str) -> Iterator[None]:
         raise DivtrainError(f"{what} {name!r} cannot be built: {_describe(error)}") from error
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Type, message and place of an exception."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

@@ -133,6 +133,10 @@ def one_pixel(value: float) -> np.ndarray:
         ({"x_train": one_pixel(-0.5)}, r"-0.5 to 0.5; take them from .* with \(x \+ 1\) / 2"),
         ({"x_train": 2 * one_pixel(-0.5)}, r"-1 to 1; take them from .* with \(x \+ 1\) / 2"),
         ({"x_train": 4 * one_pixel(-0.5)}, r"-2 to 2; undo the normalisation, as in x \* std"),
+        ({"x_train": one_pixel(-0.02)}, r"-0\.02 to 0\.5; if that is rounding.*clip\(0, 1\)"),
+        ({"x_train": 2 * one_pixel(0.50000006)}, r"1\.000000\d to|to 1\.000000\d; .*clip"),
+        ({"x_train": UINT8.transpose(1, 2, 0)}, r"images first.*\(5, 5, 6\) for 6.*\(2, 0, 1\)"),
+        ({"x_train": DRAW.random((8, 8, 3, 6))}, r"x\.transpose\(3, 2, 0, 1\)"),
         ({"x_train": np.zeros((6,))}, r"expected images .* got shape \(6,\)"),
         ({"x_train": np.zeros((6, 5))}, r"expected images .* got shape \(6, 5\)"),
         ({"x_train": np.zeros((6, 1, 5, 5, 1))}, r"got shape \(6, 1, 5, 5, 1\)"),
@@ -169,6 +173,11 @@ def one_pixel(value: float) -> np.ndarray:
             r"float64 of shape \(4,\); convert with y.astype\(int\)",
         ),
         ({"y_train": LABELS.astype(str)}, "6 integer labels"),
+        ({"y_test": LABELS[None, :4]}, r"shape \(1, 4\); drop the other dimension with y\.ravel"),
+        ({"y_train": LABELS % 2}, "test images are of classes 2, of which there is no training"),
+        ({"y_train": LABELS + 1, "y_test": LABELS[:4]}, "test images are of classes 0, of which"),
+        ({"y_train": LABELS + 1, "y_test": LABELS[:4] + 1}, r"labels from 1 to 3.*class 0.*y - 1"),
+        ({"y_train": 60 * LABELS, "y_test": 60 * LABELS[:4]}, "no image of class 1; .*np.unique"),
     ],
 )
 def test_npz_of_another_form_is_refused_with_a_reason(
@@ -262,13 +271,54 @@ def test_images_are_turned_as_their_exif_says(tmp_path: Path, turn: int, ending:
     assert corner.min() > 0.9 and (x > 0.5).float().mean() < 0.25
 
 
-def test_files_and_folders_that_begin_with_a_dot_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir"])
+def test_folders_of_other_programs_are_left_out(tmp_path: Path, name: str) -> None:
     plain = load_dataset(save_folder(tmp_path, pets()))
     for place in ("train", "test", "train/cat"):
-        (tmp_path / place / ".ipynb_checkpoints").mkdir()
-        Image.fromarray(colour()).save(tmp_path / place / ".ipynb_checkpoints" / "0.png")
+        (tmp_path / place / name).mkdir()
+        Image.fromarray(colour()).save(tmp_path / place / name / "0.png")
     (tmp_path / "train/dog/._0.png").write_bytes(b"what macOS writes beside a file")
     assert load_dataset(str(tmp_path)).fingerprint == plain.fingerprint
+
+
+def transparent(size: int = 6) -> Image.Image:
+    image = Image.fromarray(colour(size)).convert("RGBA")
+    image.putpixel((1, 2), (0, 0, 0, 254))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "match"),
+    [
+        (transparent(), "train/cat/1.png", "cat/1.png is transparent in places"),
+        (transparent().convert("LA"), "train/cat/1.png", "cat/1.png is transparent in places"),
+        (transparent().convert("L"), "train/cat/1.gif", r"cat/1.gif is a picture of a kind that"),
+        (transparent().convert("L"), "train/1.png", r"1.png lies in no class: expected .*/CLASS"),
+    ],
+)
+def test_pictures_that_would_be_missed_or_misread_are_told(
+    tmp_path: Path, image: Image.Image, name: str, match: str
+) -> None:
+    save_folder(tmp_path, pets())
+    image.save(tmp_path / name)
+    with pytest.raises(DivtrainError, match=match):
+        load_dataset(str(tmp_path))
+
+
+def test_several_pictures_in_a_file_are_told_and_opaque_ones_are_images(tmp_path: Path) -> None:
+    save_folder(tmp_path, pets())
+    opaque = Image.fromarray(colour()).convert("RGBA")
+    opaque.save(tmp_path / "train/cat/1.png")
+    assert len(load_dataset(str(tmp_path)).train) == 3
+    opaque.save(tmp_path / "train/cat/2.tif", save_all=True, append_images=[opaque])
+    with pytest.raises(DivtrainError, match="several pictures"):
+        load_dataset(str(tmp_path))
+
+
+def test_names_of_classes_may_be_composed_in_either_way(tmp_path: Path) -> None:
+    images = [colour()]
+    parts = {"train": {"\u00e4": images, "b": images}, "test": {"a\u0308": images, "b": images}}
+    assert load_dataset(save_folder(tmp_path, parts)).classes == 2
 
 
 def test_a_data_set_is_shown_in_a_line() -> None:

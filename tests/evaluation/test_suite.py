@@ -104,7 +104,7 @@ def test_an_attack_by_its_module_is_imported_where_a_plan_is_made_not_before(
     (tmp_path / "hostile.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     suite = Suite(**{field: ("hostile:Attack",)}, sweep_attack="hostile:Attack")  # pyright: ignore
-    with pytest.raises(SystemExit, match="imported"):
+    with pytest.raises(DivtrainError, match="SystemExit: imported"):
         make_plan("target", ["a"], True, suite)
 
 

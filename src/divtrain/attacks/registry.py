@@ -1,5 +1,6 @@
 """Attacks by name. A new one is a file and a line here; one of your own needs no line."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -120,10 +121,19 @@ def build_attack(
     if isinstance(like, type) and issubclass(like, SearchAttack):
         chosen["stop_when_fooled"] = white_box
     try:
-        return found.kind(eps=eps, **chosen)
+        attack = found.kind(eps=eps, **chosen)
     except TypeError as error:
         options = " and ".join(f"`{each}`" for each in chosen or ("eps",))
         raise DivtrainError(f"{name} does not take {options}: {error}") from error
+    try:
+        inspect.signature(attack).bind("model", "x", "y", "generator")
+    except TypeError as error:
+        raise DivtrainError(
+            f"expected {name} to be called as attack(model, x, y, generator): {error}"
+        ) from error
+    except ValueError:  # of one that is not written in Python
+        pass
+    return attack
 
 
 def attack_title(name: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from divtrain.checks import first_few
 from divtrain.data.npz import read_npz
 from divtrain.errors import DivtrainError, first_line, unknown_name
 
@@ -19,6 +20,11 @@ DIGITS_TEST_SIZE = 500
 
 BRIGHTEST = 1 / 4
 """Largest pixel below which images were divided by more than the largest value they may have."""
+
+BEYOND = 0.1
+"""How far beyond [0, 1] interpolation and rounding may take pixels."""
+
+RENUMBER = "np.unique(y, return_inverse=True)[1]"
 
 Split = Literal["test", "held-out training"]
 """Which images of a data set are evaluated on."""
@@ -114,7 +120,7 @@ def load_dataset(name: str, root: str | Path = "data") -> Dataset:
     if name in DATASETS:
         return DATASETS[name](Path(root))
     path = Path(name)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _dataset(name, *read_npz(path))
     if path.is_dir():
         from divtrain.data.image_folder import read_image_folders  # here: it imports Pillow
@@ -189,18 +195,42 @@ def _dataset(
         )
     _check_content(f"{name}: the training images", train.x, BRIGHTEST)
     _check_content(f"{name}: the test images", test.x, BRIGHTEST / 4)  # of which there may be few
-    present = torch.cat([train.y, test.y]).unique()
-    classes = 1 + int(present.max())
-    if len(present) < 2:
-        raise DivtrainError(f"{name}: expected at least two classes, got {len(present)}")
-    if classes > len(train) + len(test):
-        raise DivtrainError(
-            f"{name}: expected labels from 0 to the number of classes less one, got {classes - 1}"
-        )
+    classes = 1 + int(torch.cat([train.y, test.y]).max())
+    _check_classes(name, train.y, test.y)
     return Dataset(name, train, test, classes)
 
 
+def _check_classes(name: str, train: Tensor, test: Tensor) -> None:
+    """Check that there are training images of every class, from 0 on.
+
+    Raises:
+        DivtrainError: for labels with gaps or from 1 on, and classes that only the test knows.
+    """
+    trained, tested = set(train.tolist()), set(test.tolist())
+    if len(trained | tested) < 2:
+        raise DivtrainError(f"{name}: expected at least two classes, got {len(trained | tested)}")
+    if unknown := sorted(tested - trained):
+        raise DivtrainError(
+            f"{name}: test images are of classes {first_few(map(str, unknown))}, of which there is"
+            " no training image; number the classes alike in both"
+        )
+    if max(trained) >= len(trained):
+        missing = (label for label in range(max(trained)) if label not in trained)
+        raise DivtrainError(
+            f"{name}: expected labels from 0 to the number of classes less one, got"
+            f" {len(trained)} labels from {min(trained)} to {max(trained)}, and no image of class"
+            f" {next(missing)}; renumber them, in both sets alike, with"
+            f" {'y - 1' if min(trained) == 1 == max(trained) + 1 - len(trained) else RENUMBER}"
+        )
+
+
 def _as_images(name: str, x: np.ndarray, y: np.ndarray) -> Images:
+    if x.ndim in (3, 4) and y.ndim and x.shape[-1] == len(y) and x.shape.count(len(y)) == 1:
+        order = (3, 2, 0, 1) if x.ndim == 4 else (2, 0, 1)
+        raise DivtrainError(
+            f"{name}: expected images first in the shape, got {x.shape} for {len(y)} labels;"
+            f" transpose them with x.transpose{order}"
+        )
     pixels = _as_pixels(name, x)
     return Images(pixels, _as_labels(name, y, len(pixels)))
 
@@ -218,8 +248,8 @@ def _as_pixels(name: str, array: np.ndarray) -> Tensor:
     low, high = x.min().item(), x.max().item()
     if low < 0 or high > 1:
         raise DivtrainError(
-            f"{name}: expected 8-bit images or numbers in [0, 1], got {array.dtype} from {low:.4g}"
-            f" to {high:.4g}; {_into_range(low, high)}"
+            f"{name}: expected 8-bit images or numbers in [0, 1], got {array.dtype} from {low:.8g}"
+            f" to {high:.8g}; {_into_range(low, high)}"
         )
     return x
 
@@ -258,6 +288,8 @@ def _channels_first(name: str, array: np.ndarray) -> np.ndarray:
 
 def _into_range(low: float, high: float) -> str:
     """What takes pixels from `low` to `high` into [0, 1]."""
+    if low >= -BEYOND and high <= 1 + BEYOND:
+        return "if that is rounding, or what resizing adds at edges, x.clip(0, 1)"
     if low < -1 or (low < 0 and high > 1):
         return "undo the normalisation, as in x * std + mean, and normalise inside the model"
     if low < 0:
@@ -304,6 +336,8 @@ def _into_labels(array: np.ndarray, images: int) -> str:
     if array.shape == (images,):
         whole = array.dtype.kind == "f" and (array == array.round()).all()
         return "; convert with y.astype(int)" if whole else "; number the classes from 0"
+    if array.size == images:
+        return "; drop the other dimension with y.ravel()"
     if array.ndim != 2 or len(array) != images or array.dtype.kind not in "biuf":
         return ""
     if ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all():

@@ -1,6 +1,7 @@
 """Images from train/CLASS/* and test/CLASS/*, with nothing in the folders trusted."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,11 @@ from PIL import Image, ImageOps
 
 from divtrain.errors import DivtrainError
 
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ENDINGS = (
+    ".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+UNREAD = (".apng", ".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".svg", ".tga")
+"""Endings of other pictures, which would be missed if they were left out without a word."""
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Decoders that may run, whatever a file contains: others of Pillow's start programs."""
 LARGEST_IMAGE = 4096 * 4096
@@ -23,7 +28,7 @@ def read_image_folders(path: Path) -> list[np.ndarray]:
 
     Classes are numbered in alphabetical order, images are in the order of their paths, in RGB,
     turned upright as their EXIF orientation says. Files and folders whose names begin with a dot
-    are left out: they are copies and notes of other programs.
+    or are ``@eaDir`` are left out: they are copies and notes of other programs.
 
     Returns:
         Images (image, channel, height, width), labels (image,), twice. Images are in 8 bits, or
@@ -31,8 +36,9 @@ def read_image_folders(path: Path) -> list[np.ndarray]:
 
     Raises:
         DivtrainError: for folders of another form, a link that leads out of them, a file that is
-            no image, a format without a range of its own, images of different sizes, or larger
-            than `LARGEST_IMAGE`.
+            no image, a format without a range of its own, transparent pixels, several pictures in
+            a file, pictures that are not read, or that lie in no class, images of different sizes,
+            or larger than `LARGEST_IMAGE`.
     """
     arrays: list[np.ndarray] = []
     classes: list[list[str]] = []
@@ -46,7 +52,7 @@ def read_image_folders(path: Path) -> list[np.ndarray]:
             raise DivtrainError(
                 f"{split} holds no class folders of images{where}; known are {', '.join(ENDINGS)}"
             )
-        classes.append(list(files))
+        classes.append([unicodedata.normalize("NFC", name) for name in files])
         images = _read_images(split, [file for found in files.values() for file in found])
         labels = [index for index, found in enumerate(files.values()) for _ in found]
         arrays += [images, np.asarray(labels)]
@@ -63,20 +69,33 @@ def _list_images(root: Path, split: Path) -> dict[str, list[Path]]:
     _check_no_link(split)
     found: dict[str, list[Path]] = {}
     for folder in sorted(split.iterdir()):
-        if folder.name.startswith(".") or not folder.is_dir():
+        if _left_out(folder.name):
+            continue
+        if not folder.is_dir():
+            if folder.suffix.lower() in (*ENDINGS, *UNREAD):
+                raise DivtrainError(f"{folder} lies in no class: expected {split}/CLASS/IMAGE")
             continue
         _check_no_link(folder)
         found[folder.name] = []
         for inside, folders, names in os.walk(folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not _left_out(name))
             for name in folders:
                 _check_no_link(Path(inside) / name)
-            for file in (Path(inside) / name for name in names if not name.startswith(".")):
+            for file in (Path(inside) / name for name in names if not _left_out(name)):
+                if file.suffix.lower() in UNREAD:
+                    raise DivtrainError(
+                        f"{file} is a picture of a kind that is not read; convert it or move it"
+                        f" away: known are {', '.join(ENDINGS)}"
+                    )
                 if file.suffix.lower() in ENDINGS:
                     _check_inside(root, file)
                     found[folder.name].append(file)
         found[folder.name].sort(key=lambda file: (str(file.parent), file.name))
     return found
+
+
+def _left_out(name: str) -> bool:
+    return name.startswith(".") or name == "@eaDir"
 
 
 def _check_no_link(folder: Path) -> None:
@@ -133,8 +152,19 @@ def _decode(image: Image.Image) -> np.ndarray:
     """Return an image upright, in RGB, (channel, height, width): in 8 bits, or float32 in [0, 1].
 
     Raises:
-        DivtrainError: for a mode whose pixels have no range of their own.
+        DivtrainError: for a mode whose pixels have no range of their own, transparent pixels, or
+            several pictures in one.
     """
+    if getattr(image, "n_frames", 1) > 1:
+        raise DivtrainError("has several pictures in it; save the one that is meant")
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (
+        255,
+        255,
+    ):
+        raise DivtrainError(
+            "is transparent in places, and nobody knows what is behind; put it on a background, or"
+            " drop the transparency with image.convert('RGB')"
+        )
     sixteen = image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if not sixteen and image.mode not in EIGHT_BITS:
         raise DivtrainError(

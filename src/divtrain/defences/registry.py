@@ -14,6 +14,7 @@ from divtrain.defences.dverge import DVERGE
 from divtrain.defences.fast_at import FastAT
 from divtrain.defences.label_smoothing import LabelSmoothing
 from divtrain.defences.pgd_at import PGDAT, PGDATDiv, PGDATNoise
+from divtrain.defences.terms import Term
 from divtrain.defences.trs import TRS, TRSL2
 from divtrain.errors import DivtrainError, unknown_name
 from divtrain.importing import calling, import_named
@@ -61,7 +62,14 @@ def build_defence(name: str, **settings: Any) -> Defence:
     known = {each.name for each in fields(kind)}
     with calling("defence", name):
         chosen = {field: value for field, value in settings.items() if value is not None}
-        return kind(**{field: value for field, value in chosen.items() if field in known})
+        made = kind(**{field: value for field, value in chosen.items() if field in known})
+        for term in made.terms:
+            if not isinstance(term, Term):
+                raise DivtrainError(
+                    f"defence {name!r}: expected terms with gradients_at(step) and a call of"
+                    f" (forward, step), got {term!r}; see divtrain.defences.terms.Term"
+                )
+        return made
 
 
 def _import(name: str) -> type[Defence]:

@@ -312,7 +312,7 @@ class ExperimentConfig:
     @model_validator(mode="after")
     def _check(self) -> "ExperimentConfig":
         """Check what takes several fields; all mistakes are reported together."""
-        rules = (_check_members, _check_images, _check_detection)
+        rules = (_check_members, _check_images, _check_detection, _check_seeds)
         check_all(partial(rule, self) for rule in rules)
         return self
 
@@ -323,6 +323,11 @@ def _check_members(config: ExperimentConfig) -> None:
             f"expected at least two `model.members`, got {len(config.model.members)}: diversity is"
             " a property of pairs"
         )
+
+
+def _check_seeds(config: ExperimentConfig) -> None:
+    if config.seed + config.seeds > 2**63:
+        raise DivtrainError(f"expected a last seed below 2^63, got `seed` {config.seed} and more")
 
 
 def _check_images(config: ExperimentConfig) -> None:

@@ -6,9 +6,10 @@ prefix.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 from pydantic import ValidationError
@@ -48,8 +49,16 @@ def read(
     """Read the options of a command into nested dictionaries by field, with nothing checked yet.
 
     For defaults that depend on other words: read, look at those, and `parse` with these defaults.
-    Arguments and what is raised are as in `parse`.
+    Arguments are as in `parse`, and numbers that are none are left as they came.
+
+    Raises:
+        DivtrainError: for an option of several values that is given twice: which would count?
+        SystemExit: as `parse` does.
     """
+    given = [word.partition("=")[0].replace("_", "-") for word in words]
+    for flag in (_flag(called) for _, called, hint in _fields(kind) if get_origin(hint) is tuple):
+        if given.count(flag) > 1:
+            raise DivtrainError(f"{flag} is given twice; give all its values after one {flag}")
     with _registry():
         found: Any = tyro.cli(kind, args=list(words), prog=prog, default=default)
         return found  # dictionaries, by the rules of `_registry`
@@ -105,16 +114,18 @@ def _with_flag(kind: type, path: tuple[str, ...], text: str) -> str:
     return f"{_flag(name)}: {with_flags(text, kind, name.rpartition('.')[0])}"
 
 
-def _names(kind: type, top: bool = True) -> dict[tuple[str, ...], str]:
-    """What the command line calls each field, e.g. ``data.root``, by the path to it."""
-    found: dict[tuple[str, ...], str] = {}
+def _fields(kind: type, top: bool = True) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """Each field: the path to it, what the command line calls it, e.g. ``data.root``, its type."""
     for name, hint in get_type_hints(kind).items():
         called = "" if top and is_dataclass(hint) else name
-        found[(name,)] = called
+        yield (name,), called, hint
         if is_dataclass(hint) and isinstance(hint, type):
-            for path, below in _names(hint, top=False).items():
-                found[(name, *path)] = f"{called}.{below}".lstrip(".")
-    return found
+            for path, below, inside in _fields(hint, top=False):
+                yield (name, *path), f"{called}.{below}".lstrip("."), inside
+
+
+def _names(kind: type) -> dict[tuple[str, ...], str]:
+    return {path: called for path, called, _ in _fields(kind)}
 
 
 def _flag(name: str) -> str:
@@ -139,13 +150,20 @@ def _registry() -> ConstructorRegistry:
         return replace(spec, instantiate=dict)
 
     @registry.primitive_rule
-    def fraction(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        if info.type is not float:
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type not in (float, int):
             return None
+        read = _number if info.type is float else int
+
+        def from_word(words: list[str]) -> Any:
+            with suppress(ValueError, ZeroDivisionError):
+                return read(words[0])
+            return words[0]  # what is no number is told when it is checked, by its flag
+
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar="FLOAT",
-            instance_from_str=lambda words: _number(words[0]),
+            metavar=info.type.__name__.upper(),
+            instance_from_str=from_word,
             is_instance=lambda value: isinstance(value, (int, float)),
             str_from_instance=lambda value: [str(value)],
         )
@@ -160,7 +178,4 @@ def _number(word: str) -> float:
     (0.1, 0.2)
     """
     above, line, below = word.partition("/")
-    try:
-        return float(above) / float(below) if line else float(above)
-    except ZeroDivisionError as error:
-        raise ValueError(f"{word} divides by zero") from error
+    return float(above) / float(below) if line else float(above)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from divtrain.errors import DivtrainError
+from divtrain.errors import DamagedFileError, DivtrainError
 from divtrain.experiments.batch_cache import PREFIX
 from divtrain.experiments.blueprints import BLUEPRINTS, Blueprint
 from divtrain.experiments.lock import Holder, Lock
@@ -139,6 +139,8 @@ class RunDirectory:
             )
         for stage in stages:
             changed = [line for line in self._changes(stage) if line not in (CODE, INPUTS)]
+            if any(line.startswith("spec.fingerprint ") for line in changed):
+                changed = [f"the content of {stage.spec['data']} has changed"]
             if changed and stage.kind == "train":
                 raise DivtrainError(
                     f"{self.path} holds {stage.name}, trained with other settings:"
@@ -155,8 +157,19 @@ class RunDirectory:
         return same and plan.items() <= self._read_plan().items()
 
     def is_open(self) -> bool:
-        """Whether a run is here, as seen from this machine."""
-        return (self.path / CONFIG).exists()
+        """Whether a run is here, as seen from this machine.
+
+        Raises:
+            DivtrainError: for a path that cannot be one: too long, or no UTF-8.
+        """
+        try:
+            str(self.path).encode()
+            return (self.path / CONFIG).exists()
+        except (UnicodeEncodeError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+            raise DivtrainError(
+                f"{str(self.path)!r} cannot be a run directory: {reason}; choose another path"
+            ) from error
 
     def blueprint(self) -> Blueprint:
         """Return the blueprint of the last command.
@@ -196,6 +209,11 @@ class RunDirectory:
         plan = self._read_plan() if stages is None else {each.name: each.key for each in stages}
         for name, key in plan.items():
             manifest = self._read_manifest(name)
+            if manifest is None and stages is None and (self.path / "stages" / name).exists():
+                raise DamagedFileError(
+                    f"{self.path / 'stages' / name} has no readable {MANIFEST}; give the command of"
+                    " the run again, which computes this stage anew"
+                )
             if manifest is not None and manifest.key == key and manifest.files is not None:
                 folder = self.path / "stages" / name
                 found.append(FinishedStage(**vars(manifest), folder=folder))

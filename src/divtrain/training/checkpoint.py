@@ -135,8 +135,8 @@ def load_ensemble(
             other is imported: what a file names is code, and runs with your rights.
 
     Returns:
-        The ensemble in eval mode on the CPU, in the precision it was saved in, and `about` as given
-        to `save_ensemble`.
+        The ensemble in eval mode on the CPU, each member in the precision it was saved in if that
+        is one, and `about` as given to `save_ensemble`.
 
     Raises:
         DivtrainError: when the file is missing, truncated, changed, of another format, or its
@@ -166,9 +166,11 @@ def load_ensemble(
         metadata.aggregate,
     )
     _check_fit(path, ens, tensors)
-    for name, tensor in (*ens.named_parameters(), *ens.named_buffers()):
-        if name in tensors:  # else a buffer that is not saved
-            tensor.data = tensor.data.to(tensors[name].dtype)
+    for index, member in enumerate(ens):
+        own = [each for name, each in tensors.items() if name.startswith(f"members.{index}.")]
+        kinds = {each.dtype for each in own if each.is_floating_point()}
+        if len(kinds) == 1:
+            member.to(kinds.pop())
     ens.load_state_dict(tensors)
     return ens.eval(), metadata.about
 

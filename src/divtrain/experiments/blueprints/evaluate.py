@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from divtrain.data.datasets import DATASETS
 from divtrain.defences import DEFENCES
 from divtrain.errors import DivtrainError
 from divtrain.evaluation import check_channels, check_other_weights, check_same_task
@@ -13,7 +14,13 @@ from divtrain.experiments.config import AUTO, DataConfig, EvaluationConfig, Mode
 from divtrain.experiments.devices import open_fabric
 from divtrain.experiments.graph import evaluation_graph
 from divtrain.experiments.model_source import ModelSource, is_source, open_model
-from divtrain.experiments.open_data import ENOUGH, FEW, common_inputs, open_enough
+from divtrain.experiments.open_data import (
+    ENOUGH,
+    FEW,
+    common_inputs,
+    open_dataset,
+    open_enough,
+)
 from divtrain.experiments.recipe import OWN, Recipe, is_defence, parse_recipe
 from divtrain.experiments.stage import Graph
 from divtrain.experiments.stages.pretrained import check_fits
@@ -48,6 +55,7 @@ class EvaluationBlueprint:
         dataset, of = open_enough(config.data, FEW if self.quick else ENOUGH)
         check_channels(config.attack, dataset.test.x.shape[1])
         for target in targets:
+            _check_same_content(target, config.data)
             check_fits(target, dataset.test)
             for each in surrogates[target.name]:
                 if isinstance(each, ModelSource):
@@ -74,6 +82,25 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     name = name if isinstance(name, str) else ""
     data = replace(config.data, name=name, root=DataConfig().root, test_size=None)
     return replace(config, data=data)
+
+
+def _check_same_content(target: ModelSource, data: DataConfig) -> None:
+    """Check that a file or folder of a target's training is what it was then.
+
+    Raises:
+        DivtrainError: when it has changed: what is tested on may have been trained on.
+    """
+    spec, recipe = target.about.get("spec"), target.about.get("recipe")
+    then = recipe.get("data") if isinstance(recipe, dict) else None
+    if not isinstance(spec, dict) or target.about.get("data") != data.name or data.name in DATASETS:
+        return
+    known = from_json(DataConfig, then, target.where)
+    if open_dataset(known).fingerprint != spec.get("fingerprint"):
+        raise DivtrainError(
+            f"the content of {data.name} has changed since {target.name!r} was trained on it, so"
+            " its test images may have been trained on; give the data as they were, or others"
+            " under another name, as `data.name`"
+        )
 
 
 def open_targets(words: Sequence[str]) -> list[ModelSource]:
