@@ -157,14 +157,13 @@ def _decode(image: Image.Image) -> np.ndarray:
     """
     if getattr(image, "n_frames", 1) > 1:
         raise DivtrainError("has several pictures in it; save the one that is meant")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (
-        255,
-        255,
-    ):
-        raise DivtrainError(
-            "is transparent in places, and nobody knows what is behind; put it on a background, or"
-            " drop the transparency with image.convert('RGB')"
-        )
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            raise DivtrainError(
+                "is transparent in places, and nobody knows what is behind; put it on a background,"
+                " or drop the transparency with image.convert('RGB')"
+            )
     sixteen = image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if not sixteen and image.mode not in EIGHT_BITS:
         raise DivtrainError(
