@@ -74,7 +74,7 @@ def test_a_run_says_so_leaves_table_2_alone_and_holds_to_it(full: Path, tmp_path
     assert "30 test images" not in text
     assert not (out / "table2.csv").exists()
     for other in (0, 61):
-        with pytest.raises(dt.DivtrainError, match=r"train-div-s0, .*spec.fingerprint was"):
+        with pytest.raises(dt.DivtrainError, match=r"train-div-s0, .*images of digits were others"):
             config = replace(HELD, data=replace(HELD.data, held_out=other))
             run_experiment(config, out, Progress())
     checkpoint = f"mine={out / 'stages/train-div-s0/ensemble.safetensors'}"

@@ -140,7 +140,7 @@ class RunDirectory:
         for stage in stages:
             changed = [line for line in self._changes(stage) if line not in (CODE, INPUTS)]
             if any(line.startswith("spec.fingerprint ") for line in changed):
-                changed = [f"the content of {stage.spec['data']} has changed"]
+                changed = [f"the images of {stage.spec['data']} were others, in content or choice"]
             if changed and stage.kind == "train":
                 raise DivtrainError(
                     f"{self.path} holds {stage.name}, trained with other settings:"
