@@ -1,5 +1,6 @@
 """Further inputs of the kinds that strangers bring, found by trying: each works or is told."""
 
+import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, TensorDataset
 
 import divtrain as dt
 from attacks.nets import Lambda
@@ -359,3 +361,168 @@ def test_own_defences_and_attacks_of_another_form_are_told_when_they_are_named()
         dt.defences.build_defence(f"{__name__}:Loose")
     with pytest.raises(dt.DivtrainError, match=r"called as attack\(model, x, y, generator\)"):
         dt.attacks.build_attack(f"{__name__}:TwoArguments", 0.1)
+
+
+# Training and evaluation
+
+
+def stream() -> dt.data.Stream:
+    return dt.data.Stream(DATA, batch_size=4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_optimiser_that_already_has_state_goes_on_with_it(fused: bool) -> None:
+    """`train` lays the weights out anew; what the optimiser remembers of them must follow."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)]
+    ens = dt.Ensemble([nn.Sequential(*layers)]).double()
+    x = torch.rand(8, 3, 8, 8, dtype=torch.float64)
+    plain = copy.deepcopy(ens)
+    optimizers = [torch.optim.Adam(each.parameters(), 1e-2, fused=fused) for each in (ens, plain)]
+    for each, optimizer in zip((ens, plain), optimizers, strict=True):
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(each[0](x), Y).backward()
+            optimizer.step()
+    train(ens, [(x, Y)], "base", epochs=2, optimizer=optimizers[0])
+    for _ in range(2):
+        optimizers[1].zero_grad()
+        F.cross_entropy(plain[0](x), Y).backward()
+        optimizers[1].step()
+    for ours, theirs in zip(ens.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_an_attack_of_ones_own_is_given_a_frozen_model_in_eval_mode() -> None:
+    class Backward:
+        eps = 0.1
+
+        def __call__(self, model: Any, x: Tensor, y: Tensor, generator: Any = None) -> Tensor:
+            seen = x.clone().requires_grad_()
+            F.cross_entropy(model(seen), y).backward()
+            assert seen.grad is not None
+            return x + self.eps * seen.grad.sign()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = craft(Backward(), model, DATA)
+    assert model.training and all(each.grad is None for each in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(found.x_adv, craft(Backward(), copy.deepcopy(model).eval(), DATA).x_adv)
+
+
+def test_an_optimiser_of_other_weights_is_refused() -> None:
+    ens = dt.Ensemble([net(0), net(1)])
+    optimizer = torch.optim.SGD(ens.parameters(), 0.1)
+    ens.members[0] = net(2)
+    with pytest.raises(dt.DivtrainError, match="one with 4 others"):
+        train(ens, stream(), epochs=1, optimizer=optimizer)
+    with pytest.raises(dt.DivtrainError, match="LBFGS"):
+        train(ens, stream(), epochs=1, optimizer=torch.optim.LBFGS)
+
+
+def test_learning_rates_and_modes_are_restored() -> None:
+    class Look:
+        def on_epoch(self, row: Any) -> None:
+            ens.eval()
+            modes.append(ens.training)
+
+        def on_step(self, step: int, steps: int, means: Any) -> None:
+            modes.append(ens.training)
+
+    modes: list[bool] = []
+    ens = dt.Ensemble([net(0), net(1)])
+    optimizer = torch.optim.SGD(ens.parameters(), 0.1)
+    train(ens, stream(), "base", 2, optimizer, "one_cycle", [Look()])
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert modes == [True, True, False, True, True, False]
+
+
+def test_what_an_optimiser_does_not_train_gathers_no_gradient() -> None:
+    ens = dt.Ensemble([net(0), net(1)])
+    train(ens, stream(), "base", 5, torch.optim.SGD(ens[0].parameters(), 0.0))
+    one = [each.grad.clone() for each in ens[1].parameters() if each.grad is not None]
+    train(ens, stream(), "base", 1, torch.optim.SGD(ens[0].parameters(), 0.0))
+    for again, each in zip(one, ens[1].parameters(), strict=True):
+        assert each.grad is None or each.grad.norm() < 2 * again.norm() + 1
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_loader_without_shuffling_resumes_bit_for_bit(step: int, tmp_path: Path) -> None:
+    class Stop:
+        def on_step(self, done: int, steps: int, means: Any) -> None:
+            if done == step + 1:
+                raise KeyboardInterrupt
+
+    def run(**options: Any) -> list[Tensor]:
+        torch.manual_seed(0)
+        nets = [nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(16, 3)) for _ in range(2)]
+        ens = dt.Ensemble(nets)
+        loader = DataLoader(TensorDataset(X, Y), 4)
+        train(ens, loader, dt.defences.BaseNoise(noise=0.1), epochs=4, **options)
+        return list(ens.parameters())
+
+    whole, options = run(), {"state_file": str(tmp_path / "state"), "save_every": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        run(**options, callbacks=[Stop()])
+    assert all(map(torch.equal, run(**options), whole))
+
+
+def test_members_one_at_a_time_may_have_batch_norm_in_the_last_alone() -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 3, bias=False)
+    normed = nn.Sequential(first, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+    together = dt.Ensemble([net(0), normed])
+    apart = copy.deepcopy(together)
+    for ens, by_member in ((together, False), (apart, True)):
+        train(ens, stream(), "cross+div", epochs=1, by_member=by_member)
+    for a, b in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_state_belongs_to_its_parameters_and_images(tmp_path: Path) -> None:
+    def run(swapped: bool = False, images: Images = DATA, **options: Any) -> None:
+        ens = dt.Ensemble([net(0), net(1)])
+        parts = [*ens[swapped].parameters(), *ens[not swapped].parameters()]
+        batches = dt.data.Stream(images, batch_size=4)
+        train(ens, batches, "base", 2, torch.optim.Adam(parts), state_file=tmp_path / "state",
+              save_every=0.0, **options)  # fmt: skip
+
+    class Stop:
+        def on_step(self, step: int, steps: int, means: Any) -> None:
+            if step == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(callbacks=[Stop()])
+    others: list[dict[str, Any]] = [{"swapped": True}, {"images": Images(1 - X, Y)}]
+    for other in others:
+        with pytest.raises(dt.DivtrainError, match="belongs to another run: its (optim|images)"):
+            run(**other)
+    run()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"schedule": lambda step, steps: -1.0}, "a number >= 0, got -1.0 at step 0"),
+        ({"schedule": lambda step, steps: float("nan")}, "got nan at step 0"),
+        ({"defence": dt.defences.Base(), "optimizer": lambda parameters: None}, "got None"),
+    ],
+)
+def test_what_cannot_train_is_told(options: Any, said: str) -> None:
+    with pytest.raises(dt.DivtrainError, match=said):
+        train(dt.Ensemble([net(0), net(1)]), stream(), epochs=1, **options)
+
+
+def test_other_mistakes_are_told_before_anything_is_computed() -> None:
+    ens = dt.Ensemble([net(0), net(1)])
+    with torch.no_grad(), pytest.raises(dt.DivtrainError, match="needs gradients"):
+        train(ens, stream(), epochs=1)
+    with pytest.raises(dt.DivtrainError, match="tuple of 3"):
+        train(ens, [(X, Y, Y)], epochs=1)
+    with pytest.raises(dt.DivtrainError, match="names that are text, got ''"):
+        evaluate(net(), DATA, {"": net(1)})
+    with pytest.raises(dt.DivtrainError, match=r"detach\(\)"):
+        evaluate(net(), Images(X.clone().requires_grad_(), Y))

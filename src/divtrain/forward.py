@@ -190,9 +190,7 @@ def member_pass(
             f"expected one set of images per member, {members}, got {len(x)} (shape"
             f" {tuple(x.shape)})"
         )
-    recorded = recorded or slice(0, len(batch))
-    if recorded.stop > recorded.start and ens.members.training and has_batch_norm(ens.members):
-        recorded = slice(0, len(batch))
+    recorded = widened(recorded or slice(0, len(batch)), ens.members, batch)
     first, last = recorded.start, recorded.stop
     own = x[..., first:last, :, :, :]
     leaves = [each.clone() for each in (own if own.ndim == 5 else [own] * members)]
@@ -213,6 +211,13 @@ def member_pass(
     losses = trusted_cross_entropy(logits, batch.y)
     numbers = range(members) if numbers is None else numbers
     return MemberPass(batch, logits, losses, recorded, leaves, numbers)
+
+
+def widened(recorded: slice, members: nn.ModuleList, batch: Batch) -> slice:
+    """Return all images in place of some where members in train mode have batch norm."""
+    if recorded.stop > recorded.start and members.training and has_batch_norm(members):
+        return slice(0, len(batch))
+    return recorded
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -42,6 +42,13 @@ class Images:
     x: Float[Tensor, "image channel height width"]
     y: Int[Tensor, "image"]
 
+    def __post_init__(self) -> None:
+        """Check that there are as many labels as images."""
+        if len(self.x) != len(self.y):
+            raise DivtrainError(
+                f"expected one label per image, got {len(self.y)} for {len(self.x)} images"
+            )
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.y)

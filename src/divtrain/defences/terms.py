@@ -111,7 +111,7 @@ class GradientAlignment:
         check_weight("weight", self.weight)
         if not 0 < self.temperature < math.inf:
             raise DivtrainError(f"expected `temperature` > 0 and finite, got {self.temperature!r}")
-        if self.every < 1:
+        if not isinstance(self.every, int) or self.every < 1:
             raise DivtrainError(f"expected `every` >= 1 (steps), got {self.every!r}")
         if not 0 < self.share <= 1:
             raise DivtrainError(f"expected `share` in (0, 1], got {self.share!r}")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from divtrain.attacks.attack import Attack, LinfAttack
+from divtrain.attacks.attack import Attack, LinfAttack, frozen_in_eval_mode
 from divtrain.data import Images
 from divtrain.errors import DivtrainError
 from divtrain.evaluation.classifying import correct_mask
@@ -170,7 +170,8 @@ def craft_batch(
             x_adv = attack(*arguments, tracker)
             growth = tracker.growth(len(batch))
         else:
-            x_adv = attack(*arguments)
+            with frozen_in_eval_mode(model):
+                x_adv = attack(*arguments)
     if x_adv.shape != batch.x.shape:
         raise DivtrainError(
             f"expected adversarial examples of shape {tuple(batch.x.shape)}, got"

@@ -99,6 +99,9 @@ def _as_modules(
             "expected surrogates as a mapping from names to modules, such as {'plain': model}, got"
             f" {type(surrogates).__name__}"
         )
+    for name in surrogates:
+        if not isinstance(name, str) or not name:
+            raise DivtrainError(f"expected surrogates with names that are text, got {name!r}")
     module = _as_module(target)
     return module, {
         name: module if each is target else _as_module(each) for name, each in surrogates.items()
@@ -122,6 +125,8 @@ def check_task(target: nn.Module, images: Images, surrogates: Mapping[str, nn.Mo
             f"expected images and labels as divtrain.data.Images(x, y), got {type(images).__name__}"
         )
     check_images(images.x)
+    if images.x.requires_grad:
+        raise DivtrainError("expected images that require no gradient; give Images(x.detach(), y)")
     check_label_shape(images.y, len(images.x))
     for name, surrogate in surrogates.items():
         if surrogate is target:

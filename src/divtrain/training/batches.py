@@ -37,16 +37,17 @@ def prepare_batches(
             f"expected batches, got {type(batches).__name__}: give"
             " dt.data.Stream(dt.data.Images(x, y), batch_size=128), or a DataLoader"
         )
-    if not isinstance(batches, Sized):
+    if not isinstance(batches, Sized) or _endless(batches):
         raise DivtrainError(
             f"expected batches with a length, got {type(batches).__name__}: an epoch is one pass"
             " over them; give a list, a DataLoader of a dataset with a length, or a Stream"
         )
     first: Any = next(iter(batches), None)
     if not isinstance(first, (tuple, list)) or len(cast(list[Any], first)) != 2:
+        parts = f" of {len(first)}" if isinstance(first, (tuple, list)) else ""
         raise DivtrainError(
             "expected batches that are pairs of images and labels, got"
-            f" {'none' if first is None else type(first).__name__}"
+            f" {'none' if first is None else type(first).__name__ + parts}"
         )
     x = first[0]
     check_images(x)
@@ -54,6 +55,15 @@ def prepare_batches(
     defence.check_classes(len(ens), classes)
     outside = defence.outside_part(classes)
     return Loaded(batches, len(batches), defence.views, outside, classes, device_of(ens))
+
+
+def _endless(batches: Sized) -> bool:
+    """Whether a length is declared that is none, as by a DataLoader of an iterable data set."""
+    try:
+        len(batches)
+    except TypeError:
+        return True
+    return False
 
 
 def _classes(ens: Ensemble, x: Tensor) -> int:
@@ -103,7 +113,7 @@ class Loaded:
     def batch(self, step: int) -> Batch:
         """Return batch `step`; batches that are jumped over are loaded and dropped."""
         turns = max(1, len(self._views))
-        x, y = self._load(divmod(step // turns, self._length))
+        x, y = self._load(divmod(step // turns, self._length), step % self.steps_per_epoch > 0)
         x = x.clone()
         generator = torch.Generator(self._device).manual_seed(mix_seed(self.seed, 2, step))
         places = (slice((number - step) % turns, None, turns) for number in range(turns))
@@ -121,13 +131,14 @@ class Loaded:
         """Return the kind of the iterable and the number of its batches: all that is known."""
         return {"kind": type(self._source).__name__, "batches": self._length}
 
-    def _load(self, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return one batch of the iterable, checked, on the device."""
+    def _load(self, place: tuple[int, int], inside: bool) -> tuple[Tensor, Tensor]:
+        """Return one batch of the iterable, checked, on the device; `inside` an epoch or first."""
         if self._loaded is None or self._loaded[0] != place:
             epoch, number = place
+            anew = self._next[0] != epoch or self._next[1] > number or self._loaded is None
             # A run that resumes inside an epoch draws nothing that the unbroken one did not.
-            with torch.random.fork_rng([], enabled=number > self._next[1]):
-                if self._next[0] != epoch or self._next[1] > number or self._loaded is None:
+            with torch.random.fork_rng([], enabled=inside and (anew or number > self._next[1])):
+                if anew:
                     self._iterator, self._next = iter(self._source), (epoch, 0)
                 remaining = islice(self._iterator, number - self._next[1], None)
                 x, y = next(remaining, (None, None))

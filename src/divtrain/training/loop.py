@@ -1,7 +1,8 @@
 """The one training loop: any ensemble, defence, batches and optimiser; resumable at every step."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from divtrain.training.divergence import are_finite, check_weights, divergence
 from divtrain.training.interrupt import StopRequest
 from divtrain.training.parallel import DataParallel, Strategy, make_strategy
 from divtrain.training.schedule import Schedule, rate_at
-from divtrain.training.state import History, TrainingState, load_state, save_state
+from divtrain.training.state import History, TrainingState, lay_out, load_state, save_state
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -49,7 +50,7 @@ def train(
     callbacks: Sequence[object] = (),
     *,
     fabric: "Fabric | None" = None,
-    state_file: Path | None = None,
+    state_file: str | Path | None = None,
     save_every: float = 120.0,
     by_member: bool = False,
     strategy: Strategy = "ddp",
@@ -99,8 +100,15 @@ def train(
         KeyboardInterrupt: on Ctrl-C or SIGTERM to any process, in all of them, after the running
             step or the one after it; the state is saved first.
     """
-    if epochs < 1:
-        raise DivtrainError(f"expected `epochs` >= 1, got {epochs}")
+    if not isinstance(epochs, int) or epochs < 1:
+        raise DivtrainError(f"expected a whole number of `epochs` >= 1, got {epochs!r}")
+    if not torch.is_grad_enabled():
+        raise DivtrainError("training needs gradients, which are disabled here; see torch.no_grad")
+    if not isinstance(ens, Ensemble):
+        raise DivtrainError(
+            f"expected a divtrain.Ensemble, got {type(ens).__name__}; make one of a list of modules"
+        )
+    state_file = None if state_file is None else Path(state_file)
     for callback in callbacks:
         if not any(hasattr(callback, name) for name in CALLBACKS):
             raise DivtrainError(
@@ -130,10 +138,6 @@ def train(
             "expected `defence` to be the name of a defence, or one with its settings, such as"
             f" dt.defences.Div(), got {defence!r}"
         )
-    if not isinstance(ens, Ensemble):
-        raise DivtrainError(
-            f"expected a divtrain.Ensemble, got {type(ens).__name__}; make one of a list of modules"
-        )
     if defence.needs_static_nets:
         raise DivtrainError(
             "expected a defence with its static nets, got none: give trained nets, as in"
@@ -158,8 +162,10 @@ def train(
         raise DivtrainError("expected batches from a Stream, which several processes can share")
     steps = epochs * source.steps_per_epoch
     defence.check_steps(steps)
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    if callable(optimizer) or optimizer is None:
         optimizer = (optimizer or adam())(ens.parameters())
+    names = _check_optimizer(optimizer, ens)
+    lay_out(optimizer)  # the ensemble's parameters may lie in memory as they did not before
     rates = [group["lr"] for group in optimizer.param_groups]
     recipe: dict[str, Any] = {}
     if state_file is not None:
@@ -167,9 +173,11 @@ def train(
         recipe = {
             "defence": spec_of(defence),
             "batches": source.spec(),
-            "optimizer": _describe(optimizer),
+            "images": source.images.digest if isinstance(source, Stream) else "",
+            "optimizer": _describe(optimizer, names),
             "schedule": spec_of(schedule),
             "epochs": epochs,
+            "precision": precision,
         }
     wrapped: Any = fabric.setup_optimizers(optimizer)
     processes = make_strategy(fabric, strategy, ens, source.batch(0), by_member, crafter)
@@ -179,7 +187,8 @@ def train(
     processes.begin(wrapped)
     ens.train()
     saved = time.monotonic()
-    with StopRequest() as stop:
+    modes = [each.training for each in ens.modules()]
+    with StopRequest() as stop, _rates_restored(optimizer, rates):
         while progress.step < steps:
             started = time.monotonic()
             for group, rate in zip(wrapped.param_groups, rates, strict=True):
@@ -191,7 +200,7 @@ def train(
                 moment = Moment(source.seed, progress.step, steps)
                 with fabric.autocast():
                     batch = craft(crafter, ens, batch, moment, processes.rank, processes.world)
-            wrapped.zero_grad()
+            ens.zero_grad()  # also what the optimiser does not train
             done = processes.step(batch, terms, progress.step)
             log = {"loss": done.loss, **done.log}
             given = batch.parts["given"]  # images from outside have no class
@@ -221,6 +230,8 @@ def train(
                 progress.end_epoch(wrapped.param_groups[0]["lr"])
                 if processes.first:
                     _call(callbacks, "on_epoch", progress.history[-1])
+            if callbacks and modes != [each.training for each in ens.modules()]:
+                ens.train()  # a callback may have evaluated it
             if state_file is not None and (due or stopping):
                 processes.gather(wrapped)
                 check_weights(ens, progress.step, steps, state_file)
@@ -237,17 +248,53 @@ def train(
     return progress.history
 
 
+@contextmanager
+def _rates_restored(optimizer: torch.optim.Optimizer, rates: Sequence[Any]) -> Iterator[None]:
+    """Context in which a schedule sets the learning rates; afterwards they are the caller's."""
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
 def _call(callbacks: Sequence[object], name: str, *arguments: object) -> None:
     for callback in callbacks:
         if hasattr(callback, name):
             getattr(callback, name)(*arguments)
 
 
-def _describe(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Describe an optimiser by its kind and settings."""
+def _check_optimizer(optimizer: object, ens: Ensemble) -> list[list[str]]:
+    """Return the names of the parameters that an optimiser trains, group by group.
+
+    Raises:
+        DivtrainError: for no optimiser, one that must run the loss itself, or one of parameters
+            that are not the ensemble's.
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise DivtrainError(
+            "expected an `optimizer` of torch, or a function that makes one of parameters, got"
+            f" {optimizer!r}"
+        )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise DivtrainError("LBFGS runs the loss itself, which a training by batches cannot let it")
+    known = {id(parameter): name for name, parameter in ens.named_parameters()}
+    groups = [[known.get(id(each), "") for each in g["params"]] for g in optimizer.param_groups]
+    foreign = sum(not name for group in groups for name in group)
+    if foreign:
+        raise DivtrainError(
+            f"expected an `optimizer` of the ensemble's parameters, got one with {foreign} others:"
+            " make it of ens.parameters() once the ensemble has its members"
+        )
+    return groups
+
+
+def _describe(optimizer: torch.optim.Optimizer, names: list[list[str]]) -> dict[str, Any]:
+    """Describe an optimiser by its kind, settings and the parameters it trains."""
     groups = [
         {name: spec_of(value) for name, value in group.items() if name != "params"}
-        for group in optimizer.param_groups
+        | {"parameters": own}
+        for group, own in zip(optimizer.param_groups, names, strict=True)
     ]
     return {"kind": type(optimizer).__qualname__, "groups": groups}
 

@@ -1,5 +1,6 @@
 """The state of a training, and its file: all that is needed to resume as if never stopped."""
 
+import reprlib
 import time
 from copy import copy
 from dataclasses import asdict, dataclass, field
@@ -123,23 +124,23 @@ def load_state(
         found = about["recipe"]
         state = from_json(TrainingState, about["state"], path)
         numbers = from_json(dict[str, dict[str, float | None]], about["numbers"], path)
-    different = _first_difference(found, recipe)
-    if different is not None:
-        name, theirs, ours = different
-        raise DivtrainError(
-            f"{path} belongs to another run: its {name} is {theirs!r}, this one's is {ours!r};"
-            f" {advice}"
-        )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with reading(path):
         generator = _check_generator(tensors.pop("random.cpu"))
         weights, slots = _split(tensors, numbers)
-        _check_position(state, steps)
     expected = {name: (t.dtype, t.shape) for name, t in _tensors(ens).items()}
     if expected != {name: (t.dtype, t.shape) for name, t in weights.items()}:
         raise DivtrainError(f"{path} belongs to an ensemble of another architecture; {advice}")
+    different = _first_difference(found, recipe)
+    if different is not None:
+        name, theirs, ours = different
+        raise DivtrainError(
+            f"{path} belongs to another run: its {name} is {reprlib.repr(theirs)}, this one's is"
+            f" {reprlib.repr(ours)}; {advice}"
+        )
     remembered = {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
     with reading(path):
+        _check_position(state, steps)
         _check_slots(slots, parameters)
         # Whether this kind of optimiser takes it; a Fabric optimiser wraps the one that is copied.
         copy(getattr(optimizer, "optimizer", optimizer)).load_state_dict(remembered)
@@ -147,13 +148,20 @@ def load_state(
     for name, buffer in ens.named_buffers():
         buffer.copy_(weights[name])
     optimizer.load_state_dict(remembered)
-    for parameter, slots_here in optimizer.state.items():
-        for name, slot in slots_here.items():
-            if isinstance(slot, Tensor) and slot.shape == parameter.shape:
-                # In the parameter's memory layout: fused Adam walks both side by side.
-                slots_here[name] = torch.empty_like(parameter).copy_(slot)
+    lay_out(optimizer)
     torch.set_rng_state(generator)
     return state
+
+
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Put what an optimiser remembers into its parameters' memory layout.
+
+    Fused optimisers walk both side by side, and do not look.
+    """
+    for parameter, slots in optimizer.state.items():
+        for name, slot in slots.items():
+            if isinstance(slot, Tensor) and slot.shape == parameter.shape:
+                slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
 
 
 def _first_difference(found: Any, ours: Any, name: str = "") -> tuple[str, Any, Any] | None:

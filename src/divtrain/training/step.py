@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from divtrain.cross_entropy import trusted_cross_entropy
 from divtrain.defences.terms import Term, recorded_images, total_loss
 from divtrain.ensemble import Ensemble, HasMembers
-from divtrain.forward import Batch, MemberPass, member_pass
+from divtrain.forward import Batch, MemberPass, member_pass, widened
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Backward = Callable[..., None]
@@ -114,7 +114,8 @@ def step_by_member(
     statistics) are updated once. Where only some images of a batch record gradients, random numbers
     are drawn member by member here and group by group in `step_together`.
     """
-    recorded, device = recorded_images(terms, batch, step), batch.x.device
+    recorded = widened(recorded_images(terms, batch, step), model.members, batch)
+    device = batch.x.device
     numbers = _numbers(held, len(model.members))
     states: list[tuple[Tensor, Tensor | None]] = []
     answers: list[tuple[Tensor, Tensor]] = []
