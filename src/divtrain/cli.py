@@ -97,7 +97,7 @@ def _command(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
-        _silence()  # what is on disk was written before; this is the terminal, or a file it is
+        _silence()  # the output itself is full; what belongs on disk was written before
         errors.print("[bold red]error:[/] the output could not be written: no space left")
         return 2
     except KeyboardInterrupt:
