@@ -526,3 +526,17 @@ def test_other_mistakes_are_told_before_anything_is_computed() -> None:
         evaluate(net(), DATA, {"": net(1)})
     with pytest.raises(dt.DivtrainError, match=r"detach\(\)"):
         evaluate(net(), Images(X.clone().requires_grad_(), Y))
+
+
+@pytest.mark.parametrize(("returned", "said"), [(None, "got NoneType"), (X[:2], r"got \(2, 1,")])
+def test_an_attack_that_returns_something_else_is_told(returned: Any, said: str) -> None:
+    class Other:
+        eps = 0.1
+
+        def __call__(self, model: Any, x: Tensor, y: Tensor, generator: Any = None) -> Any:
+            return returned
+
+    with pytest.raises(
+        dt.DivtrainError, match=f"expected adversarial examples as.*{said}"
+    ):
+        craft(Other(), net(), DATA)

@@ -172,10 +172,11 @@ def craft_batch(
         else:
             with frozen_in_eval_mode(model):
                 x_adv = attack(*arguments)
-    if x_adv.shape != batch.x.shape:
+    if not isinstance(x_adv, Tensor) or x_adv.shape != batch.x.shape:
+        came = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
         raise DivtrainError(
-            f"expected adversarial examples of shape {tuple(batch.x.shape)}, got"
-            f" {tuple(x_adv.shape)} from {attack!r}"
+            f"expected adversarial examples as a tensor of shape {tuple(batch.x.shape)}, got {came}"
+            f" from {attack!r}"
         )
     return CraftedBatch(x_adv.detach().cpu(), passes(), growth)
 
