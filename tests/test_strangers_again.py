@@ -536,7 +536,5 @@ def test_an_attack_that_returns_something_else_is_told(returned: Any, said: str)
         def __call__(self, model: Any, x: Tensor, y: Tensor, generator: Any = None) -> Any:
             return returned
 
-    with pytest.raises(
-        dt.DivtrainError, match=f"expected adversarial examples as.*{said}"
-    ):
+    with pytest.raises(dt.DivtrainError, match=f"expected adversarial examples as.*{said}"):
         craft(Other(), net(), DATA)
