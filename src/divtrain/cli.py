@@ -375,9 +375,9 @@ def _with_preset(command: str, kind: Callable[..., T], words: list[str]) -> tupl
     preset = find_preset(name)()
     prog, default = f"divtrain {command} {name}", kind(preset)
     data = read(type(default), rest, prog, default)["config"]["data"]
-    # DIR/FILE.npz of a preset's own name is its file, wherever it lies; a folder is none.
-    own = (data["name"], Path(data["name"]).name if data["name"].endswith(".npz") else "")
-    is_other = preset.data.name not in own
+    # A preset's own file is that wherever it lies; a folder of that name is none.
+    is_file = data["name"].endswith(".npz")
+    is_other = (Path(data["name"]).name if is_file else data["name"]) != preset.data.name
     if is_other:  # not the images of Table 2
         preset = replace(preset, group="")
     if is_other and command != "train" and not is_given("attack.eps", rest):

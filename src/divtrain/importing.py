@@ -51,7 +51,7 @@ def calling(what: str, name: str) -> Iterator[None]:
         yield
     except DivtrainError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DivtrainError(f"{what} {name!r} cannot be built: {_describe(error)}") from error
 
 

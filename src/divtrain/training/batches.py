@@ -1,6 +1,6 @@
 """What the loop draws its batches from: a seeded stream, or any iterable of images and labels."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -37,7 +37,8 @@ def prepare_batches(
             f"expected batches, got {type(batches).__name__}: give"
             " dt.data.Stream(dt.data.Images(x, y), batch_size=128), or a DataLoader"
         )
-    if not isinstance(batches, Sized) or _endless(batches):
+    length = _length(batches)
+    if length is None:
         raise DivtrainError(
             f"expected batches with a length, got {type(batches).__name__}: an epoch is one pass"
             " over them; give a list, a DataLoader of a dataset with a length, or a Stream"
@@ -54,16 +55,15 @@ def prepare_batches(
     classes = _classes(ens, x)
     defence.check_classes(len(ens), classes)
     outside = defence.outside_part(classes)
-    return Loaded(batches, len(batches), defence.views, outside, classes, device_of(ens))
+    return Loaded(batches, length, defence.views, outside, classes, device_of(ens))
 
 
-def _endless(batches: Sized) -> bool:
-    """Whether a length is declared that is none, as by a DataLoader of an iterable data set."""
+def _length(batches: Any) -> int | None:
+    """Number of batches; None without one, as of a DataLoader of an iterable data set."""
     try:
-        len(batches)
+        return len(batches)
     except TypeError:
-        return True
-    return False
+        return None
 
 
 def _classes(ens: Ensemble, x: Tensor) -> int:

@@ -104,10 +104,7 @@ def train(
         raise DivtrainError(f"expected a whole number of `epochs` >= 1, got {epochs!r}")
     if not torch.is_grad_enabled():
         raise DivtrainError("training needs gradients, which are disabled here; see torch.no_grad")
-    if not isinstance(ens, Ensemble):
-        raise DivtrainError(
-            f"expected a divtrain.Ensemble, got {type(ens).__name__}; make one of a list of modules"
-        )
+    _check_trainable(ens)
     state_file = None if state_file is None else Path(state_file)
     for callback in callbacks:
         if not any(hasattr(callback, name) for name in CALLBACKS):
@@ -142,16 +139,6 @@ def train(
         raise DivtrainError(
             "expected a defence with its static nets, got none: give trained nets, as in"
             f" dt.defences.{type(defence).__name__}(nets=[net])"
-        )
-    if any(isinstance(each, UninitializedParameter) for each in ens.parameters()):
-        raise DivtrainError(
-            "expected members whose layers know their sizes, got lazy ones that have seen no images"
-            " yet; call the ensemble on some first"
-        )
-    if not any(parameter.requires_grad for parameter in ens.parameters()):
-        raise DivtrainError(
-            "expected an ensemble with a parameter to train, got none that requires a gradient;"
-            " thaw some with ens.requires_grad_(True)"
         )
     defence.check_ensemble(ens)
     ens.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -262,6 +249,24 @@ def _call(callbacks: Sequence[object], name: str, *arguments: object) -> None:
     for callback in callbacks:
         if hasattr(callback, name):
             getattr(callback, name)(*arguments)
+
+
+def _check_trainable(ens: object) -> None:
+    """Check that this is an ensemble with weights to train."""
+    if not isinstance(ens, Ensemble):
+        raise DivtrainError(
+            f"expected a divtrain.Ensemble, got {type(ens).__name__}; make one of a list of modules"
+        )
+    if any(isinstance(each, UninitializedParameter) for each in ens.parameters()):
+        raise DivtrainError(
+            "expected members whose layers know their sizes, got lazy ones that have seen no images"
+            " yet; call the ensemble on some first"
+        )
+    if not any(parameter.requires_grad for parameter in ens.parameters()):
+        raise DivtrainError(
+            "expected an ensemble with a parameter to train, got none that requires a gradient;"
+            " thaw some with ens.requires_grad_(True)"
+        )
 
 
 def _check_optimizer(optimizer: object, ens: Ensemble) -> list[list[str]]:

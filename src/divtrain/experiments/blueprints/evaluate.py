@@ -1,11 +1,13 @@
 """Evaluation of existing models: the report card."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from divtrain.data import Dataset
 from divtrain.data.datasets import DATASETS
 from divtrain.defences import DEFENCES
 from divtrain.errors import DivtrainError
@@ -54,8 +56,9 @@ class EvaluationBlueprint:
             )
         dataset, of = open_enough(config.data, FEW if self.quick else ENOUGH)
         check_channels(config.attack, dataset.test.x.shape[1])
+        open_once = cache(open_dataset)
         for target in targets:
-            _check_same_content(target, config.data)
+            _check_same_content(target, config.data, open_once)
             check_fits(target, dataset.test)
             for each in surrogates[target.name]:
                 if isinstance(each, ModelSource):
@@ -84,8 +87,15 @@ def defaults_from(targets: Sequence[str]) -> EvaluationConfig:
     return replace(config, data=data)
 
 
-def _check_same_content(target: ModelSource, data: DataConfig) -> None:
+def _check_same_content(
+    target: ModelSource, data: DataConfig, open_once: Callable[[DataConfig], Dataset]
+) -> None:
     """Check that a file or folder of a target's training is what it was then.
+
+    Args:
+        target: The target.
+        data: What it is evaluated on.
+        open_once: Opens a data set; targets trained alike share one.
 
     Raises:
         DivtrainError: when it has changed: what is tested on may have been trained on.
@@ -95,7 +105,7 @@ def _check_same_content(target: ModelSource, data: DataConfig) -> None:
     if not isinstance(spec, dict) or target.about.get("data") != data.name or data.name in DATASETS:
         return
     known = from_json(DataConfig, then, target.where)
-    if open_dataset(known).fingerprint != spec.get("fingerprint"):
+    if open_once(known).fingerprint != spec.get("fingerprint"):
         raise DivtrainError(
             f"the content of {data.name} has changed since {target.name!r} was trained on it, so"
             " its test images may have been trained on; give the data as they were, or others"
